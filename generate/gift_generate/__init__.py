@@ -1,0 +1,1 @@
+"""Stage 1: captions in, shards of synthetic images out. Knows nothing of CLIP or of training."""

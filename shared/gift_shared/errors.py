@@ -1,0 +1,44 @@
+"""What a user can cause. The command lines print these in one line and exit with code 2; everything else is our bug."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GiftError(Exception):
+    """Base of all errors that are told in one line: what was expected, what was found, where, and what to do."""
+
+
+class ConfigError(GiftError):
+    """A recipe, flag or combination of them that cannot be run."""
+
+
+class ManifestError(GiftError):
+    """A task or order manifest that is missing, malformed or contradicts the data on disk."""
+
+
+class DataError(GiftError):
+    """A dataset or image on disk that is not what its manifest says."""
+
+
+class PlanError(GiftError):
+    """A plan that is malformed, of another schema version, or made for something else."""
+
+
+class ShardError(GiftError):
+    """A shard or index that is truncated, edited, missing or from another run."""
+
+
+class ShapeError(GiftError):
+    """Tensors whose shapes do not fit the equation they were given to."""
+
+
+class NonFiniteError(GiftError):
+    """A loss that became NaN or infinite; the message names the step and the term."""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """The message for a name that does not exist: names the nearest valid one first, then all of them."""
+    names = sorted(valid)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or 'none'}."

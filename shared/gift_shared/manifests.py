@@ -1,0 +1,177 @@
+"""Facts as files: class names, templates, splits and orders, shipped in `gift_manifests` or in a user's own folder.
+
+A manifest folder holds `tasks/<name>.toml`, `orders/<name>.toml` and `captions/*`. User folders are searched first.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gift_shared.errors import ManifestError, unknown_name
+
+DATA_KINDS = ("image_folder", "webdataset", "torchvision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskManifest:
+    """One dataset: its classes in label order and the sentences they are put into. Data is optional (ImageNet's names)."""
+
+    name: str
+    display_name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    data: dict[str, Any] | None
+    counts: dict[str, int]
+    about: str
+
+    @cached_property
+    def first_template_captions(self) -> tuple[str, ...]:
+        """Training prompts and generation captions, in label order: the first template only (METHODS 1.4)."""
+        return tuple(self.templates[0].replace("{}", name) for name in self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderManifest:
+    """A sequence of tasks, and the class list that stands for pre-training before the first one."""
+
+    name: str
+    display_name: str
+    pretraining_source: str
+    tasks: tuple[str, ...]
+    recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """Looks manifests up by name in the user's folders, then in the shipped ones. A path ending in .toml is read as it is."""
+
+    user_folders: tuple[Path, ...] = ()
+    _shipped: Path = field(default_factory=lambda: Path(str(resources.files("gift_manifests"))))
+
+    def task(self, name: str) -> TaskManifest:
+        """Read and check one task manifest. Raises ManifestError."""
+        return _parse_task(self._find("tasks", "dataset", name))
+
+    def order(self, name: str) -> OrderManifest:
+        """Read and check one order; every task it names must exist. Raises ManifestError."""
+        order = _parse_order(self._find("orders", "order", name))
+        known = set(self.names("tasks"))
+        for task in (order.pretraining_source, *order.tasks):
+            if task not in known:
+                raise ManifestError(f"Order {order.name!r}: " + unknown_name("dataset", task, known))
+        return order
+
+    def captions_file(self, name: str) -> Path:
+        """A caption file by path, or by name in `captions/`."""
+        for candidate in (Path(name), *(folder / "captions" / name for folder in self._folders())):
+            if candidate.is_file():
+                return candidate
+        raise ManifestError(f"Caption file {name!r} not found; looked in {', '.join(map(str, self._folders()))}.")
+
+    def names(self, kind: str) -> list[str]:
+        """Sorted names of all `tasks` or `orders`."""
+        return sorted({path.stem for folder in self._folders() for path in (folder / kind).glob("*.toml")})
+
+    def _folders(self) -> tuple[Path, ...]:
+        return (*self.user_folders, self._shipped)
+
+    def _find(self, kind: str, noun: str, name: str) -> Path:
+        if name.endswith(".toml"):
+            path = Path(name)
+            if path.is_file():
+                return path
+            raise ManifestError(f"No {noun} manifest at {path}.")
+        for folder in self._folders():
+            if not folder.is_dir():
+                raise ManifestError(f"Manifest folder {folder} does not exist.")
+            path = folder / kind / f"{name}.toml"
+            if path.is_file() and path.parent == folder / kind:
+                return path
+        raise ManifestError(unknown_name(noun, name, self.names(kind)))
+
+
+def _parse_task(path: Path) -> TaskManifest:
+    table = _read(
+        path,
+        required={"name": str, "display_name": str, "class_names": list, "templates": list},
+        optional={"data": dict, "counts": dict, "about": str},
+    )
+    class_names = _strings(path, "class_names", table["class_names"])
+    templates = _strings(path, "templates", table["templates"])
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ManifestError(f"{path}: template {template!r} must hold '{{}}' exactly once, the place of the class name.")
+    data = table.get("data")
+    if data is not None and data.get("kind") not in DATA_KINDS:
+        raise ManifestError(f"{path} [data]: " + unknown_name("kind", str(data.get("kind")), DATA_KINDS))
+    return TaskManifest(
+        name=_name(path, table),
+        display_name=table["display_name"],
+        class_names=class_names,
+        templates=templates,
+        data=data,
+        counts=_counts(path, table.get("counts", {})),
+        about=table.get("about", ""),
+    )
+
+
+def _parse_order(path: Path) -> OrderManifest:
+    table = _read(
+        path,
+        required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
+        optional={"about": str},
+    )
+    tasks = _strings(path, "tasks", table["tasks"])
+    if len(set(tasks)) != len(tasks):
+        raise ManifestError(f"{path}: a task stands twice in the order.")
+    return OrderManifest(
+        name=_name(path, table),
+        display_name=table["display_name"],
+        pretraining_source=table["pretraining_source"],
+        tasks=tasks,
+        recipes=table["recipes"],
+    )
+
+
+def _read(path: Path, *, required: dict[str, type], optional: dict[str, type]) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} is not valid TOML: {error}.") from error
+    fields = required | optional
+    for key, value in table.items():
+        if key not in fields:
+            raise ManifestError(f"{path}: " + unknown_name("key", key, fields))
+        if not isinstance(value, fields[key]):
+            raise ManifestError(f"{path}: {key!r} must be a {fields[key].__name__}, found {type(value).__name__}.")
+    for key in required:
+        if key not in table:
+            raise ManifestError(f"{path}: the key {key!r} is missing.")
+    return table
+
+
+def _name(path: Path, table: dict[str, Any]) -> str:
+    # The file name is what users type and other manifests refer to; two names for one thing would drift apart.
+    if table["name"] != path.stem:
+        raise ManifestError(f"{path}: name = {table['name']!r} must equal the file's name {path.stem!r}.")
+    return path.stem
+
+
+def _strings(path: Path, key: str, values: Sequence[Any]) -> tuple[str, ...]:
+    if not values:
+        raise ManifestError(f"{path}: {key!r} is empty.")
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ManifestError(f"{path}: every entry of {key!r} must be a non-empty string, found {value!r}.")
+    return tuple(values)
+
+
+def _counts(path: Path, counts: dict[str, Any]) -> dict[str, int]:
+    for split, count in counts.items():
+        if split not in ("train", "test") or not isinstance(count, int) or count < 1:
+            raise ManifestError(f"{path} [counts]: expected train and test as positive integers, found {split} = {count!r}.")
+    return counts

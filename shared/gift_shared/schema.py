@@ -1,0 +1,69 @@
+"""Layout of an output folder and columns of its Parquet files. A change here is a new SCHEMA_VERSION.
+
+OUT/plan.parquet            the plan that is rendered, as made by `gift-generate plan`
+OUT/render.json             model, scheduler, size and versions; a second render with other settings is refused
+OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row), keys ascending
+OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
+OUT/index.parquet           all shards' rows in plan order; exists only when every shard does
+"""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"gift_schema_version"  # in the metadata of every Parquet file of ours
+
+PLAN_FILE = "plan.parquet"
+RENDER_FILE = "render.json"
+INDEX_FILE = "index.parquet"
+SHARD_FOLDER = "shards"
+
+
+class Status(StrEnum):
+    """What became of a planned sample. Only `ok` rows have an image in the tar."""
+
+    OK = "ok"
+    BLACK = "black"
+    FLAGGED = "flagged"
+    FAILED = "failed"
+
+
+class PlanKind(StrEnum):
+    """`per-task`: n images for each task of an order, as GIFT does it. `pool`: n images per class name, to select from."""
+
+    PER_TASK = "per-task"
+    POOL = "pool"
+
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),  # dataset the image is for; "pool" in a pool
+        pa.field("index", pa.int64(), nullable=False),  # position within the task
+        pa.field("sample_key", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # manifest of the class name, or "file:<stem>" of a caption file
+        pa.field("class_name", pa.string()),  # null for captions that come from a file
+        pa.field("class_index", pa.int32()),  # label of class_name in its manifest; null likewise
+        pa.field("sample_seed", pa.int64(), nullable=False),
+        pa.field("guidance_scale", pa.float32(), nullable=False),
+        pa.field("denoising_steps", pa.int32(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # shard id, the tar's file stem
+    ]
+)
+
+INDEX_SCHEMA = pa.schema(
+    [
+        *PLAN_SCHEMA,
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),  # why it is not ok, else ""
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("used_seed", pa.int64(), nullable=False),  # sample_seed, or the retry that succeeded
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("image_name", pa.string()),  # member of the tar, e.g. "aircraft-000017.jpg"; null unless ok
+        pa.field("byte_offset", pa.int64()),  # of the image's bytes in the tar
+        pa.field("byte_size", pa.int64()),
+        pa.field("sha256", pa.string()),  # of the image's bytes
+    ]
+)
