@@ -38,7 +38,7 @@ class NonFiniteError(GiftError):
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     """The message for a name that does not exist: names the nearest valid one first, then all of them."""
-    names = sorted(valid)
+    names = sorted(map(str, valid))
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or 'none'}."

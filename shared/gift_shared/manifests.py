@@ -43,6 +43,7 @@ class OrderManifest:
     pretraining_source: str
     tasks: tuple[str, ...]
     recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
+    captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,11 @@ def _parse_order(path: Path) -> OrderManifest:
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str},
+        optional={"about": str, "captions_drawn": int},
     )
+    captions_drawn = table.get("captions_drawn")
+    if captions_drawn is not None and captions_drawn < 1:
+        raise ManifestError(f"{path}: captions_drawn must be a positive integer, found {captions_drawn}.")
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
@@ -134,6 +138,7 @@ def _parse_order(path: Path) -> OrderManifest:
         pretraining_source=table["pretraining_source"],
         tasks=tasks,
         recipes=table["recipes"],
+        captions_drawn=captions_drawn,
     )
 
 
