@@ -1,20 +1,24 @@
 """`gift-train report`: what is written where."""
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gift_shared.atomic import write_text
 from gift_train.report.figures import save_figures
 from gift_train.report.page import write_page
 from gift_train.report.runs import Run, load_runs
+from gift_train.report.series import curves, task_length
 from gift_train.report.tables import as_csv, as_markdown, as_records, as_text, summary_rows
 
 
 def report_command(folders: Sequence[Path], out: Path | None, *, as_json: bool) -> str:
     """Report on runs; returns what is printed: a table, or JSON with every run's summary and the grouped rows.
 
-    With `out`, also writes OUT/table.{csv,md} and, for each order, OUT/<order>/index.html beside its PNG and SVG pictures.
+    With `out`, also writes OUT/table.{csv,md} and, for each order, OUT/<order>/index.html beside its PNG, SVG and CSV parts.
     """
     runs = load_runs(folders)
     rows = summary_rows(runs)
@@ -29,5 +33,35 @@ def report_command(folders: Sequence[Path], out: Path | None, *, as_json: bool) 
 
 
 def _write_order(folder: Path, runs: list[Run]) -> None:
-    pictures = save_figures(runs, folder)
-    write_page(folder / "index.html", runs, summary_rows(runs), pictures)
+    parts = [path.with_suffix(suffix) for path in save_figures(runs, folder) for suffix in (".png", ".svg")]
+    for name, heading, lines in (
+        ("accuracy", ("recipe", "seed", "after", "dataset", "percent"), _accuracy_lines(runs)),
+        ("training", ("recipe", "task", "step", "quantity", "value"), _training_lines(runs)),
+    ):
+        parts.append(folder / f"{name}.csv")
+        write_text(parts[-1], _csv(heading, lines))
+    write_page(folder / "index.html", runs, summary_rows(runs), parts)
+
+
+def _accuracy_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:
+    for run in runs:
+        rows = [("zero_shot", run.zero_shot), *zip(run.datasets, run.matrix, strict=False)]
+        for after, row in rows:
+            for dataset, percent in zip(run.datasets, row.tolist(), strict=True):
+                yield run.recipe, run.summary["seed"], after, dataset, percent
+
+
+def _training_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:
+    length, tasks = task_length(runs), runs[0].datasets
+    for quantity, by_recipe in curves(runs).items():
+        for recipe, curve in by_recipe.items():
+            for step, value in curve:
+                yield recipe, tasks[step // length], step % length, quantity, value
+
+
+def _csv(heading: Sequence[str], lines: Iterable[tuple[Any, ...]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(lines)
+    return buffer.getvalue()

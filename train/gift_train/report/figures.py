@@ -1,5 +1,6 @@
 """Pictures of runs, drawn with matplotlib: everyone in the field has it, and it writes PNG for slides and SVG for papers."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gift_train.report.heat_map import mean_matrix
 from gift_train.report.runs import Run
+from gift_train.report.series import curves, label, task_length
 
 # Okabe and Ito's palette: distinguishable for the colour-blind; markers carry the same information in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
@@ -59,10 +62,8 @@ def _forgetting_curves(runs: Sequence[Run]) -> Figure:
     for column, dataset in enumerate(datasets):
         axes = grid.flat[column]
         for recipe, colour, marker in _styles(runs):
-            curves = np.mean(
-                [np.concatenate([[run.zero_shot[column]], run.matrix[:, column]]) for run in runs if run.recipe == recipe], axis=0
-            )
-            axes.plot(range(len(curves)), curves, color=colour, marker=marker, markersize=4, linewidth=1.4, label=recipe)
+            curve = mean_matrix([run for run in runs if run.recipe == recipe])[:, column]
+            axes.plot(range(len(curve)), curve, color=colour, marker=marker, markersize=4, linewidth=1.4, label=recipe)
         # Left of the line the dataset is unseen (transfer), right of it it can be forgotten.
         axes.axvline(column + 1, color="0.6", linestyle=":", linewidth=1)
         axes.set_title(dataset, fontsize=9)
@@ -87,7 +88,7 @@ def _accuracy_matrices(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(size * num_columns, (size + 0.4) * num_rows))
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     for axes, recipe in zip(grid.flat, recipes, strict=False):
-        _heat_map(axes, _mean_matrix(runs, recipe), datasets)
+        _heat_map(axes, mean_matrix([run for run in runs if run.recipe == recipe]), datasets)
         axes.set_title(recipe, fontsize=10)
     for axes in list(grid.flat)[len(recipes) :]:
         axes.set_visible(False)
@@ -106,34 +107,23 @@ def _heat_map(axes: Axes, matrix: np.ndarray, datasets: list[str]) -> None:
 
 
 def _training_curves(runs: Sequence[Run]) -> Figure | None:
-    runs = [run for run in runs if run.metrics]
-    if not runs:
+    panels = curves(runs)
+    if not panels:
         return None
-    terms = sorted({term for run in runs for line in run.metrics for term in line["terms"]})
-    figure = Figure(figsize=(9, 1.9 * len(terms) + 0.6))
-    grid = figure.subplots(len(terms), 1, squeeze=False, sharex=True)
-    steps_per_task = 1 + max(line["step"] for run in runs for line in run.metrics)
-    for axes, term in zip(grid.flat, terms, strict=True):
-        for recipe, colour, _ in _styles(runs):
-            run = next(run for run in runs if run.recipe == recipe)
-            points = [
-                (line["task_index"] * steps_per_task + line["step"], line["terms"][term]) for line in run.metrics if term in line["terms"]
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=recipe)
+    figure = Figure(figsize=(9, 1.9 * len(panels) + 0.6))
+    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)
+    colours = {recipe: colour for recipe, colour, _ in _styles(runs)}
+    for axes, (name, by_recipe) in zip(grid.flat, panels.items(), strict=True):
+        for recipe, curve in by_recipe.items():
+            axes.plot(*zip(*curve, strict=True), color=colours[recipe], linewidth=1, label=recipe)
         for task_index in range(1, len(runs[0].datasets)):
-            axes.axvline(task_index * steps_per_task, color="0.7", linestyle=":", linewidth=1)
-        axes.set_ylabel(term.replace("_", " "), fontsize=8)
+            axes.axvline(task_index * task_length(runs), color="0.7", linestyle=":", linewidth=1)
+        axes.set_ylabel("\n".join(textwrap.wrap(label(name), 24)), fontsize=8)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, loc="upper right")
     grid.flat[-1].set_xlabel("step (dotted: next task)", fontsize=9)
     figure.tight_layout()
     return figure
-
-
-def _mean_matrix(runs: Sequence[Run], recipe: str) -> np.ndarray:
-    """[1 + T, T] percent: the zero-shot row, then one row after each task; mean over the recipe's seeds."""
-    return np.mean([np.vstack([run.zero_shot, run.matrix]) for run in runs if run.recipe == recipe], axis=0)
 
 
 def _styles(runs: Sequence[Run]) -> list[tuple[str, str, str]]:

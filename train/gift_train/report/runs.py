@@ -64,10 +64,11 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
             paths.extend(inside)
         else:
             raise ConfigError(f"{folder} is no run folder and holds none: a run folder has a run.json, written by `gift-train run --out`.")
-    return [_load_run(path) for path in paths]
+    return [load_run(path) for path in paths]
 
 
-def _load_run(path: Path) -> Run:
+def load_run(path: Path) -> Run:
+    """Read one finished run. Raises ConfigError if it is unfinished or unreadable."""
     try:
         summary, accuracy, record = (json.loads((path / name).read_text()) for name in ("summary.json", "accuracy_matrix.json", "run.json"))
     except FileNotFoundError as error:

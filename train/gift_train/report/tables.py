@@ -2,12 +2,13 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gift_train.report.grid import Grid, grid_markdown, grid_text
 from gift_train.report.runs import Run
 
 METRICS = ("transfer", "avg", "last", "forgetting")
@@ -32,18 +33,19 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.order, run.recipe), []).append(run)
-    means = {key: {name: float(np.mean([run.summary[name] for run in group])) for name in METRICS} for key, group in groups.items()}
+    statistics = {key: seed_statistics([run.summary for run in group]) for key, group in groups.items()}
     rows = []
     for (order, recipe), group in groups.items():
-        baseline = means.get((order, BASELINE))
+        mean, deviation = statistics[order, recipe]
+        baseline, _ = statistics.get((order, BASELINE), (None, None))
         rows.append(
             Row(
                 order=order,
                 recipe=recipe,
                 seeds=tuple(run.summary["seed"] for run in group),
-                mean=means[order, recipe],
-                deviation={name: _deviation([run.summary[name] for run in group]) for name in METRICS},
-                difference={name: None if baseline is None else means[order, recipe][name] - baseline[name] for name in METRICS},
+                mean=mean,
+                deviation=deviation,
+                difference={name: None if baseline is None else mean[name] - baseline[name] for name in METRICS},
             )
         )
     return rows
@@ -51,20 +53,12 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """Aligned columns for a terminal."""
-    cells = [_heading(rows), *(_cells(row, rows) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = []
-    for name, *values in cells:
-        padded = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *padded]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return grid_text(_grid(rows))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """A GitHub table."""
-    heading, *lines = [_heading(rows), *(_cells(row, rows) for row in rows)]
-    ruler = ["---", *["---:"] * (len(heading) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, ruler, *lines))
+    return grid_markdown(_grid(rows))
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -86,12 +80,16 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [vars(row) | {"seeds": list(row.seeds)} for row in rows]
 
 
-def _deviation(values: list[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+def seed_statistics(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and sample deviation of every metric over runs that differ by their seed; no deviation for a single run."""
+    values = {name: [float(summary[name]) for summary in summaries] for name in METRICS}
+    mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
+    return mean, {name: float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None for name, numbers in values.items()}
 
 
-def _heading(rows: Sequence[Row]) -> list[str]:
-    return ["Method", *(HEADINGS[name] for name in METRICS), "seeds"]
+def _grid(rows: Sequence[Row]) -> Grid:
+    heading = ["Method", *(HEADINGS[name] for name in METRICS), "seeds"]
+    return Grid(heading, [_cells(row, rows) for row in rows])
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,49 @@
+"""Exit codes and the one line that a user sees."""
+
+import errno
+
+import pytest
+
+from gift_shared.console import run_app
+from gift_shared.errors import GiftError, ShardError, unknown_name
+
+
+def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def app() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_app(app)
+    return int(stop.value.code or 0), capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(ShardError("a.tar is\n  truncated."), capsys) == (2, "error: a.tar is truncated.\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_and_exit_code_2(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = outcome(OSError(number, "no room", "/data/x.tar"), capsys)
+    assert code == 2
+    assert message.startswith("error: The disk is full (/data/x.tar). What is complete stays valid")
+
+
+def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = outcome(KeyboardInterrupt(), capsys)
+    assert code == 130
+    assert "run the same command again" in message
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EACCES, "denied")])
+def test_what_is_no_users_mistake_keeps_its_traceback(error: Exception) -> None:
+    def app() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_app(app)
+
+
+def test_an_unknown_name_lists_the_nearest_first_and_all_valid_ones() -> None:
+    assert unknown_name("order", "mini2", ["mtil-1", "mini-2"]) == "Unknown order 'mini2'. Did you mean 'mini-2'? Valid: mini-2, mtil-1."
+    assert unknown_name("order", "x", []) == "Unknown order 'x'. Valid: none."
+    assert issubclass(ShardError, GiftError)

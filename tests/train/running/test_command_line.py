@@ -1,0 +1,113 @@
+"""What a user meets: the commands' output, and one line with exit code 2 for every mistake."""
+
+import json
+import shutil
+
+import pytest
+
+from gift_train.methods.base import METHOD_NAMES
+
+
+def test_evaluate_prints_every_dataset_and_takes_a_checkpoint(gift_train, quick_run, world, tmp_path):
+    assert quick_run("finetune", tmp_path / "run").code == 0
+    flags = [flag for flag in world.arguments if not flag.startswith("--device")]
+    plain = gift_train("evaluate", *flags, "--json")
+    trained = gift_train("evaluate", *flags, "--json", "--checkpoint", tmp_path / "run/checkpoints/task-01-colours.safetensors")
+    accuracies = json.loads((tmp_path / "run/accuracy_matrix.json").read_text())
+    assert list(json.loads(plain.out)["accuracy"].values()) == accuracies["zero_shot"]
+    assert list(json.loads(trained.out)["accuracy"].values()) == accuracies["matrix"][0]
+    assert "Colours" in gift_train("evaluate", "colours", *flags).out
+
+
+def test_methods_lists_all_of_them(gift_train):
+    printed = gift_train("methods").out
+    assert all(f"{name} " in printed for name in METHOD_NAMES)
+    assert "recipes for mtil: gift, " in printed
+
+
+def test_validate_prints_the_resolved_recipe(gift_train):
+    assert json.loads(gift_train("validate", "gift", "--benchmark", "mtil").out)["steps"] == 1000
+
+
+def test_run_says_its_numbers_and_report_reads_its_folder(gift_train, quick_run, tmp_path):
+    outcome = quick_run("finetune", tmp_path / "run")
+    assert "Continual Finetune, pair, seed 42:  Transfer " in outcome.out
+    reported = json.loads(gift_train("report", tmp_path / "run", "--json").out)
+    assert reported["runs"][0]["method"] == "finetune"
+
+
+def test_run_records_what_it_was(quick_run, tmp_path):
+    quick_run("gift", tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["recipe"]["method_config"]["alignment_weight"] == 0.25
+    assert record["recipe"]["steps"] == 12  # what --set made of it
+    assert len(record["shards"]["index_sha256"]) == 64
+    assert record["versions"]["torch"]
+    assert record["ended"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "gfit"], "Unknown method 'gfit'. Did you mean 'gift'?"),
+        (["--recipe", "gift_nopenalty"], "Unknown recipe 'gift_nopenalty'. Did you mean 'gift_no_penalty'?"),
+        ([], "Give either --method NAME or --recipe NAME_OR_FILE."),
+        (["--method", "gift"], "replays synthetic images: give their output folder with --shards"),
+        (["--method", "gift", "--shards", "nowhere"], "nowhere has no index.parquet"),
+        (["--method", "finetune", "--order", "pairs"], "Unknown order 'pairs'. Did you mean 'pair'?"),
+        (["--method", "finetune", "--data-root", "nowhere"], "nowhere/colours/train"),
+        (["--method", "finetune", "--model", "nowhere"], "Unknown model 'nowhere'"),
+        (["--method", "finetune", "--stop-after", "0"], "--stop-after counts tasks and must be at least 1"),
+        (["--method", "finetune", "--set", "learning_rates.colors=1.0"], "Unknown dataset 'colors'. Did you mean 'colours'?"),
+        (["--method", "finetune", "--device", "quantum"], "Device 'quantum' cannot be used here"),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line_and_leaves_nothing(gift_train, world, tmp_path, flags, message):
+    outcome = gift_train("run", "--out", tmp_path / "run", *world.arguments, *flags)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_run_is_refused_naming_the_difference(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    other = quick_run("finetune", tmp_path / "run", "--seed", "43")
+    assert other.code == 2
+    assert "holds another run: seed is 42 there and 43 here" in other.err
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
+def test_folder_with_other_things_in_it_is_refused(quick_run, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    outcome = quick_run("finetune", tmp_path)
+    assert outcome.code == 2
+    assert "is not the folder of a run" in outcome.err
+
+
+@pytest.mark.parametrize("component", ["open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz"])
+def test_model_folder_without_a_component_is_told(gift_train, world, tmp_path, component):
+    shutil.copytree(world.root / "model", tmp_path / "model")
+    (tmp_path / "model" / component).unlink()
+    flags = [flag for flag in world.arguments if not flag.startswith("--model")]
+    outcome = gift_train("run", "--method", "finetune", "--out", tmp_path / "run", "--model", tmp_path / "model", *flags)
+    assert outcome.code == 2
+    assert str(tmp_path / "model") in outcome.err
+
+
+def test_loss_that_is_not_finite_stops_the_run_before_anything_of_it_is_saved(quick_run, tmp_path):
+    outcome = quick_run("finetune", tmp_path / "run", "--set", "learning_rate=1e30")
+    assert outcome.code == 2
+    assert "the loss term 'cross_entropy' is nan" in outcome.err
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_captions_longer_than_the_context_are_named_and_cut(gift_train, world, tmp_path, caplog):
+    shutil.copytree(world.root / "manifests", tmp_path / "manifests")
+    path = tmp_path / "manifests/tasks/colours.toml"
+    path.write_text(path.read_text().replace("a {} square.", "a most extraordinarily unusual {} square."))
+    flags = [flag for flag in world.arguments if not flag.startswith("--manifests")]
+    outcome = gift_train("run", "--method", "zero_shot", "--out", tmp_path / "run", *flags, "--manifests", tmp_path / "manifests")
+    assert outcome.code == 0, outcome.err
+    assert "3 captions are longer than the model's 32 tokens and are cut: 'a most extraordinarily unusual red square.'" in caplog.text

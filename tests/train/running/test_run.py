@@ -1,0 +1,195 @@
+"""Whole runs through the command line: what they write, that they repeat, that they go on where they stopped."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gift_train.methods.base import METHOD_NAMES
+
+TRAINED = [name for name in METHOD_NAMES if name not in ("zero_shot", "moe_adapter")]  # moe_adapter has tests of its own
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def same_runs(first, second):
+    """Equal weights, log and accuracies, bit for bit."""
+    for path in sorted((first / "checkpoints").glob("*.safetensors")):
+        one, other = load_file(path), load_file(second / "checkpoints" / path.name)
+        if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
+            return False
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in ("metrics.jsonl", "accuracy_matrix.json"))
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_runs_through_the_command_line(quick_run, tmp_path, method):
+    out = tmp_path / method
+    outcome = quick_run(method, out)
+    assert outcome.code == 0, outcome.err
+    accuracies = read(out / "accuracy_matrix.json")
+    assert accuracies["datasets"] == ["colours", "stripes"]
+    assert [len(row) for row in accuracies["matrix"]] == [2, 2]
+    summary = read(out / "summary.json")
+    assert (summary["method"], summary["order"], summary["seed"]) == (method, "pair", 42)
+    assert summary["last"] == pytest.approx(sum(accuracies["matrix"][-1]) / 2)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [*range(13), *range(13)]
+    assert rows[12]["learning_rate"] == 0.0
+    assert all(row["loss"] == pytest.approx(sum(row["terms"].values())) for row in rows)
+
+
+def test_gift_logs_every_term_and_saves_what_it_replayed(quick_run, tmp_path):
+    from gift_shared.tables import read_index
+
+    outcome = quick_run("gift", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[5])
+    assert set(row["terms"]) == {"cross_entropy", "distillation", "alignment", "weight_consolidation"}
+    rows, _ = read_index(tmp_path / "run/replay/stripes.parquet")
+    assert rows["task"].unique().to_pylist() == ["stripes"]
+
+
+def test_training_learns_the_task(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--set", "steps=80").code == 0
+    accuracies = read(tmp_path / "run/accuracy_matrix.json")
+    assert accuracies["matrix"][0][0] >= 90 > accuracies["zero_shot"][0]
+
+
+def test_zero_shot_repeats_one_row_and_trains_nothing(quick_run, tmp_path):
+    assert quick_run("zero_shot", tmp_path / "run").code == 0
+    accuracies = read(tmp_path / "run/accuracy_matrix.json")
+    assert accuracies["matrix"] == [accuracies["zero_shot"]] * 2
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_temperature_is_never_trained(quick_run, world, tmp_path):
+    assert quick_run("gift", tmp_path / "run").code == 0
+    before = load_file(world.root / "model/open_clip_model.safetensors")
+    after = load_file(tmp_path / "run/checkpoints/task-02-stripes.safetensors")
+    assert torch.equal(before["logit_scale"], after["logit_scale"])
+    assert not torch.equal(before["text_projection"], after["text_projection"])
+
+
+def test_checkpoint_of_a_task_loads_into_plain_open_clip(quick_run, world, tmp_path):
+    import open_clip
+
+    assert quick_run("finetune", tmp_path / "run").code == 0
+    shutil.copytree(world.root / "model", tmp_path / "model")
+    shutil.copy(tmp_path / "run/checkpoints/task-02-stripes.safetensors", tmp_path / "model/open_clip_model.safetensors")
+    open_clip.create_model(f"local-dir:{tmp_path / 'model'}", require_pretrained=True)
+
+
+@pytest.mark.parametrize("method", ["finetune", "gift"])
+def test_same_seed_gives_the_same_run_bit_for_bit(quick_run, tmp_path, method):
+    for name in ("first", "second"):
+        assert quick_run(method, tmp_path / name).code == 0
+    assert same_runs(tmp_path / "first", tmp_path / "second")
+
+
+def test_another_seed_gives_another_run(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "first").code == 0
+    assert quick_run("finetune", tmp_path / "second", "--seed", "43").code == 0
+    assert not same_runs(tmp_path / "first", tmp_path / "second")
+
+
+def test_loader_processes_change_no_number(quick_run, tmp_path):
+    assert quick_run("gift", tmp_path / "first").code == 0
+    assert quick_run("gift", tmp_path / "second", "--num-workers", "1").code == 0
+    assert same_runs(tmp_path / "first", tmp_path / "second")
+
+
+def test_zero_weights_equal_plain_finetuning_bit_for_bit(quick_run, tmp_path):
+    quiet = ("distill_weight=0.0", "alignment_weight=0.0", "weight_consolidation=plain-l2", "consolidation_weight=0.0")
+    flags = [part for setting in quiet for part in ("--set", f"method_config.{setting}")]
+    assert quick_run("finetune", tmp_path / "finetune").code == 0
+    assert quick_run("gift", tmp_path / "gift", *flags).code == 0
+    assert quick_run("l2", tmp_path / "l2", "--set", "method_config.weight=0.0").code == 0
+    for name in ("gift", "l2"):
+        assert same_runs(tmp_path / "finetune", tmp_path / name)
+
+
+def test_stopping_after_a_task_and_going_on_equals_one_run(quick_run, tmp_path):
+    assert quick_run("gift", tmp_path / "whole").code == 0
+    stopped = quick_run("gift", tmp_path / "halves", "--stop-after", "1")
+    assert "Stopped after 1 tasks" in stopped.err
+    assert not (tmp_path / "halves/summary.json").exists()
+    assert quick_run("gift", tmp_path / "halves").code == 0
+    assert same_runs(tmp_path / "whole", tmp_path / "halves")
+
+
+class Stopped(Exception):
+    """Stands for a machine that goes away."""
+
+
+STATEFUL = [("zscl", ("--set", "method_config.average_every=3")), ("icarl", ()), ("lwf_vr", ())]
+STATEFUL += [("gift", ("--set", "method_config.fisher_steps=8")), ("gift", ())]
+
+
+@pytest.mark.parametrize(("method", "flags"), STATEFUL)
+def test_resuming_inside_a_task_equals_an_uninterrupted_run(quick_run, tmp_path, monkeypatch, method, flags):
+    from gift_train import loop
+
+    assert quick_run(method, tmp_path / "whole", *flags).code == 0
+    training_step, calls = loop.training_step, []
+
+    def stop_at_the_twentieth(*arguments):
+        calls.append(None)
+        if len(calls) == 20:  # step 6 of the second task, one after a checkpoint and a logged row
+            raise Stopped
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", stop_at_the_twentieth)
+    with pytest.raises(Stopped):
+        quick_run(method, tmp_path / "resumed", *flags)
+    assert sorted(path.name for path in (tmp_path / "resumed/checkpoints/progress").iterdir()) == ["task-02-step-000005.safetensors"]
+    monkeypatch.setattr(loop, "training_step", training_step)
+    assert quick_run(method, tmp_path / "resumed", *flags).code == 0
+    assert same_runs(tmp_path / "whole", tmp_path / "resumed")
+    assert list((tmp_path / "resumed/checkpoints/progress").iterdir()) == []
+
+
+def test_a_damaged_newest_progress_falls_back_to_the_one_before(quick_run, tmp_path, monkeypatch):
+    from gift_train import loop
+
+    assert quick_run("finetune", tmp_path / "whole").code == 0
+    training_step, calls = loop.training_step, []
+
+    def stop(*arguments):
+        calls.append(None)
+        if len(calls) == 12:
+            raise Stopped
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", stop)
+    with pytest.raises(Stopped):
+        quick_run("finetune", tmp_path / "resumed")
+    monkeypatch.setattr(loop, "training_step", training_step)
+    newest = tmp_path / "resumed/checkpoints/progress/task-01-step-000010.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert quick_run("finetune", tmp_path / "resumed").code == 0
+    assert same_runs(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_the_undisturbed_one(quick_run, quick_gift, tmp_path):
+    assert quick_run("gift", tmp_path / "whole").code == 0
+    command = [sys.executable, "-m", "gift_train.cli", *quick_gift, "--out", str(tmp_path / "killed")]
+    for delay in (1.0, 0.4, 0.05, 0.3, 0.0):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "killed/run.json").exists():
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert same_runs(tmp_path / "whole", tmp_path / "killed")

@@ -1,0 +1,101 @@
+"""Accuracy on test sets: a zero-shot classifier from class names and all templates, and top-1 over the whole set."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from gift_shared.manifests import TaskManifest
+from gift_train.backbone import Backbone
+from gift_train.batches import BatchOrder, TaskBatch, collate_task, stream
+from gift_train.losses import similarity_logits
+
+TEXT_BATCH = 256  # prompts per forward pass
+
+
+class Classifies(Protocol):
+    """What evaluation needs of a method."""
+
+    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """See `Method.classifiers`."""
+
+
+@torch.no_grad()
+def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
+    """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
+    prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
+    tokens = student.tokenize(prompts)
+    features = torch.cat([student.encode_texts(student.trim(part).to(student.device)) for part in torch.split(tokens, TEXT_BATCH)])
+    per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
+    return torch.nn.functional.normalize(per_class, dim=-1)
+
+
+def zero_shot_classifier(student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+    """Images [B, 3, H, W] to the labels [B] of the most similar class. The text features are computed once, here."""
+    text_features = class_features(student, manifest)
+
+    def classify(images: Tensor) -> Tensor:
+        return similarity_logits(student.encode_images(images), text_features, student.scale).argmax(dim=1)
+
+    return classify
+
+
+@torch.no_grad()
+def accuracy(
+    classify: Callable[[Tensor], Tensor], images: Dataset[Any], batch_size: int, device: torch.device, num_workers: int = 0
+) -> float:
+    """Top-1 accuracy in percent over the whole dataset of (image, label) items."""
+    return accuracies({"": classify}, images, batch_size, device, num_workers)[""]
+
+
+@torch.no_grad()
+def accuracies(
+    classifiers: Mapping[str, Callable[[Tensor], Tensor]], images: Dataset[Any], batch_size: int, device: torch.device, num_workers: int = 0
+) -> dict[str, float]:
+    """`accuracy` of several classifiers, by name, in one pass over the images."""
+    num_images = len(images)  # type: ignore[arg-type]
+    order = BatchOrder(num_samples=num_images, batch_size=batch_size, seed=0, name="evaluate", is_shuffled=False)
+    correct = {name: torch.zeros((), dtype=torch.long, device=device) for name in classifiers}
+    batch: TaskBatch
+    for batch in stream(images, order, collate_task, range(order.batches_per_epoch), num_workers):
+        placed = batch.to(device)
+        for name, classify in classifiers.items():
+            correct[name] += (classify(placed.images) == placed.labels).sum()
+    return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
+
+
+def evaluate_datasets(
+    method: Classifies,
+    student: Backbone,
+    datasets: Mapping[str, tuple[TaskManifest, Dataset[Any]]],
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    description: str = "evaluate",
+) -> dict[str, float]:
+    """Accuracy in percent of the student on each test set, against that dataset's own classes; shows its progress."""
+    readings = evaluate_readings(method, student, datasets, batch_size=batch_size, num_workers=num_workers, description=description)
+    return readings[""]
+
+
+def evaluate_readings(
+    method: Classifies,
+    student: Backbone,
+    datasets: Mapping[str, tuple[TaskManifest, Dataset[Any]]],
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    description: str = "evaluate",
+) -> dict[str, dict[str, float]]:
+    """`evaluate_datasets` for each of the method's readings of its weights: {"": {dataset: accuracy}, other reading: ...}."""
+    found: dict[str, dict[str, float]] = {}
+    with tqdm(datasets.items(), desc=description, unit="dataset", leave=False) as progress:
+        for name, (manifest, images) in progress:
+            progress.set_postfix_str(name)
+            classifiers = method.classifiers(student, manifest)
+            for reading, value in accuracies(classifiers, images, batch_size, student.device, num_workers).items():
+                found.setdefault(reading, {})[name] = value
+    return found

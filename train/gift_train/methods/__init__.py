@@ -1,0 +1,1 @@
+"""One file per continual-learning method; `base` says what a method may do."""

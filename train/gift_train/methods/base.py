@@ -1,0 +1,203 @@
+"""What a continual-learning method is: hooks around one training step, and the registry that finds it by name.
+
+A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.loop`
+differentiates and applies them. Add a method: `methods/<name>.py`, its name in METHOD_NAMES, a recipe and a test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.manifests import TaskManifest
+from gift_train.consolidation import Penalty, Weights
+from gift_train.losses import similarity_logits, task_cross_entropy
+
+if TYPE_CHECKING:
+    from gift_train.backbone import Backbone
+    from gift_train.batches import ImageStream, TaskBatch
+    from gift_train.replay import ReplayBatch
+
+METHOD_NAMES = ("zero_shot", "finetune", "l2", "lwf", "icarl", "lwf_vr", "wise_ft", "zscl", "moe_adapter", "gift")  # in the paper's order
+
+
+class ReplaySource(StrEnum):
+    """Where a method's second stream of images comes from; all of it goes through the evaluation transform."""
+
+    NONE = "none"
+    SYNTHETIC = "synthetic"  # images and captions selected from the shards, as the recipe's [replay] says
+    TASK = "task"  # the current task's training images, shuffled apart from the task batches
+    MEMORY = "memory"  # training images of earlier tasks that the method keeps, in the order of `Method.memory`
+
+
+class TextSource(StrEnum):
+    """Which texts `TaskContext.reference_tokens` holds."""
+
+    NONE = "none"
+    CLASSES = "classes"  # the current task's class prompts
+    RANDOM = "random"  # strings of random tokens, drawn once per task
+    CAPTIONS = "captions"  # every distinct caption of the task's synthetic images
+
+
+class NoTaskSource(StrEnum):
+    """Where images come from that stand for "no task of the order"."""
+
+    NONE = "none"
+    REFERENCE = "reference"  # the folder or shards given by --reference-images
+    SYNTHETIC = "synthetic"  # the synthetic images of the pretraining source's captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """What a method may know about the task it begins. Tensors lie on the student's device.
+
+    `replay_pass` makes one ordered pass over the replay images; None when they are too many to be worth remembering.
+    `task_images(n)` yields the first n training images of the task, in order, in batches [B, 3, H, W].
+    """
+
+    task_name: str
+    task_index: int  # zero-based
+    num_steps: int  # optimizer updates of this task
+    label_smoothing: float  # fraction
+    class_tokens: Tensor  # [K, L], first template, label order
+    reference_tokens: Tensor | None  # [N, L], see TextSource
+    initial_weights: Weights  # the pretrained model's, theta_0
+    replay_pass: Callable[[], Iterator[ReplayBatch]] | None
+    task_images: Callable[[int], Iterator[Tensor]]
+    own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
+    no_task_images: ImageStream | None = None  # see NoTaskSource
+
+
+class LossTerms(Mapping[str, Tensor]):
+    """Named, already weighted scalars. The objective is the sum of all of them; a name cannot be given twice."""
+
+    def __init__(self, **terms: Tensor) -> None:
+        self._terms = terms
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._terms[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._terms)
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __or__(self, other: LossTerms) -> LossTerms:
+        for name in other:
+            if name in self._terms:
+                raise ValueError(f"the loss term {name!r} is given twice")
+        return LossTerms(**self._terms, **other._terms)
+
+    def detached(self) -> LossTerms:
+        """The same terms without their graphs."""
+        return LossTerms(**{name: term.detach() for name, term in self._terms.items()})
+
+
+class Method:
+    """Plain finetuning; methods override what they do differently. Inherit from this class and stop."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    trains: ClassVar[bool] = True
+    replay: ClassVar[ReplaySource] = ReplaySource.NONE
+    texts: ClassVar[TextSource] = TextSource.NONE
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """What the recipe's [method_config] must hold."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def no_task_source(self) -> NoTaskSource:
+        """Which images `TaskContext.no_task_images` holds."""
+        return NoTaskSource.NONE
+
+    def prepare(self, student: Backbone, num_tasks: int) -> None:
+        """Once per run, before any weights are loaded: add parameters to the student (adapters, a router per task)."""
+
+    def trainable(self, student: Backbone) -> dict[str, torch.nn.Parameter]:
+        """The parameters this method updates, by name: all but `logit_scale` unless overridden."""
+        return student.parameters()
+
+    def begin_task(self, context: TaskContext, student: Backbone) -> None:
+        """The student holds the weights handed over by the previous task: freeze teachers, remember anchors.
+
+        Called again with the same weights and random state when a run resumes inside the task.
+        """
+        self.context = context
+
+    def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
+        """Loss on the current task's images."""
+        logits = similarity_logits(student.encode_images(batch.images), student.encode_texts(self.context.class_tokens), student.scale)
+        return LossTerms(cross_entropy=task_cross_entropy(logits, batch.labels, label_smoothing=self.context.label_smoothing))
+
+    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
+        """Loss on a batch of the replay stream; differentiated first, on its own."""
+        return LossTerms()
+
+    def after_replay_backward(self, student: Backbone) -> None:
+        """Gradients are the replay loss's alone: a Fisher is read here."""
+
+    def penalty(self, student: Backbone) -> Penalty | None:
+        """A quadratic hold on the weights; its gradient is added in closed form."""
+        return None
+
+    def after_step(self, student: Backbone, step: int) -> None:
+        """The update of `step` is done: weight averages are taken here."""
+
+    def end_task(self, student: Backbone) -> None:
+        """Put into the student what is handed on: what is saved, evaluated and where the next task starts."""
+
+    def memory(self) -> Mapping[str, Tensor]:
+        """For ReplaySource.MEMORY: indices into the training images of earlier tasks, by task name, in replay order."""
+        return {}
+
+    def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+        """What evaluation asks: a function from images [B, 3, H, W] to labels [B] among the manifest's classes."""
+        from gift_train.evaluate import zero_shot_classifier
+
+        return zero_shot_classifier(student, manifest)
+
+    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """All that evaluation reports: the classifier under "", and other readings of the same weights by their names."""
+        return {"": self.classifier(student, manifest)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `begin_task` cannot rebuild: running averages, memories. Saved with every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave. Inside a task this comes after `begin_task`."""
+        if state:
+            raise ConfigError(f"The checkpoint holds state of another method ({', '.join(sorted(state))}), {self.name} keeps none.")
+
+
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator: make a method known under `name`, which is also its file's and its recipe's name."""
+
+    def decorate(method_class: type[Method]) -> type[Method]:
+        method_class.name = name
+        _REGISTRY[name] = method_class
+        return method_class
+
+    return decorate
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name; imports its one module. Raises ConfigError if there is none."""
+    if name not in METHOD_NAMES:
+        raise ConfigError(unknown_name("method", name, METHOD_NAMES))
+    importlib.import_module(f"gift_train.methods.{name}")
+    return _REGISTRY[name]

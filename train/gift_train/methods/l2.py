@@ -1,0 +1,29 @@
+"""The l2 baseline: finetuning, with every weight held near where the task found it."""
+
+from dataclasses import dataclass
+
+from gift_train.backbone import Backbone
+from gift_train.consolidation import Penalty
+from gift_train.methods.base import Method, TaskContext, register
+
+
+@register("l2")
+class L2(Method):
+    """L = L_task + weight * sum_i (theta_i - theta_{t-1,i})^2, a sum over all weights (METHODS 2.3). Departures: none."""
+
+    summary = "Finetuning plus the squared distance to the previous task's weights."
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """`weight` multiplies the plain sum of squares."""
+
+        weight: float
+
+    def begin_task(self, context: TaskContext, student: Backbone) -> None:
+        super().begin_task(context, student)
+        self.anchor = student.weights_copy()
+
+    def penalty(self, student: Backbone) -> Penalty | None:
+        if self.config.weight == 0:
+            return None
+        return Penalty(name="weight_distance", weight=self.config.weight, anchor=self.anchor)

@@ -1,0 +1,96 @@
+"""ZSCL: distil the initial model on a reference set, hold the weights, hand on their average over the task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gift_shared.errors import ConfigError
+from gift_train.backbone import Backbone
+from gift_train.consolidation import Penalty, running_mean
+from gift_train.losses import fixed_text_distillation
+from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
+from gift_train.replay import ReplayBatch
+from gift_train.teacher import Teacher
+
+
+@register("zscl")
+class Zscl(Method):
+    """L = L_task + D2(s f_0(x) g_0(R)', s f(x) g_0(R)') + lambda sum (theta - theta_{t-1})^2 (arXiv 2303.06628; METHODS 2.7).
+
+    What is handed on is the mean of theta_{t-1} and the weights after every `average_every`-th step; training itself goes on
+    from theta. Departures: R's features are computed once, not at every step (B11), which changes nothing.
+    """
+
+    summary = "Distils the initial model on reference images and captions, l2, weight average."
+    replay = ReplaySource.SYNTHETIC
+    texts = TextSource.CAPTIONS
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """`average_every` in steps: the weights after steps 0, n, 2n ... join the average. `l2_weight = 0` is ZSCL*."""
+
+        distill_weight: float
+        temperature: float
+        l2_weight: float
+        average_every: int
+
+        def __post_init__(self) -> None:
+            if self.average_every < 1:
+                raise ConfigError(f"average_every must be 1 or more steps, found {self.average_every}.")
+
+    def __init__(self, config: "Zscl.Config") -> None:
+        super().__init__(config)
+        self.average: dict[str, Tensor] = {}
+
+    def begin_task(self, context: TaskContext, student: Backbone) -> None:
+        super().begin_task(context, student)
+        assert context.reference_tokens is not None
+        self.anchor = student.weights_copy()
+        self.average = student.weights_copy()
+        self.num_sampled = 0
+        backbone = student.frozen_copy()
+        backbone.load_weights(context.initial_weights)
+        self.teacher = Teacher(backbone)
+        self.reference_features = self.teacher.encode_texts(context.reference_tokens)
+        if context.replay_pass is not None:
+            self.teacher.remember(context.replay_pass(), captions=False)
+
+    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
+        if self.config.distill_weight == 0:
+            return LossTerms()
+        distillation = fixed_text_distillation(
+            student.encode_images(batch.images),
+            self.teacher.image_features(batch),
+            self.reference_features,
+            scale=student.scale,
+            temperature=self.config.temperature,
+        )
+        return LossTerms(distillation=self.config.distill_weight * distillation)
+
+    def penalty(self, student: Backbone) -> Penalty | None:
+        if self.config.l2_weight == 0:
+            return None
+        return Penalty(name="weight_distance", weight=self.config.l2_weight, anchor=self.anchor)
+
+    def after_step(self, student: Backbone, step: int) -> None:
+        if step % self.config.average_every == 0:
+            self.num_sampled += 1
+            self.average = running_mean(self.average, student.weights(), self.num_sampled)
+
+    def end_task(self, student: Backbone) -> None:
+        student.load_weights(self.average)
+        self.average = {}  # the next task begins its own: nothing is kept between tasks
+
+    def state_dict(self) -> dict[str, Tensor]:
+        if not self.average:
+            return {}
+        state = {f"average/{name}": tensor for name, tensor in self.average.items()}
+        return state | {"num_sampled": torch.tensor(self.num_sampled)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if not state:
+            return
+        self.num_sampled = int(state["num_sampled"])
+        self.average = {name.removeprefix("average/"): tensor for name, tensor in state.items() if name != "num_sampled"}

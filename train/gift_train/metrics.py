@@ -1,0 +1,62 @@
+"""The four numbers of continual learning on CLIP, from an accuracy matrix in percent. Computed here and nowhere else.
+
+A[i][j], zero-based here: accuracy after task i on dataset j of the order; n tasks. Definitions: METHODS 1.12.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gift_shared.errors import ShapeError
+
+Matrix = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Percent, and percentage points for `forgetting`. None where an order of one task leaves nothing to average."""
+
+    transfer: float | None
+    avg: float
+    last: float
+    forgetting: float | None
+
+
+def continual_metrics(matrix: Matrix) -> Metrics:
+    """All four. Raises ShapeError unless the matrix is square and not empty."""
+    _require_square(matrix)
+    return Metrics(transfer=transfer(matrix), avg=average(matrix), last=last(matrix), forgetting=forgetting(matrix))
+
+
+def transfer(matrix: Matrix) -> float | None:
+    """How much zero-shot ability survives: 1/(n-1) sum_{j=2..n} ( 1/(j-1) sum_{i<j} A[i, j] ), a mean of column means.
+
+    Not a mean over all cells above the diagonal: each dataset counts once. The first dataset is left out.
+    """
+    columns = [[matrix[row][column] for row in range(column)] for column in range(1, len(matrix))]
+    return _mean([_mean(column) for column in columns]) if columns else None
+
+
+def average(matrix: Matrix) -> float:
+    """Mean over all n x n cells: past, present and future alike."""
+    return _mean([_mean(row) for row in matrix])
+
+
+def last(matrix: Matrix) -> float:
+    """Mean of the last row: what is left at the end."""
+    return _mean(matrix[-1])
+
+
+def forgetting(matrix: Matrix) -> float | None:
+    """1/(n-1) sum_{j=1..n} ( A[n, j] - A[j, j] ): negative means forgetting. The last dataset contributes 0."""
+    changes = [final - matrix[column][column] for column, final in enumerate(matrix[-1])]
+    return sum(changes) / (len(matrix) - 1) if len(matrix) > 1 else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _require_square(matrix: Matrix) -> None:
+    sizes = {len(row) for row in matrix}
+    if sizes != {len(matrix)}:
+        raise ShapeError(f"An accuracy matrix is square, one row per task and one column per dataset; found rows of {sorted(sizes)}.")

@@ -1,0 +1,70 @@
+"""gift-train table. Imports nothing heavy until the command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gift_shared.errors import ConfigError
+
+
+def table(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="1, 2, distillation, teacher, alignment, steps, images, captions or components; or a table of your own, as a .toml file.",
+            show_default=False,
+        ),
+    ],
+    world: Annotated[str, typer.Option(help="mtil, where the paper's numbers are from, or mini, the embedded world.")] = "mtil",
+    order: Annotated[
+        str | None, typer.Option(help="Another order of tasks than the table's, by name or as a .toml file; instead of --world.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of run folders; new ones are RUNS/<order>/<recipe>-seed<seed>.")] = Path("runs"),
+    run: Annotated[bool, typer.Option("--run", help="Make the runs that are not there, one after another.")] = False,
+    commands: Annotated[bool, typer.Option("--commands", help="Print the runs that are not there as commands, and do nothing.")] = False,
+    seeds: Annotated[str, typer.Option(help="Seeds of every row, with commas between them.")] = "42",
+    only: Annotated[list[str] | None, typer.Option(help="Run only this recipe of the table; repeatable.")] = None,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(help="Output folder of gift-generate render; repeatable as LABEL=FOLDER where rows differ by their images."),
+    ] = None,
+    reference_images: Annotated[Path | None, typer.Option(help="Folder or tars of images that stand for no task (moe_adapter).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai on mtil, mini on mini]", show_default=False)
+    ] = None,
+    pretrained: Annotated[str | None, typer.Option(help="With an open_clip name: a tag, a weights file, or random.")] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the datasets.")] = Path("data"),
+    manifests: Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")] = "auto",
+    num_workers: Annotated[int, typer.Option(help="Processes that load images; they change no number.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over every recipe, for trials; repeatable.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the table as .txt, .md, .tex, .csv.  [default: RUNS/<order>/tables]")
+    ] = None,
+) -> None:
+    """A table of the paper: the runs it needs, which are there, and ours beside the published numbers."""
+    if run and commands:
+        raise ConfigError("Give either --run or --commands.")
+    from gift_train.tables.command import TableRequest, missing_commands, table_command
+    from gift_train.tables.running import Machine
+
+    machine = Machine(data_root=data_root, manifests=tuple(manifests or ()), device=device, num_workers=num_workers)
+    request = TableRequest(
+        name=name,
+        world=world,
+        order=order,
+        runs=runs,
+        out=out,
+        seeds=seeds,
+        shards=shards or (),
+        reference_images=reference_images,
+        model=model,
+        pretrained=pretrained,
+        overrides=overrides or (),
+        only=only or (),
+    )
+    if commands:
+        typer.echo(missing_commands(request, machine))
+        return
+    typer.echo(table_command(request, machine, run=run, tell=lambda text: typer.echo(text + "\n", err=True)))

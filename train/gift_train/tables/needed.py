@@ -1,0 +1,221 @@
+"""Which runs a table needs and which of them are there. A run counts only if all that decides its numbers is as asked."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from gift_shared.errors import DataError, GiftError
+from gift_shared.manifests import OrderManifest
+from gift_shared.schema import INDEX_FILE
+from gift_train.config import Recipe, load_recipe
+from gift_train.methods.base import NoTaskSource, method_class
+from gift_train.report.runs import Run, load_run
+from gift_train.selection import ReplaySelection, ReplayShortage, select_replay
+from gift_train.tables.definition import PaperTable, TableRow
+
+# A recipe's name for people and its rhythm of writing: they change no number, so they tell no two runs apart.
+INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "diagnostics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all runs of a table share, and where they lie.
+
+    order_argument: the order as `gift-train run` is told it, a name or a file. shards: output folders by label, None = the plain set.
+    reference_images: for methods that look at images of no task beside their own.
+    """
+
+    order: OrderManifest
+    order_argument: str
+    model: str
+    pretrained: str | None
+    shards: Mapping[str | None, Path]
+    reference_images: Path | None
+    overrides: Sequence[str]
+    runs: Path
+
+    @cached_property
+    def index_digests(self) -> dict[str | None, str]:
+        """SHA-256 of each set's index, as runs record it. Raises DataError for a folder without one."""
+        digests = {}
+        for label, folder in self.shards.items():
+            index = folder / INDEX_FILE
+            if not index.is_file():
+                raise DataError(f"--shards {folder} has no {INDEX_FILE}: expected a finished output folder of gift-generate render.")
+            digests[label] = hashlib.sha256(index.read_bytes()).hexdigest()
+        return digests
+
+
+class State(StrEnum):
+    """What is known of a needed run."""
+
+    THERE = "there"
+    UNFINISHED = "unfinished"  # `gift-train run` goes on where it stopped
+    MISSING = "missing"
+    OCCUPIED = "occupied"  # its folder holds another run
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededRun:
+    """One run of one row. `folder`: where it is, or is to be. `run` only if it is there. `remark` tells more of the state."""
+
+    row: TableRow
+    recipe: Recipe
+    seed: int
+    folder: Path
+    state: State
+    run: Run | None = None
+    remark: str = ""
+
+    @property
+    def needs_shards(self) -> bool:
+        """Whether it looks at synthetic images."""
+        return _needs_shards(self.recipe)
+
+    @property
+    def needs_reference_images(self) -> bool:
+        """Whether it looks at images of no task that are not synthetic."""
+        return _no_task_source(self.recipe) == NoTaskSource.REFERENCE
+
+    @property
+    def name(self) -> str:
+        """As told to people."""
+        return f"{self.row.recipe}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
+
+
+def needed_runs(table: PaperTable, setting: Setting, seeds: Sequence[int]) -> list[NeededRun]:
+    """Every run the table needs, in its order; a method that does not train has the first seed only.
+
+    Raises: ConfigError for a row whose recipe does not exist in the order's benchmark or does not load.
+    """
+    records = dict(_records(setting.runs))
+    needed = []
+    for row in table.rows:
+        recipe = load_recipe(row.recipe, setting.order.recipes, setting.overrides)
+        trains = method_class(recipe.method).trains
+        needed += [_look_up(row, recipe, seed, setting, records) for seed in (seeds if trains else seeds[:1])]
+    return needed
+
+
+def obstacle(needed: NeededRun, setting: Setting) -> str | None:
+    """Why a run that is not there cannot be made, as far as it can be told without loading a model; None if nothing is seen."""
+    if needed.state is State.OCCUPIED:
+        return f"{needed.folder} {needed.remark}. Move it away, or give another --runs"
+    if needed.needs_reference_images and setting.reference_images is None:
+        return "it looks at images of no task: give their folder or tars with --reference-images"
+    if needed.needs_shards and needed.row.shards not in setting.shards:
+        label = f"{needed.row.shards}=" if needed.row.shards else ""
+        return f"it looks at synthetic images: give their output folder with --shards {label}FOLDER"
+    try:
+        replay_shortage(needed, setting)
+    except GiftError as error:
+        return str(error)
+    return None
+
+
+def replay_shortage(needed: NeededRun, setting: Setting) -> tuple[int, int] | None:
+    """(fewest images of a task, images asked for), if a task has fewer than the recipe asks for.
+
+    A run that is there tells it from what it replayed, one that is not from the shards. Raises ShardError or DataError.
+    """
+    if needed.recipe.replay is None:
+        return None
+    asked = needed.recipe.replay.num_images
+    if needed.run is not None:
+        sizes = [pq.read_metadata(path).num_rows for path in sorted((needed.folder / "replay").glob("*.parquet"))]
+    elif needed.row.shards in setting.shards:
+        rule = ReplaySelection(num_images=asked, captions=needed.recipe.replay.captions, seed=needed.seed)
+        folder = setting.shards[needed.row.shards]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReplayShortage)  # the table tells it in its own words
+            sizes = [len(select_replay(folder, setting.order, index, rule)) for index in range(len(setting.order.tasks))]
+    else:
+        return None
+    return (min(sizes), asked) if sizes and min(sizes) < asked else None
+
+
+def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: Setting, records: Mapping[Path, dict[str, Any]]) -> NeededRun:
+    label = f"-{row.shards}" if row.shards else ""
+    home = setting.runs / setting.order.name / f"{row.recipe}-seed{seed}{label}"
+    wanted = _wanted(recipe, seed, row, setting)
+    # Without the shards at hand only the folder's name tells which set a run was trained on, so runs elsewhere do not count.
+    is_told_by_record = not _needs_shards(recipe) or row.shards in setting.shards
+    candidates = [home, *(path for path in records if path != home)] if is_told_by_record else [home]
+    matching = [path for path in candidates if path in records and _difference(records[path], wanted) is None]
+    finished = next((path for path in matching if (path / "summary.json").is_file()), None)
+    needed = partial(NeededRun, row=row, recipe=recipe, seed=seed)
+    if finished is not None:
+        return needed(folder=finished, state=State.THERE, run=load_run(finished))
+    if home in matching:
+        remark = f"{_num_finished_tasks(home)} of {len(setting.order.tasks)} tasks done"
+        return needed(folder=home, state=State.UNFINISHED, remark=remark)
+    if home in records:
+        return needed(folder=home, state=State.OCCUPIED, remark=f"holds another run: {_difference(records[home], wanted)}")
+    return needed(folder=home, state=State.MISSING)
+
+
+def _records(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every run folder directly in `runs` or one folder deeper, with its run.json."""
+    for path in sorted([*runs.glob("*/run.json"), *runs.glob("*/*/run.json")]):
+        try:
+            yield path.parent, dict(json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is not readable JSON ({error}). Restore it, or move its folder away.") from error
+
+
+def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[str, Any]:
+    """What the run's record must say, flat."""
+    wanted: dict[str, Any] = {
+        "order": setting.order.name,
+        "datasets": list(setting.order.tasks),
+        "seed": seed,
+        "model": setting.model,
+        "pretrained": setting.pretrained,
+        "overrides": list(setting.overrides),
+        "recipe": {key: value for key, value in recipe.as_table().items() if key not in INDIFFERENT_KEYS},
+    }
+    if not method_class(recipe.method).trains:
+        del wanted["seed"]
+    if _needs_shards(recipe) and row.shards in setting.shards:
+        wanted["shards"] = {"index_sha256": setting.index_digests[row.shards]}
+    if _no_task_source(recipe) == NoTaskSource.REFERENCE and setting.reference_images is not None:
+        wanted["reference_images"] = str(setting.reference_images)
+    return _flat(json.loads(json.dumps(wanted)))  # compare as it was written
+
+
+def _difference(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first thing in which a record is not what is wanted. A value that is not recorded counts as null."""
+    there = _flat(record)
+    more = [key for key in there if key.startswith("recipe.") and key.removeprefix("recipe.") not in INDIFFERENT_KEYS]
+    for key in dict.fromkeys([*wanted, *more]):
+        if there.get(key) != wanted.get(key):
+            return f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here"
+    return None
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
+
+
+def _no_task_source(recipe: Recipe) -> NoTaskSource:
+    return method_class(recipe.method)(recipe.method_config).no_task_source()
+
+
+def _needs_shards(recipe: Recipe) -> bool:
+    return recipe.replay is not None or _no_task_source(recipe) == NoTaskSource.SYNTHETIC
+
+
+def _num_finished_tasks(path: Path) -> int:
+    matrix = path / "accuracy_matrix.json"
+    return len(json.loads(matrix.read_text(encoding="utf-8"))["matrix"]) if matrix.is_file() else 0

@@ -1,0 +1,114 @@
+"""Makes the runs that a table lacks, one after another in this process. A run that fails stops the table with its error."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gift_shared.errors import ConfigError
+from gift_train.sequence import RunRequest, run
+from gift_train.tables.needed import NeededRun, Setting, State, obstacle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where runs find their data and what they run on; nothing here changes a number."""
+
+    data_root: Path
+    manifests: Sequence[Path]
+    device: str
+    num_workers: int
+
+
+def run_request(needed: NeededRun, setting: Setting, machine: Machine) -> RunRequest:
+    """The run as `gift-train run` would be asked for it."""
+    return RunRequest(
+        order=setting.order_argument,
+        recipe=needed.row.recipe,
+        overrides=setting.overrides,
+        model=setting.model,
+        pretrained=setting.pretrained,
+        shards=setting.shards.get(needed.row.shards) if needed.needs_shards else None,
+        reference_images=setting.reference_images if needed.needs_reference_images else None,
+        data_root=machine.data_root,
+        manifests=machine.manifests,
+        out=needed.folder,
+        seed=needed.seed,
+        device=machine.device,
+        num_workers=machine.num_workers,
+        stop_after=None,
+    )
+
+
+def command_line(request: RunRequest) -> list[str]:
+    """The words of a `gift-train run` that does the same, e.g. as a job of its own."""
+    flags = {
+        "--order": request.order,
+        "--recipe": request.recipe,
+        "--model": request.model,
+        "--pretrained": request.pretrained,
+        "--shards": request.shards,
+        "--reference-images": request.reference_images,
+        "--data-root": request.data_root,
+        "--seed": request.seed,
+        "--device": request.device,
+        "--num-workers": request.num_workers,
+    }
+    words = ["gift-train", "run", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
+    words += [word for folder in request.manifests for word in ("--manifests", str(folder))]
+    words += [word for override in request.overrides for word in ("--set", override)]
+    return [*words, "--out", str(request.out)]
+
+
+def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine, tell: Callable[[str], None]) -> Iterator[NeededRun]:
+    """Make every run that is not there; yields each once it is finished.
+
+    Raises: ConfigError before the first one if any of them cannot be made; what the run itself raises.
+    """
+    missing = [one for one in needed if one.state is not State.THERE]
+    for one in missing:
+        if (reason := obstacle(one, setting)) is not None:
+            raise ConfigError(f"{one.name} cannot be run: {reason}.")
+    expected = _Expectation(needed)
+    started = time.monotonic()
+    for place, one in enumerate(missing, start=1):
+        left = expected.seconds(missing[place - 1 :])
+        estimate = "" if left is None else f", about {spoken(left)} left"
+        tell(f"Run {place} of {len(missing)}: {one.name} ({spoken(time.monotonic() - started)} so far{estimate}).")
+        begun = time.monotonic()
+        run(run_request(one, setting, machine))
+        expected.learn(one, time.monotonic() - begun)
+        yield one
+    if missing:
+        tell(f"{len(missing)} runs in {spoken(time.monotonic() - started)}.")
+
+
+class _Expectation:
+    """How long runs take, learned from those that are there: by recipe, else the mean over the recipes that train."""
+
+    def __init__(self, needed: Sequence[NeededRun]) -> None:
+        self._seconds: dict[str, list[float]] = {}
+        for one in needed:
+            if one.run is not None and "seconds" in one.run.summary:
+                self.learn(one, sum(one.run.summary["seconds"].values()))
+
+    def learn(self, needed: NeededRun, seconds: float) -> None:
+        self._seconds.setdefault(needed.row.recipe, []).append(seconds)
+
+    def seconds(self, needed: Sequence[NeededRun]) -> float | None:
+        """Seconds that these runs will take; None as long as nothing is known."""
+        means = {recipe: sum(times) / len(times) for recipe, times in self._seconds.items()}
+        trained = [mean for recipe, mean in means.items() if recipe != "zero_shot"] or list(means.values())
+        if not trained:
+            return None
+        return sum(means.get(one.row.recipe, sum(trained) / len(trained)) for one in needed)
+
+
+def spoken(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
