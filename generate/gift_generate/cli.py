@@ -1,0 +1,249 @@
+"""gift-generate: plan | render | verify | status | show | import. Imports nothing heavy until a command runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gift_shared.console import run_app
+
+app = typer.Typer(
+    name="gift-generate",
+    help="Stage 1 of GIFT: captions in, WebDataset shards of synthetic images out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Output folder of a render.", show_default=False)]
+ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    run_app(app)
+
+
+def _tell(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+@app.command()
+def plan(
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", show_default=False)],
+    order: Annotated[str | None, typer.Option(help="Order of tasks; its manifest names the pretraining source.  [default: mini]")] = None,
+    kind: Annotated[str, typer.Option(help="per-task: n images for each task, as GIFT does. pool: n images per class name.")] = "per-task",
+    images_per_task: Annotated[int | None, typer.Option(help="Images for each task (kind per-task).")] = None,
+    images_per_class: Annotated[int | None, typer.Option(help="Images for each class name (kind pool).")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Datasets of a pool, in place of an order's; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides captions and image seeds.")] = 42,
+    seeding: Annotated[str, typer.Option(help="Image seeds: hashed (from seed and key) or published (the authors' rule).")] = "hashed",
+    draws_per_task: Annotated[
+        int | None, typer.Option(help="Captions drawn per task before the first n are kept.  [default: the order's captions_drawn]")
+    ] = None,
+    pretraining_only: Annotated[bool, typer.Option(help="Captions of the pretraining source alone, for every task (ablation).")] = False,
+    caption_file: Annotated[
+        list[str] | None, typer.Option(help="FILE[=WEIGHT]: .txt, .tsv, .jsonl or .parquet of captions to mix in; repeatable.")
+    ] = None,
+    class_name_weight: Annotated[float, typer.Option(help="Weight of class-name captions against caption files.")] = 1.0,
+    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    images_per_shard: Annotated[int, typer.Option(help="Images a shard holds at most.")] = 1000,
+    manifests: ManifestFolders = None,
+    images_per_second: Annotated[float | None, typer.Option(help="Rate for the estimate of time.")] = None,
+    measured: Annotated[Path | None, typer.Option(help="Output folder rendered earlier, to take rate and image size from.")] = None,
+) -> None:
+    """Decide every image before any model is loaded, and tell what it will cost."""
+    from gift_generate.captions import parse_weighted_file
+    from gift_generate.cost import Rates, cost_lines, measured_rates
+    from gift_generate.plan import PlanRequest, Seeding, make_plan
+    from gift_shared.errors import ConfigError
+    from gift_shared.manifests import Manifests
+    from gift_shared.schema import PlanKind
+    from gift_shared.tables import write_plan
+
+    _require_file_name("--out", out)
+    request = PlanRequest(
+        kind=PlanKind(_choice("kind", kind, list(PlanKind))),
+        order=order if order is not None or dataset else "mini",
+        datasets=tuple(dataset or ()),
+        images_per_task=images_per_task,
+        images_per_class=images_per_class,
+        draws_per_task=draws_per_task,
+        is_pretraining_only=pretraining_only,
+        caption_files=tuple(parse_weighted_file(argument) for argument in caption_file or ()),
+        class_name_weight=class_name_weight,
+        seed=seed,
+        seeding=Seeding(_choice("seeding", seeding, list(Seeding))),
+        guidance_scale=guidance_scale,
+        denoising_steps=steps,
+        images_per_shard=images_per_shard,
+    )
+    rates = measured_rates(measured) if measured else Rates(None, None)
+    if images_per_second is not None:
+        if images_per_second <= 0:
+            raise ConfigError(f"--images-per-second must be above 0, found {images_per_second}.")
+        rates = Rates(images_per_second, rates.bytes_per_image)
+    rows, metadata = make_plan(request, Manifests(tuple(manifests or ())))
+    write_plan(out, rows, metadata)
+    typer.echo(f"plan    {out}")
+    for line in cost_lines(rows.num_rows, rates):
+        typer.echo(line)
+
+
+def _require_file_name(flag: str, path: Path) -> None:
+    from gift_shared.errors import ConfigError
+
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path} is a folder; expected the name of the file to write.")
+
+
+def _choice(kind: str, name: str, valid: list[Any]) -> str:
+    from gift_shared.errors import ConfigError, unknown_name
+
+    if name not in valid:
+        raise ConfigError(f"--{kind}: " + unknown_name(kind, name, valid))
+    return name
+
+
+@app.command()
+def render(
+    out: Out,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Plan to render; left out, the folder's own is gone on with.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Hub id or folder in diffusers format, mini, mini-drawings (control) or flat-color (dry run).")
+    ] = "mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images rendered at once.")] = 16,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Any diffusers scheduler.  [default: the model's own; multistep DPM-Solver below 50 steps]")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
+    generator_device: Annotated[str, typer.Option(help="Where noise is drawn: cpu, or device (as the authors did).")] = "cpu",
+    max_attempts: Annotated[int, typer.Option(help="Seeds tried for an image that comes out black or flagged.")] = 3,
+    image_format: Annotated[str, typer.Option(help="jpg, png or webp.")] = "jpg",
+    jpeg_quality: Annotated[int, typer.Option(help="Of jpg and webp.")] = 75,
+    rank: Annotated[int | None, typer.Option(help="This worker, from 0.  [default: from RANK or SLURM_ARRAY_TASK_ID]")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Number of workers.  [default: from WORLD_SIZE or the job array]")] = None,
+) -> None:
+    """Render a plan into shards. Stopped at any moment, the same command finishes the rest."""
+    from gift_generate.pictures import ImageEncoder
+    from gift_generate.pipeline import RenderedPictures, run
+    from gift_generate.renderer import ModelOptions, open_renderer
+    from gift_generate.workers import find_worker
+    from gift_shared.tables import read_plan
+
+    worker = find_worker(rank, world_size)
+    if plan is not None:
+        read_plan(plan)  # before a model is loaded for minutes
+    encoder = ImageEncoder(image_format, jpeg_quality)
+    options = ModelOptions(
+        model=model,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        generator_device=generator_device,
+    )
+    _tell(f"loading {model}")
+    source = RenderedPictures(open_renderer(options), encoder, max_attempts)
+    _report(out, run(out, plan, source, worker, _tell))
+
+
+def _report(out: Path, summary: Any) -> None:
+    from gift_generate.status import output_status, shortfall_lines
+
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items())) or "nothing left to do"
+    typer.echo(f"done    {summary.shards_done_here} shards here ({counts}); {summary.shards_left} left in {out}")
+    for line in shortfall_lines(output_status(out).tasks):
+        typer.echo(line)
+
+
+@app.command()
+def verify(out: Out) -> None:
+    """Check every byte claim of an output folder; a line per fault, exit code 1 if there is one."""
+    from tqdm import tqdm
+
+    from gift_generate.output_folder import open_output
+    from gift_generate.verify import verify as find_faults
+
+    num_faults = 0
+    with tqdm(total=len(open_output(out).shards), desc="verify", unit="shard", dynamic_ncols=True) as progress:
+        for fault in find_faults(out, lambda _: progress.update()):
+            num_faults += 1
+            progress.clear()
+            typer.echo(fault)
+    typer.echo(f"{out}: {num_faults} faults" if num_faults else f"{out}: every byte claim holds")
+    if num_faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(out: Out, json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Tell what is done, what remains, what failed, and how fast it goes."""
+    import json
+
+    from gift_generate.status import output_status
+
+    state = output_status(out)
+    typer.echo(json.dumps(state.as_json(), indent=2) if json_ else "\n".join(state.lines()))
+
+
+@app.command()
+def show(
+    out: Out,
+    to: Annotated[Path, typer.Option("--to", help="PNG to write.", show_default=False)],
+    by: Annotated[str, typer.Option(help="A row of pictures per task, or per class.")] = "task",
+    only: Annotated[str | None, typer.Option(help="Show one task, or one class.")] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures per task or class.")] = 8,
+    groups: Annotated[int, typer.Option(help="Tasks or classes on the sheet, at most.")] = 40,
+) -> None:
+    """Draw a contact sheet: pictures with their captions beneath."""
+    from gift_generate.contact_sheet import SheetRequest, draw_sheet, write_sheet
+
+    _require_file_name("--to", to)
+    sheet, num_left_out = draw_sheet(out, SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only))
+    write_sheet(sheet, to)
+    left_out = f"; {num_left_out} more had no room, --groups or --only show them" if num_left_out else ""
+    typer.echo(f"{to}: {sheet.width} x {sheet.height} pixels{left_out}")
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder with image_text.csv, or with one such folder per task.", show_default=False)],
+    out: Out,
+    order: Annotated[str | None, typer.Option(help="Order the images were made for: gives seeds and class names.")] = None,
+    seed: Annotated[int, typer.Option(help="Base seed of the published rule.")] = 42,
+    guidance_scale: Annotated[float, typer.Option(help="The images were made with.")] = 7.5,
+    steps: Annotated[int, typer.Option(help="The images were made with.")] = 50,
+    images_per_task: Annotated[int | None, typer.Option(help="Take the first n of each task.  [default: all]")] = None,
+    images_per_shard: Annotated[int, typer.Option(help="Images a shard holds at most.")] = 1000,
+    manifests: ManifestFolders = None,
+) -> None:
+    """Turn images made by the authors' code (image_text.csv and JPEGs) into shards."""
+    import tempfile
+
+    from gift_generate.importer import ImportRequest, plan_import
+    from gift_generate.pipeline import run
+    from gift_generate.workers import Worker
+    from gift_shared.manifests import Manifests
+    from gift_shared.tables import write_plan
+
+    request = ImportRequest(
+        folder=folder,
+        order=order,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        denoising_steps=steps,
+        images_per_task=images_per_task,
+        images_per_shard=images_per_shard,
+    )
+    rows, metadata, source = plan_import(request, Manifests(tuple(manifests or ())))
+    with tempfile.TemporaryDirectory() as temporary:
+        plan_path = Path(temporary) / "plan.parquet"
+        write_plan(plan_path, rows, metadata)
+        _report(out, run(out, plan_path, source, Worker(), _tell))

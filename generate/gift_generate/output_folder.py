@@ -1,0 +1,127 @@
+"""An output folder: the plan it renders, the settings it is bound to, and which of its shards are complete."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gift_generate.pictures import PlanRow
+from gift_generate.plan import check_plan, shard_slices
+from gift_generate.writer import TAR_BYTES
+from gift_shared.atomic import atomic_path, write_json
+from gift_shared.errors import ConfigError, PlanError
+from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE
+from gift_shared.shards import shard_rows, shard_tar
+from gift_shared.tables import read_index, read_plan, write_index
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's place in the plan."""
+
+    name: str
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The plan of a folder and what is done of it. Make one with `bind_output` (to write) or `open_output` (to read)."""
+
+    path: Path
+    plan: pa.Table
+    metadata: dict[str, str]  # of every index file: the plan's own, and the plan's sha256
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """All shards, in plan order."""
+        return [Shard(*place) for place in shard_slices(self.plan)]
+
+    def rows(self, shard: Shard) -> list[PlanRow]:
+        """The plan rows of one shard."""
+        return self.plan.slice(shard.first_row, shard.num_rows).to_pylist()
+
+    def is_complete(self, shard: Shard) -> bool:
+        """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again)."""
+        rows, tar = shard_rows(self.path, shard.name), shard_tar(self.path, shard.name)
+        if not rows.is_file() or not tar.is_file():
+            return False
+        try:
+            schema_metadata = pq.read_schema(rows).metadata or {}
+        except pa.ArrowInvalid:
+            return False
+        return schema_metadata.get(TAR_BYTES.encode()) == str(tar.stat().st_size).encode()
+
+    def remaining(self) -> list[Shard]:
+        """Shards that are still to be rendered, in plan order."""
+        return [shard for shard in self.shards if not self.is_complete(shard)]
+
+    def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
+        """The index rows of every complete shard, in plan order."""
+        for shard in self.shards:
+            if self.is_complete(shard):
+                yield shard, read_index(shard_rows(self.path, shard.name))[0]
+
+    def write_index(self) -> None:
+        """Join the rows of all shards, which must be complete, to the index of the folder."""
+        tables = [table for _, table in self.complete_rows()]
+        assert len(tables) == len(self.shards)
+        write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
+
+
+def bind_output(path: Path, plan_path: Path | None, settings: dict[str, Any], machine: dict[str, str]) -> OutputFolder:
+    """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
+
+    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded.
+    """
+    if (path / "run.json").exists():
+        raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
+    if plan_path is None and not (path / PLAN_FILE).is_file():
+        raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
+    if plan_path is not None:
+        read_plan(plan_path)  # told before the folder is touched
+        _bind_plan(path, plan_path)
+    output = open_output(path)
+    record = path / RENDER_FILE
+    if record.is_file():
+        _require_same_settings(path, json.loads(record.read_text(encoding="utf-8"))["settings"], settings)
+    else:
+        write_json(record, {"settings": settings, "machine": machine})
+    return output
+
+
+def _bind_plan(path: Path, plan_path: Path) -> None:
+    own = path / PLAN_FILE
+    content = plan_path.read_bytes()
+    if not own.is_file():
+        check_plan(read_plan(plan_path)[0], plan_path)
+        with atomic_path(own) as temporary:
+            temporary.write_bytes(content)
+    elif own.read_bytes() != content:
+        raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
+
+
+def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:
+    for name in sorted(recorded.keys() | asked.keys()):
+        if recorded.get(name) != asked.get(name):
+            raise ConfigError(
+                f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "
+                "Give the same settings to go on, or choose another --out."
+            )
+
+
+def open_output(path: Path) -> OutputFolder:
+    """Read the plan of an output folder. Raises PlanError if it has none or not a sound one."""
+    plan_path = path / PLAN_FILE
+    if not plan_path.is_file():
+        raise PlanError(f"{path} has no {PLAN_FILE}, so it is no output folder of gift-generate.")
+    plan, metadata = read_plan(plan_path)
+    check_plan(plan, plan_path)
+    digest = hashlib.sha256(plan_path.read_bytes()).hexdigest()
+    return OutputFolder(path, plan.combine_chunks(), metadata | {"plan_sha256": digest})

@@ -1,0 +1,114 @@
+"""Black, flagged and broken images: tried again with other seeds, bounded, then recorded; and what the user hears of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gift_generate.pictures import ImageEncoder
+from gift_generate.pipeline import RenderedPictures, run
+from gift_generate.renderer import FlatColorRenderer, Rendered, RenderJob
+from gift_generate.screen import judge, render_screened
+from gift_generate.status import output_status
+from gift_generate.verify import verify
+from gift_generate.workers import Worker
+from gift_shared.errors import ShardError
+from gift_shared.keys import retry_seed
+from gift_shared.schema import Status
+from gift_shared.tables import read_output_index
+
+Spoil = Callable[[RenderJob], Rendered | None]
+BLACK = Rendered(np.zeros((16, 16, 3), np.uint8))
+
+
+class SpoiltRenderer(FlatColorRenderer):
+    """Flat colours, but for the jobs that `spoil` answers; it remembers the batches it was given."""
+
+    def __init__(self, spoil: Spoil, batch_size: int = 4) -> None:
+        super().__init__(batch_size=batch_size, height=16, width=16)
+        self.spoil = spoil
+        self.batches: list[list[RenderJob]] = []
+
+    def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
+        self.batches.append(list(jobs))
+        return [self.spoil(job) or rendered for job, rendered in zip(jobs, super().render(jobs), strict=True)]
+
+
+def plan_rows(num_rows: int) -> list[dict]:
+    return [{"caption": f"thing {i}", "sample_seed": 100 + i, "guidance_scale": 7.5, "denoising_steps": 10} for i in range(num_rows)]
+
+
+def screened(renderer: FlatColorRenderer, rows: list[dict], max_attempts: int = 3) -> list:
+    return render_screened(renderer, ImageEncoder("png"), rows, max_attempts, lambda count: None)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "status"),
+    [
+        (Rendered(np.full((2, 2, 3), 1, np.uint8)), Status.OK),
+        (Rendered(np.zeros((2, 2, 3), np.uint8)), Status.BLACK),
+        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True), Status.FLAGGED),
+        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True, is_finite=False), Status.FAILED),
+    ],
+)
+def test_an_image_is_judged_by_its_worst_trait(rendered: Rendered, status: Status) -> None:
+    assert judge(rendered)[0] is status
+
+
+def test_a_black_image_is_tried_again_with_the_next_seed() -> None:
+    renderer = SpoiltRenderer(lambda job: BLACK if job.seed == 101 else None)
+    pictures = screened(renderer, plan_rows(3))
+    assert [(p.status, p.attempts, p.used_seed) for p in pictures] == [
+        (Status.OK, 1, 100),
+        (Status.OK, 2, retry_seed(101, 1)),
+        (Status.OK, 1, 102),
+    ]
+    assert [job.seed for job in renderer.batches[1]] == [retry_seed(101, 1)]
+
+
+def test_after_the_last_attempt_an_image_is_recorded_as_what_it_is() -> None:
+    renderer = SpoiltRenderer(lambda job: BLACK if job.caption == "thing 1" else None)
+    picture = screened(renderer, plan_rows(2))[1]
+    assert (picture.status, picture.attempts, picture.content) == (Status.BLACK, 3, None)
+    assert picture.used_seed == retry_seed(101, 2)
+    assert len(renderer.batches) == 3
+
+
+def test_batches_share_their_guidance_and_steps_and_follow_from_the_rows_alone() -> None:
+    rows = plan_rows(9)
+    for row in rows[::2]:
+        row["denoising_steps"] = 25
+    renderer = SpoiltRenderer(lambda job: None, batch_size=3)
+    screened(renderer, rows)
+    sizes = [len(batch) for batch in renderer.batches]
+    assert sizes == [3, 1, 3, 2]
+    assert all(len({job.denoising_steps for job in batch}) == 1 for batch in renderer.batches)
+
+
+def render_spoilt(plan: Path, out: Path, spoil: Spoil) -> None:
+    source = RenderedPictures(SpoiltRenderer(spoil), ImageEncoder(), max_attempts=2)
+    run(out, plan, source, Worker(), lambda message: None)
+
+
+def test_unusable_images_are_rows_without_an_image_and_a_shortfall(plan: Path, tmp_path: Path, command) -> None:
+    out = tmp_path / "out"
+    bad = {"a photo of a thing 3."}
+    render_spoilt(plan, out, lambda job: BLACK if job.caption in bad else None)
+    rows = read_output_index(out)[0].to_pylist()
+    spoilt = [row for row in rows if row["caption"] in bad]
+    assert spoilt
+    assert all(row["status"] == "black" and row["image_name"] is None and row["message"] == "all pixels are 0" for row in spoilt)
+    assert list(verify(out, lambda shard: None)) == []
+    status = output_status(out)
+    assert status.statuses == {"ok": 20 - len(spoilt), "black": len(spoilt)}
+    assert sum(task.shortfall for task in status.tasks) == len(spoilt)
+    assert "shortfall  c" in command("status", "--out", out).out
+
+
+def test_a_model_that_makes_nothing_usable_stops_the_run(tmp_path: Path, manifests: Path, command) -> None:
+    plan = tmp_path / "p.parquet"
+    command("plan", "--out", plan, "--manifests", manifests, "--order", "tiny", "--images-per-task", 120, "--images-per-shard", 60)
+    nan = Rendered(np.zeros((16, 16, 3), np.uint8), is_finite=False)
+    with pytest.raises(ShardError, match=r"None of the first 120 images is usable \(120 failed; .* try --dtype float32\)"):
+        render_spoilt(plan, tmp_path / "out", lambda job: nan)

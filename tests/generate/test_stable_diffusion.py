@@ -1,0 +1,194 @@
+"""The renderer on the mini world's Stable Diffusion: real diffusers classes, few steps, small pictures."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor
+
+from gift_generate.pictures import ImageEncoder
+from gift_generate.pipeline import RenderedPictures
+from gift_generate.renderer import ModelOptions, RenderJob
+from gift_generate.stable_diffusion import StableDiffusionRenderer
+from gift_mini.locations import stable_diffusion_folder
+from gift_shared.tables import read_output_index
+
+CAPTIONS = ["a picture of a heart.", "the letter Y.", "a picture of a sun.", "a radial texture."]
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def renderer() -> StableDiffusionRenderer:
+    return StableDiffusionRenderer(options())
+
+
+def options(**changes) -> ModelOptions:
+    return ModelOptions(**{"model": "mini", "device": "cpu", "batch_size": 4} | changes)
+
+
+def jobs(guidance_scale: float = 7.5, steps: int = STEPS) -> list[RenderJob]:
+    return [RenderJob(caption, 10 + number, guidance_scale, steps) for number, caption in enumerate(CAPTIONS)]
+
+
+def pixels(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> np.ndarray:
+    return np.stack([rendered.pixels for rendered in renderer.render(batch)]).astype(int)
+
+
+def plain_pipeline() -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion_folder(), use_safetensors=True).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
+def test_a_picture_is_what_a_plain_pipeline_call_gives(renderer: StableDiffusionRenderer, guidance_scale: float) -> None:
+    pipeline = plain_pipeline()
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    job = jobs(guidance_scale)[0]
+    image = pipeline(
+        job.caption, num_inference_steps=STEPS, guidance_scale=guidance_scale, generator=torch.Generator().manual_seed(job.seed)
+    ).images[0]  # fmt: skip
+    # One level of 255: the pipeline encodes caption and empty text in another batch, which moves the last bits of a float.
+    assert np.abs(pixels(renderer, [job])[0] - np.asarray(image).astype(int)).max() <= 1
+
+
+def test_a_picture_does_not_depend_on_the_order_of_its_batch(renderer: StableDiffusionRenderer) -> None:
+    forward = pixels(renderer, jobs())
+    backward = pixels(renderer, jobs()[::-1])[::-1]
+    assert np.abs(forward - backward).max() <= 1
+    assert np.abs(forward[0] - forward[1]).max() > 1
+
+
+def test_seed_and_caption_decide_the_picture(renderer: StableDiffusionRenderer) -> None:
+    job = jobs()[0]
+    same, again, other_seed, other_caption = pixels(renderer, [job, job, job._replace(seed=99), job._replace(caption=CAPTIONS[1])])
+    assert np.abs(same - again).max() <= 1
+    assert np.abs(same - other_seed).max() > 1
+    assert np.abs(same - other_caption).max() >= 1
+
+
+def test_below_fifty_steps_the_scheduler_is_multistep_dpm_solver_and_from_fifty_the_own(renderer: StableDiffusionRenderer) -> None:
+    small = {"height": 8, "width": 8}
+    default = StableDiffusionRenderer(options(**small))
+    solver = StableDiffusionRenderer(options(scheduler="DPMSolverMultistepScheduler", **small))
+    own = StableDiffusionRenderer(options(scheduler=type(plain_pipeline().scheduler).__name__, **small))
+    few, many = jobs(steps=3)[:1], jobs(steps=50)[:1]
+    assert np.array_equal(pixels(default, few), pixels(solver, few))
+    assert not np.array_equal(pixels(default, few), pixels(own, few))
+    assert np.array_equal(pixels(default, many), pixels(own, many))
+
+
+def test_the_dtype_is_what_was_asked_and_recorded() -> None:
+    renderer = StableDiffusionRenderer(options(dtype="bfloat16"))
+    assert renderer.settings["dtype"] == "bfloat16"
+    assert all(rendered.is_finite for rendered in renderer.render(jobs()))
+
+
+def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableDiffusionRenderer) -> None:
+    overlong = [f"{number} " + "heart " * 200 for number in range(5)]
+    warnings = RenderedPictures(renderer, ImageEncoder(), 1).warnings([*CAPTIONS, *overlong])
+    assert len(warnings) == 1
+    assert warnings[0].startswith("5 captions are longer than the tokenizer's context and will be cut: '0 heart heart")
+    assert warnings[0].endswith("and 2 more")
+    assert renderer.render([RenderJob(overlong[0], 1, 7.5, STEPS)])[0].is_finite
+
+
+def test_no_overlong_caption_gives_no_warning(renderer: StableDiffusionRenderer) -> None:
+    assert RenderedPictures(renderer, ImageEncoder(), 1).warnings(CAPTIONS) == []
+    assert renderer.overlong([]) == []
+
+
+@pytest.fixture
+def real_plan(command, tmp_path: Path) -> Path:
+    """12 images of the mini world in shards of 3, a batch of 2 leaving one over in each."""
+    path = tmp_path / "mini.parquet"
+    result = command("plan", "--out", path, "--images-per-task", 4, "--steps", STEPS, "--images-per-shard", 3)
+    assert result.code == 0, result.err
+    return path
+
+
+def test_the_same_plan_gives_the_same_bytes_whatever_the_workers_and_whenever_resumed(command, real_plan: Path, tmp_path: Path) -> None:
+    flags = ("--plan", real_plan, "--device", "cpu", "--batch-size", 2, "--image-format", "png")
+    assert command("render", *flags, "--out", tmp_path / "one").code == 0
+    for rank in (1, 0):
+        assert command("render", *flags, "--out", tmp_path / "two", "--rank", rank, "--world-size", 2).code == 0
+    (tmp_path / "two" / "shards" / "mini_digits-00001.parquet").unlink()
+    assert command("render", *flags, "--out", tmp_path / "two").code == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "shards").iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert (tmp_path / "one" / "index.parquet").read_bytes() == (tmp_path / "two" / "index.parquet").read_bytes()
+    assert command("verify", "--out", tmp_path / "one").code == 0
+    record = json.loads((tmp_path / "one" / "render.json").read_text())
+    assert (record["settings"]["dtype"], record["settings"]["batch_size"]) == ("float32", 2)
+    assert {"torch", "diffusers", "device"} <= record["machine"].keys()
+
+
+@pytest.fixture
+def model_copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stable_diffusion_folder(), tmp_path / "model"))
+
+
+def test_flagged_images_are_tried_again_recorded_and_told(command, real_plan: Path, model_copy: Path, tmp_path: Path) -> None:
+    add_safety_checker_that_objects_to_everything(model_copy)
+    out = tmp_path / "flagged"
+    result = command("render", "--plan", real_plan, "--out", out, "--model", model_copy, "--device", "cpu", "--max-attempts", 2)
+    assert result.code == 0, result.err
+    assert {(row["status"], row["attempts"]) for row in read_output_index(out)[0].to_pylist()} == {("flagged", 2)}
+    assert "shortfall  mini_shapes: 0 usable of 4 settled" in result.out
+
+
+def add_safety_checker_that_objects_to_everything(model: Path) -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        projection_dim=8, vision_config=tower | {"image_size": 32, "patch_size": 16, "projection_dim": 8}, text_config=tower
+    )  # fmt: skip
+    checker = StableDiffusionSafetyChecker(config)
+    torch.nn.init.constant_(checker.concept_embeds_weights, -2.0)  # every similarity is above its threshold
+    checker.save_pretrained(model / "safety_checker")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(model / "feature_extractor")
+    index = json.loads((model / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (model / "model_index.json").write_text(json.dumps(index))
+
+
+def test_weights_cut_short_are_one_line(command, real_plan: Path, model_copy: Path, tmp_path: Path) -> None:
+    os.truncate(model_copy / "unet" / "diffusion_pytorch_model.safetensors", 100_000)
+    result = command("render", "--plan", real_plan, "--out", tmp_path / "out", "--model", model_copy)
+    assert result.code == 2
+    assert "cannot be loaded as a Stable Diffusion" in result.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_folder_without_a_component_is_one_line(command, real_plan: Path, model_copy: Path, tmp_path: Path) -> None:
+    shutil.rmtree(model_copy / "tokenizer")
+    result = command("render", "--plan", real_plan, "--out", tmp_path / "out", "--model", model_copy)
+    assert result.code == 2
+    assert "lacks the component tokenizer" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--scheduler", "DDMScheduler"), "Unknown scheduler 'DDMScheduler'. Did you mean 'DDPMScheduler'?"),
+        (("--model", "./no-such-folder"), "--model './no-such-folder' is no folder"),
+    ],
+)
+def test_names_that_do_not_exist_are_one_line(command, real_plan: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
+    result = command("render", "--plan", real_plan, "--out", tmp_path / "out", *arguments)
+    assert result.code == 2
+    assert message in result.err.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the device exists")
+def test_a_device_that_is_not_there_is_one_line(command, real_plan: Path, tmp_path: Path) -> None:
+    result = command("render", "--plan", real_plan, "--out", tmp_path / "out", "--device", "cuda")
+    assert result.code == 2
+    assert "this machine has no such device" in result.err

@@ -1,0 +1,155 @@
+"""Who may import whom. The two stages meet in shards and manifests alone, and heavy libraries have one door each."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "gift_generate": ROOT / "generate" / "gift_generate",
+    "gift_train": ROOT / "train" / "gift_train",
+    "gift_shared": ROOT / "shared" / "gift_shared",
+    "gift_mini": ROOT / "mini_world" / "gift_mini",
+}
+HEAVY = {
+    "torch", "torchvision", "diffusers", "transformers", "open_clip", "safetensors", "accelerate", "webdataset",
+    "numpy", "scipy", "sklearn", "pyarrow", "PIL", "matplotlib", "tqdm",
+}  # fmt: skip
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(PACKAGES[package].rglob("*.py"))
+
+
+def imports(path: Path, *, is_top_level_only: bool = False) -> Iterator[str]:
+    """Absolute names of the modules a file imports; with `is_top_level_only` those that importing it runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(_run_at_import(tree)) if is_top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _run_at_import(child)
+
+
+def importers(package: str, library: str) -> set[str]:
+    return {str(path.relative_to(PACKAGES[package])) for path in modules(package) if library in roots(imports(path))}
+
+
+def roots(names: Iterator[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("gift_generate", {"gift_train"}),
+        ("gift_train", {"gift_generate"}),
+        ("gift_shared", {"gift_train", "gift_generate", "gift_mini"}),
+        ("gift_mini", {"gift_train", "gift_generate"}),
+        ("gift_generate", {"open_clip", "webdataset"}),
+        ("gift_train", {"diffusers"}),
+        ("gift_shared", {"torch", "torchvision", "diffusers", "transformers", "open_clip", "safetensors"}),
+    ],
+)
+def test_a_package_keeps_to_its_side(package: str, forbidden: set[str]) -> None:
+    assert modules(package)
+    breaches = {f"{path.name}: {name}" for path in modules(package) for name in roots(imports(path)) & forbidden}
+    assert breaches == set()
+
+
+def test_the_tests_of_one_stage_do_not_import_the_other() -> None:
+    for folder, forbidden in (("generate", "gift_train"), ("train", "gift_generate")):
+        breaches = [path.name for path in (ROOT / "tests" / folder).rglob("*.py") if forbidden in roots(imports(path))]
+        assert breaches == []
+
+
+@pytest.mark.parametrize("library", ["diffusers", "torch", "transformers", "safetensors"])
+def test_the_generator_has_one_door_to_the_model(library: str) -> None:
+    assert importers("gift_generate", library) == {"stable_diffusion.py"}
+
+
+def test_the_trainer_has_one_door_to_open_clip() -> None:
+    assert importers("gift_train", "open_clip") == {"backbone.py"}
+
+
+@pytest.mark.parametrize("package", ["gift_generate", "gift_train"])
+def test_the_command_line_imports_nothing_heavy(package: str) -> None:
+    """Followed through our own modules: what `cli.py` imports at its top level, and what that imports, and so on."""
+    todo, seen = [f"{package}.cli"], set()
+    while todo:
+        name = todo.pop()
+        path = module_path(name)
+        if path is None or name in seen:
+            continue
+        seen.add(name)
+        names = set(imports(path, is_top_level_only=True))
+        heavy = {root for root in roots(iter(names)) if root in HEAVY}
+        assert heavy == set(), f"{name} imports {heavy} at its top level"
+        todo += names
+    assert f"{package}.cli" in seen
+
+
+def module_path(name: str) -> Path | None:
+    """File of one of our modules (or packages), None for any other name."""
+    package, *rest = name.split(".")
+    if package not in PACKAGES:
+        return None
+    path = PACKAGES[package].joinpath(*rest)
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@pytest.mark.parametrize("package", list(PACKAGES))
+def test_no_room_is_called_utilities(package: str) -> None:
+    assert {path.stem for path in modules(package)} & {"utils", "util", "helpers", "common", "misc"} == set()
+
+
+def test_source_roots_are_no_packages() -> None:
+    for path in PACKAGES.values():
+        assert not (path.parent / "__init__.py").exists()
+        assert (path / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("package", ["gift_generate", "gift_train", "gift_shared"])
+def test_files_and_functions_stay_readable(package: str) -> None:
+    limits = {"file": 400, "function": 60}
+    too_long = []
+    for path in modules(package):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > limits["file"]:
+            too_long.append(f"{path.name}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and not is_command(node) and node.end_lineno - node.lineno >= limits["function"]:
+                too_long.append(f"{path.name}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
+    assert too_long == []
+
+
+def is_command(node: ast.FunctionDef) -> bool:
+    """A typer command: its length is its flags'."""
+    return any("command" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def test_importing_a_package_reads_no_heavy_library() -> None:
+    program = f"import gift_generate, gift_train, gift_shared, gift_mini, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
