@@ -116,6 +116,7 @@ def render(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Images rendered at once.")] = 16,
+    threads: Annotated[int, typer.Option(help="CPU threads of this worker, where the model runs on the CPU; changes last bits.")] = 1,
     scheduler: Annotated[
         str | None, typer.Option(help="Any diffusers scheduler.  [default: the model's own; multistep DPM-Solver below 50 steps]")
     ] = None,
@@ -144,6 +145,7 @@ def render(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
+        cpu_threads=threads,
         scheduler=scheduler,
         height=height,
         width=width,

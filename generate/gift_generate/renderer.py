@@ -70,6 +70,7 @@ class ModelOptions:
     scheduler: str | None = None  # None: the checkpoint's own, multistep DPM-Solver below 50 steps
     height: int | None = None
     width: int | None = None
+    cpu_threads: int = 1  # of a model that runs on the CPU: another number changes last bits, so it must not follow the launcher
     generator_device: str = "cpu"  # where the noise is drawn: the same seed gives other noise on a GPU
 
 
@@ -115,6 +116,8 @@ def open_renderer(options: ModelOptions) -> Renderer:
             raise ConfigError(unknown_name(kind, value, valid))
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options.batch_size}.")
+    if options.cpu_threads < 1:
+        raise ConfigError(f"--threads must be at least 1, found {options.cpu_threads}.")
     for side in (options.height, options.width):
         if side is not None and (side < 8 or side % 8):
             raise ConfigError(f"--height and --width must be multiples of 8 pixels, found {side}.")

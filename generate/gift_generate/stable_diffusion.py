@@ -37,6 +37,9 @@ class StableDiffusionRenderer:
         check_model_folder(folder)
         _check_scheduler(options.scheduler)
         self._device = _device(options.device)
+        is_on_cpu = self._device.type == "cpu"
+        if is_on_cpu:
+            torch.set_num_threads(options.cpu_threads)
         dtype_name = options.dtype
         if dtype_name == "auto":
             dtype_name = "float16" if self._device.type == "cuda" else "float32"
@@ -59,6 +62,7 @@ class StableDiffusionRenderer:
             "model_sha256": fingerprint(folder),
             "dtype": dtype_name,
             "scheduler": options.scheduler or f"{type(self._own_scheduler).__name__}, below 50 steps multistep DPM-Solver",
+            "cpu_threads": options.cpu_threads if is_on_cpu else None,
             "generator_device": self._generator_device.type,
             "has_safety_checker": self._pipeline.safety_checker is not None,
             "height": self._height,

@@ -11,7 +11,8 @@ FLAGS = {
         "--images-per-shard", "--manifests", "--images-per-second", "--measured",
     },
     "render": {
-        "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--scheduler", "--height", "--width", "--generator-device",
+        "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--threads", "--scheduler", "--height", "--width",
+        "--generator-device",
         "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size",
     },
     "verify": {"--out"},

@@ -164,6 +164,7 @@ def test_a_folder_without_a_plan_needs_one(command, tmp_path: Path) -> None:
         (("--jpeg-quality", 0), "--jpeg-quality must be between 1 and 100"),
         (("--max-attempts", 0), "--max-attempts must be at least 1"),
         (("--batch-size", 0), "--batch-size must be at least 1"),
+        (("--threads", 0), "--threads must be at least 1"),
         (("--dtype", "float61"), "Unknown dtype 'float61'. Did you mean 'float16'?"),
         (("--device", "gpu"), "Unknown device 'gpu'."),
         (("--height", 12), "must be multiples of 8 pixels, found 12"),

@@ -129,6 +129,17 @@ def test_the_same_plan_gives_the_same_bytes_whatever_the_workers_and_whenever_re
     assert {"torch", "diffusers", "device"} <= record["machine"].keys()
 
 
+def test_the_number_of_cpu_threads_is_the_renders_and_not_the_launchers(command, real_plan: Path, tmp_path: Path) -> None:
+    """With another number of threads a CPU gives other last bits, so it is a setting like any other."""
+    torch.set_num_threads(2)
+    flags = ("--plan", real_plan, "--device", "cpu", "--out", tmp_path / "out")
+    assert command("render", *flags).code == 0
+    assert torch.get_num_threads() == 1
+    result = command("render", *flags, "--threads", 2)
+    assert result.code == 2
+    assert "made with cpu_threads = 1, this command says 2" in result.err
+
+
 @pytest.fixture
 def model_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(stable_diffusion_folder(), tmp_path / "model"))
