@@ -12,6 +12,7 @@ app = typer.Typer(
     help="Stage 1 of GIFT: captions in, WebDataset shards of synthetic images out.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain text: boxes cut flag names short, and markup swallows [default: ...]
     pretty_exceptions_enable=False,
 )
 
@@ -41,7 +42,9 @@ def plan(
     draws_per_task: Annotated[
         int | None, typer.Option(help="Captions drawn per task before the first n are kept.  [default: the order's captions_drawn]")
     ] = None,
-    pretraining_only: Annotated[bool, typer.Option(help="Captions of the pretraining source alone, for every task (ablation).")] = False,
+    pretraining_only: Annotated[
+        bool, typer.Option("--pretraining-only", help="Captions of the pretraining source alone, for every task (ablation).")
+    ] = False,
     caption_file: Annotated[
         list[str] | None, typer.Option(help="FILE[=WEIGHT]: .txt, .tsv, .jsonl or .parquet of captions to mix in; repeatable.")
     ] = None,
@@ -81,7 +84,7 @@ def plan(
     )
     rates = measured_rates(measured) if measured else Rates(None, None)
     if images_per_second is not None:
-        if images_per_second <= 0:
+        if not 0 < images_per_second < float("inf"):
             raise ConfigError(f"--images-per-second must be above 0, found {images_per_second}.")
         rates = Rates(images_per_second, rates.bytes_per_image)
     rows, metadata = make_plan(request, Manifests(tuple(manifests or ())))
@@ -130,15 +133,14 @@ def render(
     world_size: Annotated[int | None, typer.Option(help="Number of workers.  [default: from WORLD_SIZE or the job array]")] = None,
 ) -> None:
     """Render a plan into shards. Stopped at any moment, the same command finishes the rest."""
+    from gift_generate.output_folder import check_place
     from gift_generate.pictures import ImageEncoder
     from gift_generate.pipeline import RenderedPictures, run
     from gift_generate.renderer import ModelOptions, open_renderer
     from gift_generate.workers import find_worker
-    from gift_shared.tables import read_plan
 
     worker = find_worker(rank, world_size)
-    if plan is not None:
-        read_plan(plan)  # before a model is loaded for minutes
+    check_place(out, plan)
     encoder = ImageEncoder(image_format, jpeg_quality)
     options = ModelOptions(
         model=model,
@@ -168,18 +170,17 @@ def _report(out: Path, summary: Any) -> None:
 @app.command()
 def verify(out: Out) -> None:
     """Check every byte claim of an output folder; a line per fault, exit code 1 if there is one."""
-    from tqdm import tqdm
-
     from gift_generate.output_folder import open_output
     from gift_generate.verify import verify as find_faults
+    from gift_shared.progress import Progress
 
     num_faults = 0
-    with tqdm(total=len(open_output(out).shards), desc="verify", unit="shard", dynamic_ncols=True) as progress:
-        for fault in find_faults(out, lambda _: progress.update()):
+    with Progress("verify", len(open_output(out).shards), "shard", stays=False) as progress:
+        for fault in find_faults(out, lambda _: progress.advance()):
             num_faults += 1
-            progress.clear()
+            progress.make_room()
             typer.echo(fault)
-    typer.echo(f"{out}: {num_faults} faults" if num_faults else f"{out}: every byte claim holds")
+    typer.echo(f"{out}: {num_faults} fault{'s' * (num_faults > 1)}" if num_faults else f"{out}: every byte claim holds")
     if num_faults:
         raise typer.Exit(1)
 
@@ -198,15 +199,27 @@ def status(out: Out, json_: Annotated[bool, typer.Option("--json", help="For pro
 @app.command()
 def show(
     out: Out,
-    to: Annotated[Path, typer.Option("--to", help="PNG to write.", show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", help="PNG to write: a few pictures a task or class.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Folder to write: pages with every picture, and an index to filter.")] = None,
     by: Annotated[str, typer.Option(help="A row of pictures per task, or per class.")] = "task",
     only: Annotated[str | None, typer.Option(help="Show one task, or one class.")] = None,
     pictures: Annotated[int, typer.Option(help="Pictures per task or class.")] = 8,
     groups: Annotated[int, typer.Option(help="Tasks or classes on the sheet, at most.")] = 40,
 ) -> None:
-    """Draw a contact sheet: pictures with their captions beneath."""
+    """Draw a contact sheet of a few pictures (--to), or write pages with all of them (--html)."""
+    from gift_shared.errors import ConfigError
+
+    if (to is None) == (html is None):
+        raise ConfigError("Give either --to FILE.png for a contact sheet or --html FOLDER for pages with every picture.")
+    if html is not None:
+        from gift_generate.gallery import write_gallery
+
+        num_pictures, num_pages = write_gallery(out, html)
+        typer.echo(f"{html / 'index.html'}: {num_pictures:,} pictures on {num_pages:,} pages")
+        return
     from gift_generate.contact_sheet import SheetRequest, draw_sheet, write_sheet
 
+    assert to is not None
     _require_file_name("--to", to)
     sheet, num_left_out = draw_sheet(out, SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only))
     write_sheet(sheet, to)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,16 @@ import pyarrow.parquet as pq
 
 from gift_generate.pictures import PlanRow
 from gift_generate.plan import check_plan, shard_slices
+from gift_generate.workers import Worker
 from gift_generate.writer import TAR_BYTES
-from gift_shared.atomic import atomic_path, write_json
+from gift_shared.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
 from gift_shared.errors import ConfigError, PlanError
-from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE
+from gift_shared.locks import only_writer
+from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.tables import read_index, read_plan, write_index
+
+LOCK_SUFFIX = ".lock"
 
 
 @dataclass(frozen=True)
@@ -74,19 +79,26 @@ class OutputFolder:
         assert len(tables) == len(self.shards)
         write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
 
+    def lock(self, worker: Worker) -> AbstractContextManager[None]:
+        """Let nobody else work on this worker's share meanwhile."""
+        share = f"{self.path} (share {worker.rank} of {worker.world_size})"
+        return only_writer(self.path / f".worker-{worker.rank:05d}{LOCK_SUFFIX}", share)
+
+    def tidy(self) -> None:
+        """Remove what killed workers left, and the locks; only once every shard is complete, when nobody writes shards any more."""
+        for path in (*(self.path / SHARD_FOLDER).glob(f".*{TEMPORARY_SUFFIX}"), *self.path.glob(f".worker-*{LOCK_SUFFIX}")):
+            path.unlink(missing_ok=True)
+
 
 def bind_output(path: Path, plan_path: Path | None, settings: dict[str, Any], machine: dict[str, str]) -> OutputFolder:
     """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
 
     `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded.
     """
-    if (path / "run.json").exists():
-        raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
-    if plan_path is None and not (path / PLAN_FILE).is_file():
-        raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
-    if plan_path is not None:
-        read_plan(plan_path)  # told before the folder is touched
-        _bind_plan(path, plan_path)
+    check_place(path, plan_path)
+    if plan_path is not None and not (path / PLAN_FILE).is_file():
+        with atomic_path(path / PLAN_FILE) as temporary:
+            temporary.write_bytes(plan_path.read_bytes())
     output = open_output(path)
     record = path / RENDER_FILE
     if record.is_file():
@@ -96,15 +108,20 @@ def bind_output(path: Path, plan_path: Path | None, settings: dict[str, Any], ma
     return output
 
 
-def _bind_plan(path: Path, plan_path: Path) -> None:
-    own = path / PLAN_FILE
-    content = plan_path.read_bytes()
-    if not own.is_file():
+def check_place(path: Path, plan_path: Path | None) -> None:
+    """Whether the folder and the plan fit; touches nothing. Raises ConfigError, PlanError: before a model is loaded for minutes."""
+    if plan_path is not None:
         check_plan(read_plan(plan_path)[0], plan_path)
-        with atomic_path(own) as temporary:
-            temporary.write_bytes(content)
-    elif own.read_bytes() != content:
-        raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "run.json" in names:
+        raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
+    if PLAN_FILE in names:
+        if plan_path is not None and (path / PLAN_FILE).read_bytes() != plan_path.read_bytes():
+            raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
+    elif path.exists() and (not path.is_dir() or any(not name.startswith(".") for name in names)):
+        raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
+    elif plan_path is None:
+        raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
 
 
 def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:

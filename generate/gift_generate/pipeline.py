@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from gift_generate.output_folder import OutputFolder, Shard, bind_output
 from gift_generate.pictures import ImageEncoder, Picture, PictureSource, PlanRow
 from gift_generate.renderer import Renderer
 from gift_generate.screen import render_screened
 from gift_generate.workers import Worker
 from gift_generate.writer import write_shard
+from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, ShardError
+from gift_shared.progress import Progress
 from gift_shared.schema import Status
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
@@ -53,9 +53,7 @@ class RenderedPictures:
         overlong = self._renderer.overlong(captions)
         if not overlong:
             return []
-        named = "; ".join(repr(caption) for caption in overlong[:3])
-        more = f" and {len(overlong) - 3} more" if len(overlong) > 3 else ""
-        return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {named}{more}"]
+        return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
 
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
         """The pictures of one shard, in row order."""
@@ -87,15 +85,17 @@ def run(out: Path, plan_path: Path | None, source: PictureSource, worker: Worker
     for warning in source.warnings(_distinct_captions(output, todo)):
         tell(f"warning: {warning}")
     summary = RunSummary()
-    with tqdm(total=sum(shard.num_rows for shard in todo), desc="images", unit="image", dynamic_ncols=True, smoothing=0.1) as progress:
+    num_images = sum(shard.num_rows for shard in todo)
+    with output.lock(worker), Progress("images", num_images, "image") as progress:
         for shard in todo:
             started = time.monotonic()
-            _make_shard(output, shard, source, summary, progress.update)
+            _make_shard(output, shard, source, summary, progress.advance)
             _log_time(output, shard, worker, time.monotonic() - started)
-            progress.set_postfix_str(f"{summary.shards_done_here}/{len(todo)} shards")
+            progress.note(f"{summary.shards_done_here}/{len(todo)} shards")
     summary.shards_left = len(output.remaining())
     if summary.shards_left == 0:
         output.write_index()
+        output.tidy()
     return summary
 
 

@@ -1,6 +1,7 @@
 """Captions -> ordered rows: every sample is decided here, before any model is loaded. Pure: arguments in, a table out."""
 
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from gift_shared.schema import PLAN_SCHEMA, PlanKind
 
 POOL_TASK = "pool"
 MOST_IMAGES_PER_TASK = 1_000_000  # keys have six digits and must sort by index
+FLAG_OF = {"denoising_steps": "steps"}  # where a flag is not the field's name
 LONGEST_KEY = 90  # with the suffix within the 100 bytes of a plain tar name
 
 
@@ -94,8 +96,8 @@ def _check(request: PlanRequest) -> None:
     smallest = {"images_per_task": 1, "images_per_class": 1, "denoising_steps": 1, "images_per_shard": 1, "guidance_scale": 0, "seed": 0}
     for name, least in smallest.items():
         value = getattr(request, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, found {value}.")
+        if value is not None and not least <= value < math.inf:
+            raise ConfigError(f"--{FLAG_OF.get(name, name.replace('_', '-'))} must be at least {least}, found {value}.")
     if request.draws_per_task is not None and request.images_per_task is not None and request.draws_per_task < request.images_per_task:
         raise ConfigError(f"--draws-per-task {request.draws_per_task} is less than --images-per-task {request.images_per_task}.")
     most = keys.POSITION_SEED_STRIDE if request.seeding is Seeding.PUBLISHED else MOST_IMAGES_PER_TASK

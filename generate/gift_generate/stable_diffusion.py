@@ -175,7 +175,10 @@ def _check_scheduler(name: str | None) -> None:
 
 def _device(name: str) -> torch.device:
     if name != "auto":
-        device = torch.device(name)
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"--device {name!r} is none: expected auto, cpu, cuda, cuda:1 ... or mps.") from error
         is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
         if not is_there:
             raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")

@@ -4,25 +4,52 @@ Exit codes: 0 done; 1 a check ran and failed (verify, parity); 2 the user can me
 """
 
 import errno
+import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gift_shared.errors import GiftError
 
+INTERRUPTED = 130
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+# A path that cannot be used as it is: the user gave it, or its rights.
+WRONG_PATH = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 def run_app(app: Callable[[], None]) -> None:
-    """Run a typer app; GiftError and a full disk become one line on stderr and exit code 2."""
+    """Run a typer app; GiftError, a full disk and a path that cannot be used become one line on stderr and exit code 2."""
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         app()
     except GiftError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
+            _fail(f"The disk is full ({error.filename or 'while writing'}). What is complete stays valid: free some space and run again.")
+        if error.errno not in WRONG_PATH:
             raise
-        _fail(f"The disk is full ({error.filename or 'while writing'}). What is complete stays valid: free some space and run again.")
+        reason = os.strerror(error.errno)
+        _fail(f"{error.filename} cannot be used: {reason}." if error.filename else f"{error}.")
     except KeyboardInterrupt:
-        print("Interrupted. What is complete stays valid; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+        _tell_interrupted()
+        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer's own answer to Ctrl-C
+            _tell_interrupted()
+        raise
+
+
+def some_of(texts: Sequence[str], most: int = 3) -> str:
+    """The first few of a list in quotes, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return "; ".join(map(repr, texts[:most])) + more
+
+
+def _tell_interrupted() -> None:
+    print("Interrupted. What is complete stays valid; run the same command again to go on.", file=sys.stderr)
 
 
 def _fail(message: str) -> None:

@@ -7,7 +7,7 @@ from gift_generate.cli import app
 FLAGS = {
     "plan": {
         "--out", "--order", "--kind", "--images-per-task", "--images-per-class", "--dataset", "--seed", "--seeding", "--draws-per-task",
-        "--pretraining-only", "--no-pretraining-only", "--caption-file", "--class-name-weight", "--guidance-scale", "--steps",
+        "--pretraining-only", "--caption-file", "--class-name-weight", "--guidance-scale", "--steps",
         "--images-per-shard", "--manifests", "--images-per-second", "--measured",
     },
     "render": {
@@ -17,7 +17,7 @@ FLAGS = {
     },
     "verify": {"--out"},
     "status": {"--out", "--json"},
-    "show": {"--out", "--to", "--by", "--only", "--pictures", "--groups"},
+    "show": {"--out", "--to", "--html", "--by", "--only", "--pictures", "--groups"},
     "import": {
         "folder", "--out", "--order", "--seed", "--guidance-scale", "--steps", "--images-per-task", "--images-per-shard", "--manifests",
     },

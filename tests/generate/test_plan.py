@@ -182,6 +182,9 @@ def test_the_estimate_takes_rate_and_size_from_an_earlier_render(command, manife
         (["--order", "tiny", "--images-per-task", 5, "--caption-file", "web.csv"], "Caption file 'web.csv' not found"),
         (["--order", "tiny", "--images-per-task", 100_001, "--seeding", "published"], "At most 100000 images a task"),
         (["--order", "tiny", "--images-per-task", 5, "--images-per-second", 0], "--images-per-second must be above 0"),
+        (["--order", "tiny", "--images-per-task", 5, "--images-per-second", "inf"], "--images-per-second must be above 0"),
+        (["--order", "tiny", "--images-per-task", 5, "--guidance-scale", "nan"], "--guidance-scale must be at least 0, found nan"),
+        (["--order", "tiny", "--images-per-task", 5, "--steps", 0], "--steps must be at least 1, found 0"),
         (["--order", "tiny", "--images-per-task", 5, "--images-per-shard", 0], "--images-per-shard must be at least 1"),
     ],
 )

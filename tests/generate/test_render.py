@@ -233,3 +233,42 @@ def test_a_launcher_names_the_worker(environment: dict[str, str], worker: Worker
 def test_a_launcher_without_a_count_is_told() -> None:
     with pytest.raises(ConfigError, match="names no worker: 'SLURM_ARRAY_TASK_COUNT'"):
         find_worker(None, None, {"SLURM_ARRAY_TASK_ID": "1"})
+
+
+def test_a_file_or_a_folder_of_other_things_is_refused_before_a_model_is_loaded(command, plan: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    for out in (plan, tmp_path / "thesis"):
+        result = command("render", "--plan", plan, "--out", out, *FLAT)
+        assert result.code == 2
+        assert (
+            result.err == f"error: --out {out} exists and is no output folder of gift-generate (no plan.parquet). Choose another --out.\n"
+        )
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_another_plan_is_refused_before_a_model_is_loaded(command, manifests: Path, rendered: Path, tmp_path: Path) -> None:
+    command("plan", "--order", "tiny", "--manifests", manifests, "--images-per-task", 3, "--out", tmp_path / "other.parquet")
+    result = command("render", "--plan", tmp_path / "other.parquet", "--out", rendered, *FLAT)
+    assert result.err.startswith(f"error: {rendered} holds images of another plan")  # and no "loading" before it
+
+
+def test_two_workers_with_one_share_are_not_let_in_together(command, plan: Path, rendered: Path) -> None:
+    hold = "import sys; from pathlib import Path; from gift_shared.locks import only_writer\n"
+    hold += "with only_writer(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
+    lock = str(rendered / ".worker-00000.lock")
+    with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        second = command("render", "--out", rendered, *FLAT)
+        holder.communicate()
+    assert second.code == 2
+    assert f"{rendered} (share 0 of 1) is being written by another process" in second.err
+    assert command("render", "--out", rendered, *FLAT).code == 0
+
+
+def test_what_killed_workers_left_half_written_goes_once_all_is_done(command, rendered: Path) -> None:
+    leftover = rendered / "shards" / ".cats-00000.tar.4711.tmp"
+    leftover.write_bytes(b"half")
+    assert command("render", "--out", rendered, *FLAT).code == 0
+    assert not leftover.exists()

@@ -99,7 +99,7 @@ def test_an_edited_tar_is_told_even_under_a_right_digest(command, rendered: Path
     result = command("verify", "--out", rendered)
     assert result.code == 1
     assert fault in result.out
-    assert "faults" in result.out.splitlines()[-1]
+    assert "fault" in result.out.splitlines()[-1]
 
 
 def test_a_changed_byte_is_told(command, rendered: Path) -> None:

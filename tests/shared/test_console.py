@@ -1,10 +1,14 @@
 """Exit codes and the one line that a user sees."""
 
 import errno
+import os
+import signal
+import sys
 
 import pytest
+import typer
 
-from gift_shared.console import run_app
+from gift_shared.console import run_app, some_of
 from gift_shared.errors import GiftError, ShardError, unknown_name
 
 
@@ -34,7 +38,33 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
     assert "run the same command again" in message
 
 
-@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EACCES, "denied")])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
+def test_a_path_that_cannot_be_used_is_one_line_and_exit_code_2(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = outcome(OSError(number, "x", "/data/runs"), capsys)
+    assert code == 2
+    assert message == f"error: /data/runs cannot be used: {os.strerror(number)}.\n"
+
+
+def test_ctrl_c_in_a_real_command_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def wait() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "argv", ["wait"])
+    with pytest.raises(SystemExit) as stop:
+        run_app(app)
+    assert stop.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_list_in_a_message_names_the_first_few_and_counts_the_rest() -> None:
+    assert some_of(["a", "b"]) == "'a'; 'b'"
+    assert some_of(["a", "b", "c", "d", "e"]) == "'a'; 'b'; 'c' and 2 more"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EPIPE, "gone"), FileNotFoundError(errno.ENOENT, "ours", "x")])
 def test_what_is_no_users_mistake_keeps_its_traceback(error: Exception) -> None:
     def app() -> None:
         raise error

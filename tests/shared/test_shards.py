@@ -3,10 +3,11 @@
 import hashlib
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from gift_shared.errors import ShardError
-from gift_shared.shards import read_image_bytes, shard_rows, shard_tar
+from gift_shared.shards import read_image_bytes, require_images, shard_rows, shard_tar
 
 CONTENT = b"0123456789" * 50
 CLAIM = {"byte_offset": 100, "byte_size": 200, "sha256": hashlib.sha256(CONTENT[100:300]).hexdigest()}
@@ -42,3 +43,23 @@ def test_an_edited_shard_is_told(out: Path) -> None:
     shard_tar(out, "cats-00000").write_bytes(CONTENT.replace(b"5", b"6"))
     with pytest.raises(ShardError, match=r"cats-00000.tar was changed after indexing: other sha256 at byte 100"):
         read_image_bytes(out, "cats-00000", **CLAIM)
+
+
+def test_images_that_are_all_there_pass(out: Path) -> None:
+    require_images(out, pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cats-00000.tar is missing though the index lists it"),
+        (CONTENT[:299], "cats-00000.tar is truncated: byte 300 is not there"),
+        (CONTENT.replace(b"5", b"6"), "cats-00000.tar was changed after indexing"),
+    ],
+)
+def test_a_damaged_shard_is_told_before_its_images_are_needed(out: Path, content: bytes | None, message: str) -> None:
+    shard_tar(out, "cats-00000").unlink()
+    if content is not None:
+        shard_tar(out, "cats-00000").write_bytes(content)
+    with pytest.raises(ShardError, match=message):
+        require_images(out, pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}]))

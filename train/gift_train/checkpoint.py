@@ -4,8 +4,10 @@ After a task: `task-01-<name>.safetensors`, plain weights under open_clip's own 
 `task-01-<name>.state.safetensors` where the method keeps something between tasks. Inside a task: `progress/`, the last two.
 """
 
+import errno
 import json
 import logging
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -180,7 +182,12 @@ def _progress_files(folder: Path) -> list[Path]:
 def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(asdict(place)), "format": "pt"})
+        try:
+            save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(asdict(place)), "format": "pt"})
+        except SafetensorError as error:
+            if "os error 28" in str(error):  # the library tells a full disk in words only
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:

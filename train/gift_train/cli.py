@@ -1,4 +1,4 @@
-"""gift-train: run | evaluate | report | table | methods | validate | parity | data. Imports nothing heavy until a command runs."""
+"""gift-train: run | evaluate | report | table | watch | methods | validate | parity | data. Imports nothing heavy until a command runs."""
 
 import json
 import warnings
@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Stage 2 of GIFT: synthetic shards and a sequence of tasks in, a continually learned CLIP and its accuracy matrix out.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain text: boxes cut flag names short, and markup swallows [default: ...]
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
@@ -27,7 +28,7 @@ Pretrained = Annotated[str | None, typer.Option(help="With an open_clip name: a 
 DataRoot = Annotated[Path, typer.Option(help="Folder that holds the datasets.")]
 ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")]
-Workers = Annotated[int, typer.Option(help="Processes that load images; they change no number.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, for trials; repeatable.")]
 
 
@@ -102,7 +103,7 @@ def evaluate(
     manifests: ManifestFolders = None,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
+        int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None,
     num_workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with full precision.")] = False,
@@ -154,6 +155,18 @@ def report(
 
 
 app.command()(table)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run folder, running or finished.", show_default=False)],
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and leave.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
+) -> None:
+    """Show task, step, rate, time left, loss terms and accuracy so far while a run goes on."""
+    from gift_train.watch import watch_command
+
+    watch_command(run, once=once, every=every)
 
 
 @app.command()

@@ -5,6 +5,7 @@ underneath, tables key by key. A recipe of one's own is given by its path. Nothi
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -175,8 +176,10 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
         return {key: _parse_value(typing.get_args(hint)[1], entry, f"{where}, {key!r}") for key, entry in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, found {value}.")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} must be a {hint.__name__}, found {value!r}.")
+        raise ConfigError(f"{where} must be of type {hint.__name__}, found {value!r}.")
     return value
 
 
@@ -200,8 +203,8 @@ def _shipped() -> Path:
 def _read_with_base(path: Path, shipped: Path, depth: int) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"No recipe at {path}.") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"No recipe at {path}: there is no such file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     base = table.pop("base", None)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from braceexpand import braceexpand
-from tqdm import tqdm
 
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
+from gift_shared.progress import with_progress
 from gift_train.datasets.images import UNDECODABLE, ImageSource
 from gift_train.datasets.settings import DataSettings, data_settings
 from gift_train.tasks import check_count, list_parts, open_parts, parts_of
@@ -95,7 +95,7 @@ def fetch_dataset(manifest: TaskManifest, data_root: Path) -> None:
 
 
 def _decode_all(what: str, source: ImageSource) -> None:
-    for index in tqdm(range(len(source)), desc=what, unit="image"):
+    for index in with_progress(range(len(source)), what, len(source), "image"):
         source.image(index)
 
 

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from gift_shared.manifests import TaskManifest
+from gift_shared.progress import Progress
 from gift_train.backbone import Backbone
 from gift_train.batches import BatchOrder, TaskBatch, collate_task, stream
 from gift_train.losses import similarity_logits
@@ -92,10 +92,11 @@ def evaluate_readings(
 ) -> dict[str, dict[str, float]]:
     """`evaluate_datasets` for each of the method's readings of its weights: {"": {dataset: accuracy}, other reading: ...}."""
     found: dict[str, dict[str, float]] = {}
-    with tqdm(datasets.items(), desc=description, unit="dataset", leave=False) as progress:
-        for name, (manifest, images) in progress:
-            progress.set_postfix_str(name)
+    with Progress(description, len(datasets), "dataset", stays=False) as progress:
+        for name, (manifest, images) in datasets.items():
+            progress.note(name)
             classifiers = method.classifiers(student, manifest)
             for reading, value in accuracies(classifiers, images, batch_size, student.device, num_workers).items():
                 found.setdefault(reading, {})[name] = value
+            progress.advance()
     return found

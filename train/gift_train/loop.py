@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from tqdm import tqdm
 
 from gift_shared.errors import NonFiniteError
+from gift_shared.progress import Progress
 from gift_train.backbone import Backbone
 from gift_train.batches import TaskBatch
 from gift_train.config import OptimizerSettings
@@ -85,17 +85,17 @@ def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rh
     """
     recorder = TermRecorder(label)
     last_step = training.schedule.total_steps
-    with tqdm(total=last_step + 1, initial=first_step, desc=label, unit="step", mininterval=0.5) as progress:
+    with Progress(label, last_step + 1, "step", done=first_step) as progress:
         for step, terms in train_steps(training, batches, first_step):
             recorder.add(step, terms)
-            progress.update()
+            progress.advance()
             saves = (step + 1) % rhythm.checkpoint_every == 0 and step < last_step
             if not saves and not is_due(step, rhythm.log_every, last_step):
                 continue
             for logged, values in recorder.flush():
                 if is_due(logged, rhythm.log_every, last_step):
                     journal.log(logged, training.schedule.learning_rate(logged), values)
-                    progress.set_postfix(loss=f"{sum(values.values()):.3f}", refresh=False)
+                    progress.note(f"loss {sum(values.values()):.3f}")
             if saves:
                 journal.save(step + 1, training)
 

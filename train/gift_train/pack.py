@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gift_shared.atomic import atomic_path, write_json, write_text
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import Manifests, TaskManifest
+from gift_shared.progress import Progress
 from gift_train.datasets.images import SHARD_FORMATS, SUFFIX_OF_FORMAT, ImageSource
 from gift_train.datasets.settings import data_settings
 from gift_train.tasks import open_parts, parts_of
@@ -70,14 +70,14 @@ def _claim(folder: Path, settings: PackSettings) -> None:
 def _pack_part(name: str, part: str, source: ImageSource, folder: Path, settings: PackSettings) -> str:
     """Write the tars of one split that are not there yet; returns their brace pattern relative to `out`."""
     starts = range(0, len(source), settings.images_per_shard)
-    with ThreadPoolExecutor(os.cpu_count()) as workers, tqdm(total=len(source), desc=f"{name} {part}", unit="image") as progress:
+    with ThreadPoolExecutor(os.cpu_count()) as workers, Progress(f"{name} {part}", len(source), "image") as progress:
         for number, start in enumerate(starts):
             indices = range(start, min(start + settings.images_per_shard, len(source)))
             path = folder / f"{part}-{number:06d}.tar"
             if not path.is_file():
                 contents = list(workers.map(lambda index: _content(source, index, settings), indices))
                 _write_tar(path, name, part, indices, contents, source.labels)
-            progress.update(len(indices))
+            progress.advance(len(indices))
     if len(starts) == 1:
         return f"{name}/{part}-000000.tar"
     return f"{name}/{part}-{{000000..{len(starts) - 1:06d}}}.tar"

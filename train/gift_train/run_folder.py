@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +21,24 @@ from typing import Any
 
 from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError
+from gift_shared.locks import only_writer
 from gift_train.metrics import continual_metrics
 from gift_train.provenance import git_commit, hardware, versions
 
+LOCK = ".lock"
+
 
 class RunFolder:
-    """Opens a new run, or the same run again; refuses the folder of another one (ConfigError)."""
+    """Opens a new run, or the same run again; refuses the folder of another one (ConfigError).
+
+    One process at a time: another one that opens the same folder is refused (ConfigError) until `close`, or this one's end.
+    """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        check_place(path, identity)
+        path.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        self._held.enter_context(only_writer(path / LOCK, f"Run folder {path}"))
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.replay = path / "replay"
@@ -37,12 +48,8 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         for stale in path.rglob(f".*{TEMPORARY_SUFFIX}"):
             stale.unlink()  # a killed start left it half-written
-        identity = json.loads(json.dumps(identity))  # compare as it will be read back
         if self._run_file.is_file():
             self.record = _read_json(self._run_file)
-            _require_same(path, self.record.get("identity", {}), identity)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
         else:
             self.record = {
                 "identity": identity,
@@ -56,6 +63,10 @@ class RunFolder:
             self.record |= identity
             write_json(self._run_file, self.record)
 
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._held.close()
+
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, after everything written is on disk."""
         if not self.metrics_file.exists():
@@ -65,8 +76,11 @@ class RunFolder:
             return file.tell()
 
     def cut_metrics(self, size: int) -> None:
-        """Forget the steps that were logged after the checkpoint a run resumes from."""
-        if self.metrics_file.exists():
+        """Forget the steps that were logged after the checkpoint a run resumes from. Raises DataError if earlier ones are gone."""
+        found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        if found < size:
+            raise DataError(f"{self.metrics_file} has {found} bytes, its checkpoint claims {size}: it was cut. Restore it, or start anew.")
+        if found > size:
             os.truncate(self.metrics_file, size)
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -121,6 +135,15 @@ class RunFolder:
             self.record["ended"] = _now()
             write_json(self._run_file, self.record)
         return summary
+
+
+def check_place(path: Path, identity: Mapping[str, Any]) -> None:
+    """Whether a folder is free for this run or holds it already; touches nothing. Raises ConfigError naming the first difference."""
+    run_file = path / "run.json"
+    if run_file.is_file():
+        _require_same(path, _read_json(run_file).get("identity", {}), json.loads(json.dumps(identity)))
+    elif path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
 
 
 def _require_same(path: Path, there: Any, here: Any, key: str = "") -> None:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
+from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.manifests import Manifests, OrderManifest
 from gift_shared.schema import INDEX_FILE
+from gift_shared.shards import require_images
 from gift_shared.tables import write_index
 from gift_train import checkpoint
 from gift_train.backbone import Backbone, load_backbone
@@ -27,7 +30,7 @@ from gift_train.loop import Rhythm, Schedule, Training, build_optimizer, train_t
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, method_class
 from gift_train.reference_images import no_task_images
 from gift_train.replay import ReplayDataset
-from gift_train.run_folder import RunFolder
+from gift_train.run_folder import RunFolder, check_place
 from gift_train.selection import ReplaySelection, select_replay
 from gift_train.task_setup import TaskInputs, replay_stream, task_batches, task_context
 from gift_train.tasks import Task, load_task
@@ -79,11 +82,16 @@ def run(request: RunRequest) -> dict[str, Any] | None:
     Raises: GiftError of the kind that fits, before any training, for names, files, counts or folders that do not.
     """
     this = prepare(request)
+    with closing(this.folder):
+        return _go_through(this)
+
+
+def _go_through(this: Run) -> dict[str, Any] | None:
     accuracies = this.folder.accuracies(this.order.name, this.order.tasks)
     if accuracies["zero_shot"] is None:
         accuracies["zero_shot"] = _evaluate(this, "zero-shot", 0)[""]
         this.folder.save_accuracies(accuracies)
-    for index, name in enumerate(this.order.tasks[: request.stop_after]):
+    for index, name in enumerate(this.order.tasks[: this.request.stop_after]):
         if len(accuracies["matrix"]) > index:
             continue
         if this.method.trains:
@@ -112,6 +120,8 @@ def prepare(request: RunRequest) -> Run:
         raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {request.stop_after}.")
     method = method_class(recipe.method)(recipe.method_config)
     replay_rows = _select_replay(request, recipe, order, method)
+    identity = _identity(request, recipe, order, method)
+    check_place(request.out, identity)
     seed_everything(request.seed)  # decides the weights of `--pretrained random`, nothing else
     student = load_backbone(request.model, request.pretrained, request.device, recipe.precision)
     transforms = image_transforms(*student.image_settings)
@@ -119,7 +129,7 @@ def prepare(request: RunRequest) -> Run:
     _warn_of_long_captions(student, tasks, replay_rows)
     outside = no_task_images(method.no_task_source(), request.reference_images, request.shards, order.pretraining_source, transforms.train)
     method.prepare(student, len(order.tasks))
-    folder = RunFolder(request.out, _identity(request, recipe, order, method))
+    folder = RunFolder(request.out, identity)
     if request.shards is not None:
         for name, rows in replay_rows.items():
             write_index(folder.replay / f"{name}.parquet", rows, {"shards": str(request.shards)})
@@ -273,7 +283,10 @@ def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, me
         raise ConfigError(f"Method {recipe.method!r} replays synthetic images: give their output folder with --shards.")
     assert recipe.replay is not None
     rule = ReplaySelection(num_images=recipe.replay.num_images, captions=recipe.replay.captions, seed=request.seed)
-    return {name: select_replay(request.shards, order, index, rule) for index, name in enumerate(order.tasks)}
+    rows = {name: select_replay(request.shards, order, index, rule) for index, name in enumerate(order.tasks)}
+    for chosen in rows.values():
+        require_images(request.shards, chosen)
+    return rows
 
 
 def _warn_of_long_captions(student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table]) -> None:
@@ -281,8 +294,7 @@ def _warn_of_long_captions(student: Backbone, tasks: Mapping[str, Task], replay_
     captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
     long = student.too_long(captions)
     if long:
-        shown = "; ".join(repr(caption) for caption in long[:3])
-        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s ...", len(long), student.context_length, shown)
+        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
 
 
 def _identity(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -111,3 +113,74 @@ def test_captions_longer_than_the_context_are_named_and_cut(gift_train, world, t
     outcome = gift_train("run", "--method", "zero_shot", "--out", tmp_path / "run", *flags, "--manifests", tmp_path / "manifests")
     assert outcome.code == 0, outcome.err
     assert "3 captions are longer than the model's 32 tokens and are cut: 'a most extraordinarily unusual red square.'" in caplog.text
+
+
+def test_folder_of_another_run_is_refused_before_the_model_is_loaded(gift_train, quick_run, world, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    flags = [flag for flag in world.arguments if not flag.startswith("--data-root")]
+    other = gift_train("run", "--method", "l2", "--out", tmp_path / "run", *flags, "--data-root", "nowhere")
+    assert "holds another run: data" not in other.err
+    assert "holds another run" in other.err
+
+
+def test_a_second_process_in_the_same_run_folder_is_refused(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    hold = "import sys; from pathlib import Path; from gift_shared.locks import only_writer\n"
+    hold += "with only_writer(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
+    lock = str(tmp_path / "run/.lock")
+    with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        second = quick_run("finetune", tmp_path / "run")
+        holder.communicate()
+    assert second.code == 2
+    assert f"Run folder {tmp_path / 'run'} is being written by another process" in second.err
+    assert quick_run("finetune", tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "edited"])
+def test_damaged_shards_are_told_before_the_first_task(quick_run, gift_train, world, tmp_path, damage):
+    shutil.copytree(world.root / "shards", tmp_path / "shards")
+    tar = tmp_path / "shards/shards/stripes-00000.tar"  # of the second task
+    content = tar.read_bytes()
+    if damage == "cut":
+        tar.write_bytes(content[:2000])
+    elif damage == "edited":
+        tar.write_bytes(content[:600] + b"\0\0\0\0" + content[604:])
+    else:
+        tar.unlink()
+    outcome = quick_run("gift", tmp_path / "run", "--shards", tmp_path / "shards")
+    assert outcome.code == 2
+    assert f"error: {tar} " in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_in_a_log_is_plain_lines(quick_run, tmp_path):
+    told = quick_run("finetune", tmp_path / "run").err
+    assert "\r" not in told
+    assert "finetune 1/2 colours: 13 of 13 steps in 0:0" in told
+    assert "Traceback" not in told
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(quick_run, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        outcome = quick_run("finetune", disk / "run")
+        assert outcome.code == 2
+        assert outcome.err.splitlines()[-1].startswith("error: The disk is full (")
+        assert not list((disk / "run").rglob("*.tmp"))
+        assert not list((disk / "run").rglob("*.safetensors"))
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert quick_run("finetune", disk / "run").code == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_log_that_lost_what_its_checkpoint_claims_is_told(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    (tmp_path / "run/metrics.jsonl").write_text("")
+    outcome = quick_run("finetune", tmp_path / "run")
+    assert outcome.code == 2
+    assert "metrics.jsonl has 0 bytes, its checkpoint claims" in outcome.err

@@ -14,7 +14,15 @@ from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.diagnostics.record import half_share
 from gift_train.sequence import RunRequest, run
 
-SETTINGS = ("steps=12", "warmup_steps=2", "batch_size=6", "replay_batch_size=6", "log_every=4", "learning_rate=1e-2", "replay.num_images=10")
+SETTINGS = (
+    "steps=12",
+    "warmup_steps=2",
+    "batch_size=6",
+    "replay_batch_size=6",
+    "log_every=4",
+    "learning_rate=1e-2",
+    "replay.num_images=10",
+)
 
 
 def request(world, out, *settings, stop_after=None):
