@@ -38,7 +38,9 @@ def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     return paths
 
 
-def _stability_plasticity(runs: Sequence[Run]) -> Figure:
+def _stability_plasticity(runs: Sequence[Run]) -> Figure | None:
+    if any(run.summary["transfer"] is None for run in runs):
+        return None  # an order of one task transfers to nothing
     figure = Figure(figsize=(5.5, 4.2))
     axes = figure.subplots()
     for recipe, colour, marker in _styles(runs):

@@ -5,7 +5,7 @@ Synthetic images are read back from the shards through the run's own selection; 
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,14 +138,16 @@ def _chosen(rows: Sequence[Any], fits: Sequence[Mapping[str, Any] | None], count
     """Places of the images to show, ascending, and why: a quarter each for the three extremes, the rest evenly spaced."""
     tags: dict[int, list[str]] = {}
     known = [(place, fit) for place, fit in enumerate(fits) if fit is not None]
-    rules = {
-        "taught most": lambda fit: fit["probability_before"] - fit["probability_after"],
+    rules: dict[str, Callable[[Mapping[str, Any]], float]] = {
+        "taught most": lambda fit: min(0.0, fit["probability_before"] - fit["probability_after"]),
         "fits worst": lambda fit: fit["probability_after"],
         "disagree most": lambda fit: -fit["divergence"],
     }
     for tag, rule in rules.items():
-        for place, _ in sorted(known, key=lambda entry: rule(entry[1]))[: count // 4]:
-            tags.setdefault(place, []).append(tag)
+        ranked = sorted((rule(fit), place) for place, fit in known)
+        for value, place in ranked[: count // 4]:
+            if value != 0:  # an image that gained nothing taught nothing
+                tags.setdefault(place, []).append(tag)
     others = [place for place in range(len(rows)) if place not in tags]
     for place in evenly_spaced(others, max(0, count - len(tags))):
         tags[place] = []

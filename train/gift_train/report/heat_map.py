@@ -47,8 +47,9 @@ def heat_maps(runs: Sequence[Run]) -> list[HeatMap]:
 def _heat_map(recipe: str, runs: list[Run]) -> HeatMap:
     matrix, datasets = mean_matrix(runs), runs[0].datasets
     names = ["zero-shot", *(f"after {name}" for name in datasets)]
-    rows = [(name, [_cell(matrix, number, column, names, datasets) for column in range(len(datasets))]) for number, name in enumerate(names)]
-    return HeatMap(recipe, len(runs), datasets, rows)
+    columns = range(len(datasets))
+    cells = [[_cell(matrix, row, column, names, datasets) for column in columns] for row in range(len(names))]
+    return HeatMap(recipe, len(runs), datasets, list(zip(names, cells, strict=True)))
 
 
 def _cell(matrix: np.ndarray, row: int, column: int, names: Sequence[str], datasets: Sequence[str]) -> Cell:

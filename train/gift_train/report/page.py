@@ -86,9 +86,11 @@ def _part(name: str) -> str:
 
 
 def _pictures_of(runs: Sequence[Run]) -> RunPictures | None:
-    """The run whose images are shown: GIFT itself if it is there, else the first that replayed any."""
-    with_replay = [run for run in runs if (run.path / "replay").is_dir() or (run.path / "diagnostics").is_dir()]
-    chosen = next((run for run in with_replay if run.recipe == "gift"), next(iter(with_replay), None))
+    """The run whose images are shown: GIFT itself if it is there, else one that replayed any, else one that forgot any."""
+    with_replay = [run for run in runs if (run.path / "replay").is_dir()]
+    with_notes = [run for run in runs if (run.path / "diagnostics").is_dir()]
+    gift = [run for run in with_replay if run.recipe == "gift"]
+    chosen = next(iter([*gift, *with_replay, *with_notes]), None)
     return None if chosen is None else RunPictures(chosen)
 
 
@@ -102,7 +104,9 @@ def _forgetting_charts(runs: Sequence[Run], style: Mapping[str, int]) -> list[Ch
     return found
 
 
-def _scatter(runs: Sequence[Run], style: Mapping[str, int]) -> Chart:
+def _scatter(runs: Sequence[Run], style: Mapping[str, int]) -> Chart | None:
+    if any(run.summary["transfer"] is None for run in runs):
+        return None  # an order of one task transfers to nothing
     clouds: dict[str, list[tuple[float, float, str]]] = {}
     for run in runs:
         last, transfer = run.summary["last"], run.summary["transfer"]
@@ -152,12 +156,15 @@ def _record(run: Run) -> Record:
 
 def _generation_stage(run: Run) -> list[tuple[str, str, str]]:
     """What the shards of a run took, all workers added up, where the folder still tells."""
-    folder = Path((run.record.get("shards") or {}).get("path") or "")
-    entries = [json.loads(line) for path in sorted(folder.glob("timings-*.jsonl")) for line in path.read_text().splitlines() if line[-1:] == "}"]
-    if not run.record.get("shards") or not entries:
+    shards = (run.record.get("shards") or {}).get("path")
+    if shards is None:
         return []
-    num_images = sum(entry["images"] for entry in entries)
-    return [(f"generate {num_images:,} images", "once, for every run over these shards", _hours(sum(entry["seconds"] for entry in entries)))]
+    lines = [line for path in sorted(Path(shards).glob("timings-*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut a line short
+    if not entries:
+        return []
+    num_images, seconds = (sum(entry[key] for entry in entries) for key in ("images", "seconds"))
+    return [(f"generate {num_images:,} images", "once, for every run over these shards", _hours(seconds))]
 
 
 def _hours(seconds: float) -> str:

@@ -23,7 +23,7 @@ class Row:
     order: str
     recipe: str
     seeds: tuple[int, ...]
-    mean: dict[str, float]
+    mean: dict[str, float | None]  # None: an order of one task has no Transfer and no Forgetting
     deviation: dict[str, float | None]  # sample deviation; None for a single seed
     difference: dict[str, float | None]  # mean minus the l2 baseline's; None where there is no such row
 
@@ -45,7 +45,7 @@ def summary_rows(runs: Sequence[Run]) -> list[Row]:
                 seeds=tuple(run.summary["seed"] for run in group),
                 mean=mean,
                 deviation=deviation,
-                difference={name: None if baseline is None else mean[name] - baseline[name] for name in METRICS},
+                difference={name: _minus(mean[name], None if baseline is None else baseline[name]) for name in METRICS},
             )
         )
     return rows
@@ -80,11 +80,15 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [vars(row) | {"seeds": list(row.seeds)} for row in rows]
 
 
-def seed_statistics(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:
+def seed_statistics(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Mean and sample deviation of every metric over runs that differ by their seed; no deviation for a single run."""
-    values = {name: [float(summary[name]) for summary in summaries] for name in METRICS}
-    mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
+    values = {name: [float(summary[name]) for summary in summaries if summary[name] is not None] for name in METRICS}
+    mean = {name: float(np.mean(numbers)) if numbers else None for name, numbers in values.items()}
     return mean, {name: float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None for name, numbers in values.items()}
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
 
 
 def _grid(rows: Sequence[Row]) -> Grid:
@@ -99,8 +103,10 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(row: Row, metric: str) -> str:
-    text = f"{row.mean[metric]:.1f}"
-    deviation, difference = row.deviation[metric], row.difference[metric]
+    mean, deviation, difference = row.mean[metric], row.deviation[metric], row.difference[metric]
+    if mean is None:
+        return "-"
+    text = f"{mean:.1f}"
     if deviation is not None:
         text += f" ± {deviation:.1f}"
     if difference is not None and row.recipe != BASELINE:
