@@ -99,7 +99,7 @@ def test_full_size_models_go_through_the_command_lines(tmp_path: Path, command: 
     command("gift-generate", "verify", "--out", tmp_path / "shards")
     trial = [
         flag
-        for key in ("steps=1", "warmup_steps=1", "batch_size=2", "replay_batch_size=2", "replay.num_images=2")
+        for key in ("steps=1", "warmup_steps=0", "batch_size=2", "replay_batch_size=2", "replay.num_images=2")
         for flag in ("--set", key)
     ]
     run = ("--method", "gift", *order, "--model", tmp_path / "clip", "--shards", tmp_path / "shards", "--data-root", data)
