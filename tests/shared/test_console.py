@@ -53,8 +53,12 @@ def test_ctrl_c_in_a_real_command_says_how_to_go_on(capsys: pytest.CaptureFixtur
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(sys, "argv", ["wait"])
-    with pytest.raises(SystemExit) as stop:
-        run_app(app)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits "ignore"
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_app(app)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert stop.value.code == 130
     assert "run the same command again" in capsys.readouterr().err
 
