@@ -29,7 +29,7 @@ def published(manifests: Path, tmp_path: Path) -> Path:
                 name = f"{row['index']}.jpg"
                 color = (0, 0, 0) if row["index"] == 2 else (40 * row["index"] + 5, 90, 30)
                 Image.new("RGB", (16, 16), color).save(folder / name)
-                writer.writerow([f"/home/someone/data/{task.title()}/{name}", row["caption"]])
+                writer.writerow([f"/datasets/synthetic/{task.title()}/{name}", row["caption"]])
     (root / "SVHN").mkdir()
     (root / "SVHN" / "image_text.csv").write_text("image,text\r\n")
     return root
