@@ -266,6 +266,30 @@ def test_every_missing_run_is_printed_as_a_command_of_its_own(tmp_path):
     assert words[words.index("--out") + 1] == str(tmp_path / "mtil-1/gift_without_awc-seed2")
 
 
+def test_each_method_is_handed_its_own_references(tmp_path):
+    (tmp_path / "web.txt").write_text("a fox\n")
+    references = ("--reference-images", "tiny", "--reference-images", "zscl=imagenet", "--reference-captions", tmp_path / "web.txt")
+    lines = table("1", "--runs", tmp_path, *references, "--commands").stdout.splitlines()
+    words = {shlex.split(line)[5]: shlex.split(line) for line in lines}
+    assert words["zscl"][words["zscl"].index("--reference-images") + 1] == "imagenet"
+    assert words["zscl"][words["zscl"].index("--reference-captions") + 1] == str(tmp_path / "web.txt")
+    assert "--shards" not in words["zscl"]
+    assert words["moe_adapter"][words["moe_adapter"].index("--reference-images") + 1] == "tiny"
+    assert all(not any("--reference" in word for word in line) for recipe, line in words.items() if recipe not in ("zscl", "moe_adapter"))
+
+
+def test_runs_on_other_reference_sentences_do_not_count(tmp_path):
+    web = tmp_path / "web.txt"
+    web.write_text("a fox\n")
+    digest = hashlib.sha256(web.read_bytes()).hexdigest()
+    record = {"reference_images": "imagenet", "reference_captions": {"path": "moved", "sha256": digest}}
+    make_run(tmp_path / "runs", "zscl", 1, "mtil-1", record=record)
+    arguments = ("1", "--runs", tmp_path / "runs", "--seeds", "1", "--reference-images", "imagenet", "--reference-captions", web)
+    assert "1 there" in table(*arguments).stderr
+    web.write_text("a hen\n")
+    assert "reference_captions.sha256 is" in table(*arguments).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -281,6 +305,12 @@ def test_every_missing_run_is_printed_as_a_command_of_its_own(tmp_path):
             ("1", "--run", "--only", "gift"),
             "gift, seed 42 cannot be run: it looks at synthetic images: give their output folder with --shards",
         ),
+        (("1", "--run", "--only", "zscl"), "zscl, seed 42 cannot be run: it looks at reference images: give their folder or tars with"),
+        (
+            ("1", "--run", "--only", "zscl", "--reference-images", "images"),
+            "zscl, seed 42 cannot be run: it looks at the sentences of a file: give it with --reference-captions",
+        ),
+        (("1", "--reference-images", "zsc=images"), "--reference-images zsc=images: Unknown method 'zsc'. Did you mean 'zscl'?"),
         (("1", "--run", "--only", "moe_adapter"), "moe_adapter, seed 42 cannot be run: it looks at images of no task"),
     ],
 )

@@ -47,7 +47,12 @@ def run(
     model: Model = "mini",
     pretrained: Pretrained = None,
     shards: Annotated[Path | None, typer.Option(help="Output folder of gift-generate render.")] = None,
-    reference_images: Annotated[Path | None, typer.Option(help="Folder or tars of images that stand for no task (moe_adapter).")] = None,
+    reference_images: Annotated[
+        Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
+    ] = None,
+    reference_captions: Annotated[
+        Path | None, typer.Option(help="Sentences of the reference set (zscl): .txt, .tsv, .jsonl or .parquet.")
+    ] = None,
     data_root: DataRoot = Path("data"),
     manifests: ManifestFolders = None,
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42,
@@ -75,6 +80,7 @@ def run(
             pretrained=pretrained,
             shards=shards,
             reference_images=reference_images,
+            reference_captions=reference_captions,
             data_root=data_root,
             manifests=manifests or [],
             out=out,

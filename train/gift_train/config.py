@@ -127,7 +127,7 @@ def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
     settings = parse_table(method.Config, table.get("method_config", {}), f"{where} [method_config]")
     rest = {key: value for key, value in table.items() if key != "method_config"}
     recipe = parse_table(Recipe, rest, where, given={"method_config": settings})
-    if (recipe.replay is not None) != (method.replay == ReplaySource.SYNTHETIC):
+    if (recipe.replay is not None) != (method(settings).replay_source() == ReplaySource.SYNTHETIC):
         needs = "needs a [replay] table" if recipe.replay is None else "replays no synthetic images; remove the [replay] table"
         raise ConfigError(f"{where}: method {recipe.method!r} {needs}.")
     _check(recipe, where)

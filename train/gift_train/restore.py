@@ -48,5 +48,6 @@ def restore(path: Path, student: Backbone) -> Restored:
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the optional keys a recipe left out, which a resolved recipe holds as None."""
-    return {key: value for key, value in settings.items() if value is not None}
+    """Without the optional keys a recipe left out, which a resolved recipe holds as None; at any depth."""
+    there = {key: value for key, value in settings.items() if value is not None}
+    return {key: _given(value) if isinstance(value, dict) else value for key, value in there.items()}

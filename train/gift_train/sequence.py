@@ -28,7 +28,7 @@ from gift_train.diagnostics.record import NotingMethod, StepMeasures, record_for
 from gift_train.evaluate import evaluate_readings
 from gift_train.loop import Rhythm, Schedule, Training, build_optimizer, train_task
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, method_class
-from gift_train.reference_images import no_task_images
+from gift_train.reference_images import ReferenceTexts, no_task_images, reference_replay, reference_texts, require_reference_images
 from gift_train.replay import ReplayDataset
 from gift_train.run_folder import RunFolder, check_place
 from gift_train.selection import ReplaySelection, select_replay
@@ -57,6 +57,7 @@ class RunRequest:
     num_workers: int
     stop_after: int | None
     reference_images: Path | None = None
+    reference_captions: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Run:
     initial_weights: Weights
     folder: RunFolder
     no_task_images: Dataset[Any] | None
+    reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
+    reference_texts: ReferenceTexts | None
 
 
 def run(request: RunRequest) -> dict[str, Any] | None:
@@ -120,13 +123,16 @@ def prepare(request: RunRequest) -> Run:
         raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {request.stop_after}.")
     method = method_class(recipe.method)(recipe.method_config)
     replay_rows = _select_replay(request, recipe, order, method)
-    identity = _identity(request, recipe, order, method)
+    require_reference_images(method, request.reference_images)
+    texts = reference_texts(method.text_source(), request.reference_captions, manifests.task(order.pretraining_source))
+    identity = _identity(request, recipe, order, method) | {"reference_captions": None if texts is None else texts.record}
     check_place(request.out, identity)
     seed_everything(request.seed)  # decides the weights of `--pretrained random`, nothing else
     student = load_backbone(request.model, request.pretrained, request.device, recipe.precision)
     transforms = image_transforms(*student.image_settings)
     tasks = {name: load_task(manifests.task(name), request.data_root, transforms) for name in order.tasks}
-    _warn_of_long_captions(student, tasks, replay_rows)
+    _warn_of_long_captions(student, tasks, replay_rows, texts)
+    reference = reference_replay(method, request.reference_images, request.seed, transforms.evaluation)
     outside = no_task_images(method.no_task_source(), request.reference_images, request.shards, order.pretraining_source, transforms.train)
     method.prepare(student, len(order.tasks))
     folder = RunFolder(request.out, identity)
@@ -145,6 +151,8 @@ def prepare(request: RunRequest) -> Run:
         initial_weights={name: weight.cpu() for name, weight in student.weights_copy().items()},
         folder=folder,
         no_task_images=outside,
+        reference_images=reference,
+        reference_texts=texts,
     )
 
 
@@ -212,6 +220,8 @@ def _inputs(this: Run, index: int, name: str) -> TaskInputs:
         evaluation_transform=this.transforms.evaluation,
         num_workers=this.request.num_workers,
         no_task_images=this.no_task_images,
+        reference_images=this.reference_images,
+        reference_texts=this.reference_texts,
     )
 
 
@@ -277,7 +287,7 @@ class _Journal:
 
 
 def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method) -> dict[str, pa.Table]:
-    if method.replay != ReplaySource.SYNTHETIC:
+    if method.replay_source() != ReplaySource.SYNTHETIC:
         return {}
     if request.shards is None:
         raise ConfigError(f"Method {recipe.method!r} replays synthetic images: give their output folder with --shards.")
@@ -289,9 +299,12 @@ def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, me
     return rows
 
 
-def _warn_of_long_captions(student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table]) -> None:
+def _warn_of_long_captions(
+    student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
+) -> None:
     captions = [caption for task in tasks.values() for caption in task.manifest.first_template_captions]
     captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
+    captions += [] if texts is None else texts.sentences
     long = student.too_long(captions)
     if long:
         _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))

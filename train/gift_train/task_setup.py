@@ -18,6 +18,7 @@ from gift_train.config import Recipe
 from gift_train.consolidation import Weights
 from gift_train.loop import Batches
 from gift_train.methods.base import Method, ReplaySource, TaskContext, TextSource
+from gift_train.reference_images import ReferenceTexts
 from gift_train.replay import ReplayBatch, ReplayCollate, ReplayDataset
 from gift_train.tasks import Task
 from gift_train.transforms import ImageTransform
@@ -41,6 +42,8 @@ class TaskInputs:
     evaluation_transform: ImageTransform
     num_workers: int
     no_task_images: Dataset[Any] | None = None
+    reference_images: Dataset[Any] | None = None  # (image, NO_LABEL, sample key), for methods that replay them
+    reference_texts: ReferenceTexts | None = None
 
     @property
     def task(self) -> Task:
@@ -69,14 +72,18 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
     """The stream the method asks for; None if it replays nothing, or its memory is still empty."""
     dataset: Dataset[Any]
     collate: Callable[[Sequence[Any]], ReplayBatch] = collate_images
-    if method.replay == ReplaySource.SYNTHETIC:
+    source = method.replay_source()
+    if source == ReplaySource.SYNTHETIC:
         assert inputs.shards is not None
         assert inputs.replay_rows is not None
         dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform)
         collate = ReplayCollate(student.tokenize)
-    elif method.replay == ReplaySource.TASK:
+    elif source == ReplaySource.REFERENCE:
+        assert inputs.reference_images is not None
+        dataset = inputs.reference_images
+    elif source == ReplaySource.TASK:
         dataset = KeyedImages([(inputs.name, inputs.task.train_plain, range(len(inputs.task.train_plain)))])
-    elif method.replay == ReplaySource.MEMORY:
+    elif source == ReplaySource.MEMORY:
         dataset = KeyedImages([(name, inputs.tasks[name].train_plain, kept.tolist()) for name, kept in method.memory().items()])
     else:
         return None
@@ -88,7 +95,7 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
         batch_size=inputs.recipe.replay_batch_size,
         seed=inputs.task_seed,
         name="replay",
-        is_shuffled=method.replay != ReplaySource.MEMORY,
+        is_shuffled=source != ReplaySource.MEMORY,
     )
     return ReplayStream(dataset=dataset, order=order, collate=collate)
 
@@ -97,12 +104,14 @@ def task_context(inputs: TaskInputs, method: Method, student: Backbone, replay: 
     """What the method may know. Draws random sentences from torch's global generator where the method wants them."""
     prompts = inputs.task.manifest.first_template_captions
     class_tokens = _placed(student, student.tokenize(prompts))
-    reference_tokens = None
-    if method.texts == TextSource.CLASSES:
+    reference_tokens, texts = None, method.text_source()
+    if texts == TextSource.CLASSES:
         reference_tokens = class_tokens
-    elif method.texts == TextSource.RANDOM:
+    elif texts == TextSource.RANDOM:
         reference_tokens = _placed(student, random_sentences(student.vocabulary_size, student.context_length))
-    elif method.texts == TextSource.CAPTIONS:
+    elif inputs.reference_texts is not None:
+        reference_tokens = _placed(student, student.tokenize(list(inputs.reference_texts.sentences)))
+    elif texts == TextSource.CAPTIONS:
         if inputs.replay_rows is None:
             raise DataError(f"Method {method.name!r} needs the captions of synthetic images.")
         reference_tokens = _placed(student, student.tokenize(list(dict.fromkeys(inputs.replay_rows["caption"].to_pylist()))))

@@ -34,6 +34,7 @@ class ReplaySource(StrEnum):
     NONE = "none"
     SYNTHETIC = "synthetic"  # images and captions selected from the shards, as the recipe's [replay] says
     TASK = "task"  # the current task's training images, shuffled apart from the task batches
+    REFERENCE = "reference"  # the folder or tars given by --reference-images
     MEMORY = "memory"  # training images of earlier tasks that the method keeps, in the order of `Method.memory`
 
 
@@ -44,6 +45,8 @@ class TextSource(StrEnum):
     CLASSES = "classes"  # the current task's class prompts
     RANDOM = "random"  # strings of random tokens, drawn once per task
     CAPTIONS = "captions"  # every distinct caption of the task's synthetic images
+    FILE = "file"  # the sentences of the file given by --reference-captions, repeats included
+    PRETRAINING_CLASSES = "pretraining-classes"  # first-template prompts of the order's pretraining source
 
 
 class NoTaskSource(StrEnum):
@@ -116,6 +119,18 @@ class Method:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def replay_source(self) -> ReplaySource:
+        """Which images are replayed; the class's `replay` unless the method's settings choose."""
+        return self.replay
+
+    def text_source(self) -> TextSource:
+        """Which texts `TaskContext.reference_tokens` holds; the class's `texts` unless the method's settings choose."""
+        return self.texts
+
+    def num_reference_images(self) -> int | None:
+        """For ReplaySource.REFERENCE: the size of the subset to draw; None takes all there are."""
+        return None
 
     def no_task_source(self) -> NoTaskSource:
         """Which images `TaskContext.no_task_images` holds."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,32 @@ from gift_train.losses import fixed_text_distillation
 from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
 from gift_train.replay import ReplayBatch
 from gift_train.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSet:
+    """Where the two halves of the reference set come from; images and texts need not pair.
+
+    images: "synthetic" = as the recipe's [replay] says; "reference" = folder or tars given by --reference-images (ImageNet in
+        the paper).
+    texts: "captions" = of the synthetic images; "file" = given by --reference-captions (Conceptual Captions in the paper);
+        "pretraining-classes" = prompts of the order's pretraining source, in its first template.
+    num_images: a random subset of so many reference images, drawn with the run's seed once for all tasks; all if left out.
+    """
+
+    images: Literal["synthetic", "reference"]
+    texts: Literal["captions", "file", "pretraining-classes"]
+    num_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images == "reference" and self.texts == "captions":
+            raise ConfigError(
+                'texts = "captions" are those of synthetic images; with images = "reference" take "file" or "pretraining-classes".'
+            )
+        if self.num_images is not None and self.images == "synthetic":
+            raise ConfigError('num_images belongs to images = "reference"; synthetic images are counted by [replay] num_images.')
+        if self.num_images is not None and self.num_images < 1:
+            raise ConfigError(f"num_images must be 1 or more, found {self.num_images}.")
 
 
 @register("zscl")
@@ -29,12 +56,16 @@ class Zscl(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """`average_every` in steps: the weights after steps 0, n, 2n ... join the average. `l2_weight = 0` is ZSCL*."""
+        """`average_every` in steps: the weights after steps 0, n, 2n ... join the average. `l2_weight = 0` is ZSCL*.
+
+        Without `reference`, synthetic images and their captions are the reference set: not the paper's row.
+        """
 
         distill_weight: float
         temperature: float
         l2_weight: float
         average_every: int
+        reference: ReferenceSet | None = None
 
         def __post_init__(self) -> None:
             if self.average_every < 1:
@@ -43,6 +74,15 @@ class Zscl(Method):
     def __init__(self, config: "Zscl.Config") -> None:
         super().__init__(config)
         self.average: dict[str, Tensor] = {}
+
+    def replay_source(self) -> ReplaySource:
+        return self.replay if self.config.reference is None else ReplaySource(self.config.reference.images)
+
+    def text_source(self) -> TextSource:
+        return self.texts if self.config.reference is None else TextSource(self.config.reference.texts)
+
+    def num_reference_images(self) -> int | None:
+        return None if self.config.reference is None else self.config.reference.num_images
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)

@@ -7,6 +7,16 @@ import typer
 
 from gift_shared.errors import ConfigError
 
+Shards = Annotated[
+    list[str] | None,
+    typer.Option(help="Output folder of gift-generate render; repeatable as LABEL=FOLDER where rows differ by their images."),
+]
+ReferenceImages = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder or tars as for run; repeatable as METHOD=FOLDER where moe_adapter and zscl look at different images."),
+]
+ReferenceCaptions = Annotated[Path | None, typer.Option(help="Caption file as for run (zscl).")]
+
 
 def table(
     name: Annotated[
@@ -25,11 +35,9 @@ def table(
     commands: Annotated[bool, typer.Option("--commands", help="Print the runs that are not there as commands, and do nothing.")] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of every row, with commas between them.")] = "42",
     only: Annotated[list[str] | None, typer.Option(help="Run only this recipe of the table; repeatable.")] = None,
-    shards: Annotated[
-        list[str] | None,
-        typer.Option(help="Output folder of gift-generate render; repeatable as LABEL=FOLDER where rows differ by their images."),
-    ] = None,
-    reference_images: Annotated[Path | None, typer.Option(help="Folder or tars of images that stand for no task (moe_adapter).")] = None,
+    shards: Shards = None,
+    reference_images: ReferenceImages = None,
+    reference_captions: ReferenceCaptions = None,
     model: Annotated[
         str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai on mtil, mini on mini]", show_default=False)
     ] = None,
@@ -58,7 +66,8 @@ def table(
         out=out,
         seeds=seeds,
         shards=shards or (),
-        reference_images=reference_images,
+        reference_images=reference_images or (),
+        reference_captions=reference_captions,
         model=model,
         pretrained=pretrained,
         overrides=overrides or (),

@@ -8,6 +8,7 @@ from pathlib import Path
 from gift_shared.atomic import write_text
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.manifests import Manifests
+from gift_train.methods.base import METHOD_NAMES
 from gift_train.report.grid import Grid, grid_text
 from gift_train.tables.comparison import compare, comparison_csv, comparison_latex, comparison_markdown, comparison_text
 from gift_train.tables.definition import PaperTable, load_table
@@ -28,7 +29,8 @@ class TableRequest:
     out: Path | None
     seeds: str
     shards: Sequence[str]
-    reference_images: Path | None
+    reference_images: Sequence[str]
+    reference_captions: Path | None
     model: str | None
     pretrained: str | None
     overrides: Sequence[str]
@@ -81,6 +83,20 @@ def parse_shards(given: Sequence[str], table: PaperTable) -> dict[str | None, Pa
     return shards
 
 
+def parse_reference_images(given: Sequence[str]) -> dict[str | None, Path]:
+    """`FOLDER` for every method, `METHOD=FOLDER` for one. Raises ConfigError for an unknown or repeated method."""
+    folders: dict[str | None, Path] = {}
+    for value in given:
+        head, separator, tail = value.partition("=")
+        method, folder = (head, tail) if separator and not Path(value).exists() else (None, value)
+        if method is not None and method not in METHOD_NAMES:
+            raise ConfigError(f"--reference-images {value}: " + unknown_name("method", method, METHOD_NAMES))
+        if method in folders:
+            raise ConfigError(f"--reference-images {value}: given twice. Images of one method: METHOD=FOLDER.")
+        folders[method] = Path(folder)
+    return folders
+
+
 def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTable, Setting]:
     table = load_table(request.name)
     if request.order is None and request.world not in table.orders:
@@ -99,7 +115,8 @@ def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTab
         model=model,
         pretrained=pretrained,
         shards=parse_shards(request.shards, table),
-        reference_images=request.reference_images,
+        reference_images=parse_reference_images(request.reference_images),
+        reference_captions=request.reference_captions,
         overrides=tuple(request.overrides),
         runs=request.runs,
     )

@@ -16,7 +16,7 @@ from gift_shared.errors import DataError, GiftError
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
 from gift_train.config import Recipe, load_recipe
-from gift_train.methods.base import NoTaskSource, method_class
+from gift_train.methods.base import Method, NoTaskSource, ReplaySource, TextSource, method_class
 from gift_train.report.runs import Run, load_run
 from gift_train.selection import ReplaySelection, ReplayShortage, select_replay
 from gift_train.tables.definition import PaperTable, TableRow
@@ -30,7 +30,8 @@ class Setting:
     """What all runs of a table share, and where they lie.
 
     order_argument: the order as `gift-train run` is told it, a name or a file. shards: output folders by label, None = the plain set.
-    reference_images: for methods that look at images of no task beside their own.
+    reference_images: by method, None = every other; for methods that look at images beside their tasks'.
+    reference_captions: for methods that look at sentences of a file.
     """
 
     order: OrderManifest
@@ -38,7 +39,8 @@ class Setting:
     model: str
     pretrained: str | None
     shards: Mapping[str | None, Path]
-    reference_images: Path | None
+    reference_images: Mapping[str | None, Path]
+    reference_captions: Path | None
     overrides: Sequence[str]
     runs: Path
 
@@ -52,6 +54,19 @@ class Setting:
                 raise DataError(f"--shards {folder} has no {INDEX_FILE}: expected a finished output folder of gift-generate render.")
             digests[label] = hashlib.sha256(index.read_bytes()).hexdigest()
         return digests
+
+    @cached_property
+    def captions_digest(self) -> str:
+        """SHA-256 of the caption file, as runs record it. Raises DataError if there is none."""
+        assert self.reference_captions is not None
+        if not self.reference_captions.is_file():
+            raise DataError(f"--reference-captions: no caption file at {self.reference_captions}.")
+        with self.reference_captions.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def images_for(self, method: str) -> Path | None:
+        """The reference images of a method; None if none are given."""
+        return self.reference_images.get(method, self.reference_images.get(None))
 
 
 class State(StrEnum):
@@ -82,8 +97,13 @@ class NeededRun:
 
     @property
     def needs_reference_images(self) -> bool:
-        """Whether it looks at images of no task that are not synthetic."""
-        return _no_task_source(self.recipe) == NoTaskSource.REFERENCE
+        """Whether it looks at images beside its tasks that are not synthetic."""
+        return _needs_reference_images(self.recipe)
+
+    @property
+    def needs_reference_captions(self) -> bool:
+        """Whether it looks at the sentences of a file."""
+        return _method(self.recipe).text_source() == TextSource.FILE
 
     @property
     def name(self) -> str:
@@ -109,8 +129,11 @@ def obstacle(needed: NeededRun, setting: Setting) -> str | None:
     """Why a run that is not there cannot be made, as far as it can be told without loading a model; None if nothing is seen."""
     if needed.state is State.OCCUPIED:
         return f"{needed.folder} {needed.remark}. Move it away, or give another --runs"
-    if needed.needs_reference_images and setting.reference_images is None:
-        return "it looks at images of no task: give their folder or tars with --reference-images"
+    if needed.needs_reference_images and setting.images_for(needed.recipe.method) is None:
+        what = "images of no task" if _no_task_source(needed.recipe) == NoTaskSource.REFERENCE else "reference images"
+        return f"it looks at {what}: give their folder or tars with --reference-images"
+    if needed.needs_reference_captions and setting.reference_captions is None:
+        return "it looks at the sentences of a file: give it with --reference-captions"
     if needed.needs_shards and needed.row.shards not in setting.shards:
         label = f"{needed.row.shards}=" if needed.row.shards else ""
         return f"it looks at synthetic images: give their output folder with --shards {label}FOLDER"
@@ -186,8 +209,11 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[
         del wanted["seed"]
     if _needs_shards(recipe) and row.shards in setting.shards:
         wanted["shards"] = {"index_sha256": setting.index_digests[row.shards]}
-    if _no_task_source(recipe) == NoTaskSource.REFERENCE and setting.reference_images is not None:
-        wanted["reference_images"] = str(setting.reference_images)
+    images = setting.images_for(recipe.method)
+    if _needs_reference_images(recipe) and images is not None:
+        wanted["reference_images"] = str(images)
+    if _method(recipe).text_source() == TextSource.FILE and setting.reference_captions is not None:
+        wanted["reference_captions"] = {"sha256": setting.captions_digest}
     return _flat(json.loads(json.dumps(wanted)))  # compare as it was written
 
 
@@ -209,7 +235,15 @@ def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _no_task_source(recipe: Recipe) -> NoTaskSource:
-    return method_class(recipe.method)(recipe.method_config).no_task_source()
+    return _method(recipe).no_task_source()
+
+
+def _needs_reference_images(recipe: Recipe) -> bool:
+    return _no_task_source(recipe) == NoTaskSource.REFERENCE or _method(recipe).replay_source() == ReplaySource.REFERENCE
+
+
+def _method(recipe: Recipe) -> Method:
+    return method_class(recipe.method)(recipe.method_config)
 
 
 def _needs_shards(recipe: Recipe) -> bool:
