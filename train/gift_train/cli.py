@@ -60,6 +60,7 @@ def run(
     num_workers: Workers = 0,
     overrides: Overrides = None,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many tasks; the same command goes on.")] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb, trackio ... (accelerate's trackers); repeatable.")] = None,
 ) -> None:
     """Learn the tasks of an order one after the other, and evaluate on all of them after each."""
     if (method is None) == (recipe is None):
@@ -88,6 +89,7 @@ def run(
             device=device,
             num_workers=num_workers,
             stop_after=stop_after,
+            trackers=tracker or [],
         )
     )
     if summary is None:

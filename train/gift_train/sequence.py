@@ -34,6 +34,7 @@ from gift_train.run_folder import RunFolder, check_place
 from gift_train.selection import ReplaySelection, select_replay
 from gift_train.task_setup import TaskInputs, replay_stream, task_batches, task_context
 from gift_train.tasks import Task, load_task
+from gift_train.trackers import Trackers, check_trackers, flat_numbers
 from gift_train.transforms import ImageTransforms, image_transforms
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class RunRequest:
     stop_after: int | None
     reference_images: Path | None = None
     reference_captions: Path | None = None
+    trackers: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Run:
     student: Backbone
     initial_weights: Weights
     folder: RunFolder
+    trackers: Trackers
     no_task_images: Dataset[Any] | None
     reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
     reference_texts: ReferenceTexts | None
@@ -85,7 +88,7 @@ def run(request: RunRequest) -> dict[str, Any] | None:
     Raises: GiftError of the kind that fits, before any training, for names, files, counts or folders that do not.
     """
     this = prepare(request)
-    with closing(this.folder):
+    with closing(this.folder), closing(this.trackers):
         return _go_through(this)
 
 
@@ -103,6 +106,8 @@ def _go_through(this: Run) -> dict[str, Any] | None:
             rows = _evaluate(this, f"after task {index + 1}/{len(this.order.tasks)}", index + 1)
         else:
             rows = {"": accuracies["zero_shot"]}
+        accuracy = dict(zip(this.order.tasks, rows[""], strict=True))
+        this.trackers.log((index + 1) * (this.recipe.steps + 1), flat_numbers({"accuracy": accuracy}))
         accuracies["matrix"].append(rows.pop(""))
         for reading, row in rows.items():
             accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
@@ -121,6 +126,7 @@ def prepare(request: RunRequest) -> Run:
             raise ConfigError("[learning_rates] " + unknown_name("dataset", dataset, known))
     if request.stop_after is not None and request.stop_after < 1:
         raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {request.stop_after}.")
+    check_trackers(request.trackers)
     method = method_class(recipe.method)(recipe.method_config)
     replay_rows = _select_replay(request, recipe, order, method)
     require_reference_images(method, request.reference_images)
@@ -150,6 +156,7 @@ def prepare(request: RunRequest) -> Run:
         student=student,
         initial_weights={name: weight.cpu() for name, weight in student.weights_copy().items()},
         folder=folder,
+        trackers=Trackers(request.trackers, request.out, {"recipe": recipe.title, "order": order.name, "seed": request.seed}),
         no_task_images=outside,
         reference_images=reference,
         reference_texts=texts,
@@ -180,7 +187,7 @@ def _learn(this: Run, index: int, name: str) -> None:
     )
     place = checkpoint.load_progress(checkpoints, index, training) or _first_place(this, index, name)
     this.folder.cut_metrics(place.metrics_bytes)
-    journal = _Journal(this.folder, place, measures)
+    journal = _Journal(this, place, measures)
     label = f"{this.recipe.method} {index + 1}/{len(this.order.tasks)} {name}"
     rhythm = Rhythm(log_every=this.recipe.log_every, checkpoint_every=this.recipe.checkpoint_every)
     train_task(training, task_batches(inputs, student, replay, place.next_step), place.next_step, rhythm, journal, label)
@@ -265,10 +272,12 @@ def _evaluate(this: Run, description: str, number: int) -> dict[str, list[float]
 
 
 class _Journal:
-    """Writes a task's steps to metrics.jsonl and its state to checkpoints/progress."""
+    """Writes a task's steps to metrics.jsonl and the trackers, and its state to checkpoints/progress."""
 
-    def __init__(self, folder: RunFolder, place: Place, measures: StepMeasures | None) -> None:
-        self.folder = folder
+    def __init__(self, this: Run, place: Place, measures: StepMeasures | None) -> None:
+        self.folder = this.folder
+        self.trackers = this.trackers
+        self.steps_before = place.task_index * (this.recipe.steps + 1)  # a task makes N + 1 updates
         self.place = place
         self.measures = measures
         self.started = time.monotonic()
@@ -276,7 +285,10 @@ class _Journal:
     def log(self, step: int, learning_rate: float, terms: Mapping[str, float]) -> None:
         row = {"task": self.place.task_name, "task_index": self.place.task_index, "step": step, "learning_rate": learning_rate}
         row |= {"terms": dict(terms), "loss": sum(terms.values())}
-        self.folder.log([row if self.measures is None else row | {"measurements": self.measures()}])
+        if self.measures is not None:
+            row |= {"measurements": self.measures()}
+        self.folder.log([row])
+        self.trackers.log(self.steps_before + step, flat_numbers(row))
 
     def save(self, next_step: int, training: Training) -> None:
         checkpoint.save_progress(self.folder.checkpoints, self.place_now(next_step), training)
