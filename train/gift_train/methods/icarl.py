@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from gift_train.backbone import Backbone
-from gift_train.losses import fixed_text_distillation
+from gift_train.image_distillation import ImageDistillation
 from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
 from gift_train.replay import ReplayBatch
-from gift_train.teacher import Teacher
 
 
 @register("icarl")
@@ -44,26 +43,14 @@ class Icarl(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        assert context.reference_tokens is not None
         backbone = student.frozen_copy()
         if self.config.teacher == "initial":
             backbone.load_weights(context.initial_weights)
-        self.teacher = Teacher(backbone)
-        self.reference_features = self.teacher.encode_texts(context.reference_tokens)
-        if context.replay_pass is not None:
-            self.teacher.remember(context.replay_pass(), captions=False)
+        weight, temperature = self.config.distill_weight, self.config.temperature
+        self.distillation = ImageDistillation(backbone, context, weight=weight, temperature=temperature)
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        if self.config.distill_weight == 0:
-            return LossTerms()
-        distillation = fixed_text_distillation(
-            student.encode_images(batch.images),
-            self.teacher.image_features(batch),
-            self.reference_features,
-            scale=student.scale,
-            temperature=self.config.temperature,
-        )
-        return LossTerms(distillation=self.config.distill_weight * distillation)
+        return self.distillation.terms(student, batch)
 
     @torch.no_grad()
     def end_task(self, student: Backbone) -> None:

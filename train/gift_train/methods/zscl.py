@@ -10,10 +10,9 @@ from torch import Tensor
 from gift_shared.errors import ConfigError
 from gift_train.backbone import Backbone
 from gift_train.consolidation import Penalty, running_mean
-from gift_train.losses import fixed_text_distillation
+from gift_train.image_distillation import ImageDistillation
 from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
 from gift_train.replay import ReplayBatch
-from gift_train.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,28 +85,16 @@ class Zscl(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        assert context.reference_tokens is not None
         self.anchor = student.weights_copy()
         self.average = student.weights_copy()
         self.num_sampled = 0
         backbone = student.frozen_copy()
         backbone.load_weights(context.initial_weights)
-        self.teacher = Teacher(backbone)
-        self.reference_features = self.teacher.encode_texts(context.reference_tokens)
-        if context.replay_pass is not None:
-            self.teacher.remember(context.replay_pass(), captions=False)
+        weight, temperature = self.config.distill_weight, self.config.temperature
+        self.distillation = ImageDistillation(backbone, context, weight=weight, temperature=temperature)
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        if self.config.distill_weight == 0:
-            return LossTerms()
-        distillation = fixed_text_distillation(
-            student.encode_images(batch.images),
-            self.teacher.image_features(batch),
-            self.reference_features,
-            scale=student.scale,
-            temperature=self.config.temperature,
-        )
-        return LossTerms(distillation=self.config.distill_weight * distillation)
+        return self.distillation.terms(student, batch)
 
     def penalty(self, student: Backbone) -> Penalty | None:
         if self.config.l2_weight == 0:
