@@ -356,3 +356,13 @@ def test_seeds_shards_and_durations_read_as_written():
     assert parse_seeds("1, 2,3") == [1, 2, 3]
     assert parse_shards(["out", "25-steps=fewer"], load_table("steps")) == {None: Path("out"), "25-steps": Path("fewer")}
     assert [spoken(seconds) for seconds in (12, 200, 18420)] == ["12 s", "3 min 20 s", "5 h 07 min"]
+
+
+def test_an_order_of_one_task_has_no_table(tmp_path):
+    order = tmp_path / "my" / "orders" / "single.toml"
+    order.parent.mkdir(parents=True)
+    order.write_text(
+        'name = "single"\ndisplay_name = "Single"\npretraining_source = "mini_base"\nrecipes = "mini"\ntasks = ["mini_flags"]\n'
+    )
+    with pytest.raises(GiftError, match=r"'single' has one task, and Transfer needs two"):
+        table("1", "--order", "single", "--manifests", tmp_path / "my", "--runs", tmp_path / "runs")

@@ -103,6 +103,8 @@ def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTab
         raise ConfigError(unknown_name("world", request.world, table.orders))
     argument = request.order or table.orders[request.world]
     order = Manifests(tuple(manifests)).order(argument)
+    if len(order.tasks) < 2:
+        raise ConfigError(f"Order {order.name!r} has one task, and Transfer needs two. `gift-train report` shows such runs.")
     model, pretrained = request.model, request.pretrained
     if model is None:
         if order.recipes not in DEFAULT_MODELS:
