@@ -67,20 +67,6 @@ def accuracies(
     return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
 
 
-def evaluate_datasets(
-    method: Classifies,
-    student: Backbone,
-    datasets: Mapping[str, tuple[TaskManifest, Dataset[Any]]],
-    *,
-    batch_size: int,
-    num_workers: int = 0,
-    description: str = "evaluate",
-) -> dict[str, float]:
-    """Accuracy in percent of the student on each test set, against that dataset's own classes; shows its progress."""
-    readings = evaluate_readings(method, student, datasets, batch_size=batch_size, num_workers=num_workers, description=description)
-    return readings[""]
-
-
 def evaluate_readings(
     method: Classifies,
     student: Backbone,
@@ -90,7 +76,10 @@ def evaluate_readings(
     num_workers: int = 0,
     description: str = "evaluate",
 ) -> dict[str, dict[str, float]]:
-    """`evaluate_datasets` for each of the method's readings of its weights: {"": {dataset: accuracy}, other reading: ...}."""
+    """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
+
+    Shows its progress. Returns: {"": {dataset: accuracy}, other reading: {...}}; most methods have the reading "" alone.
+    """
     found: dict[str, dict[str, float]] = {}
     with Progress(description, len(datasets), "dataset", stays=False) as progress:
         for name, (manifest, images) in datasets.items():

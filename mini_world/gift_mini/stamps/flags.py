@@ -10,8 +10,8 @@ from gift_mini.stamps.frame import OVERSAMPLING, STAMP
 from gift_mini.stamps.pen import Point, arc
 
 WHITE, BLACK = (250, 250, 250), (25, 25, 25)
-RED, DARK_RED, ORANGE, YELLOW = (206, 32, 46), (155, 25, 50), (240, 130, 25), (250, 205, 20)
-GREEN, BLUE, DARK_BLUE, SKY = (10, 135, 75), (25, 75, 175), (15, 35, 100), (100, 170, 225)
+RED, ORANGE, YELLOW = (206, 32, 46), (240, 130, 25), (250, 205, 20)
+GREEN, BLUE, DARK_BLUE = (10, 135, 75), (25, 75, 175), (15, 35, 100)
 FLAG_WIDTH, FLAG_HEIGHT = 86, 60  # stamp pixels
 
 Colour = tuple[int, int, int]
@@ -96,16 +96,6 @@ def _jamaica() -> Image.Image:
     for ends in ([(0, 0), (1, 1)], [(0, 1), (1, 0)]):
         (x0, y0), (x1, y1) = ends
         pen.polygon([(x0, y0 - 0.1), (x0, y0 + 0.1), (x1, y1 + 0.1), (x1, y1 - 0.1)], YELLOW)
-    return pen.stamp()
-
-
-def _greece() -> Image.Image:
-    pen = FlagPen(BLUE)
-    for row in (1, 3):
-        pen.box(0, row / 5, 1, (row + 1) / 5, WHITE)
-    pen.box(0, 0, 0.44, 0.6, BLUE)
-    pen.box(0.17, 0, 0.27, 0.6, WHITE)
-    pen.box(0, 0.22, 0.44, 0.38, WHITE)
     return pen.stamp()
 
 
