@@ -1,6 +1,7 @@
 """What both command lines do alike: run a typer app, tell a user's mistake in one line, and choose the exit code.
 
-Exit codes: 0 done; 1 a check ran and failed (verify, parity); 2 the user can mend it; 130 interrupted.
+Exit codes: 0 done; 1 a check ran and failed (verify, parity); 2 the user can mend it; 75 preempted, start again;
+130 interrupted.
 """
 
 import errno
@@ -9,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from gift_shared.errors import GiftError
+from gift_shared.errors import GiftError, Preempted
 
 INTERRUPTED = 130
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -20,12 +21,12 @@ WRONG_PATH = (
 
 
 def run_app(app: Callable[[], None]) -> None:
-    """Run a typer app; GiftError, a full disk and a path that cannot be used become one line on stderr and exit code 2."""
+    """Run a typer app; GiftError, a full disk and a path that cannot be used become one line on stderr and their exit code."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         app()
     except GiftError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno in FULL_DISK:
             _fail(f"The disk is full ({error.filename or 'while writing'}). What is complete stays valid: free some space and run again.")
@@ -52,6 +53,6 @@ def _tell_interrupted() -> None:
     print("Interrupted. What is complete stays valid; run the same command again to go on.", file=sys.stderr)
 
 
-def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+def _fail(message: str, exit_code: int = GiftError.exit_code) -> None:
+    print(("" if exit_code == Preempted.exit_code else "error: ") + " ".join(message.split()), file=sys.stderr)
+    sys.exit(exit_code)

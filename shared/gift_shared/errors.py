@@ -1,4 +1,4 @@
-"""What a user can cause. The command lines print these in one line and exit with code 2; everything else is our bug."""
+"""What a user can cause. The command lines print these in one line and exit with their code; everything else is our bug."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 class GiftError(Exception):
     """Base of all errors that are told in one line: what was expected, what was found, where, and what to do."""
+
+    exit_code = 2
 
 
 class ConfigError(GiftError):
@@ -34,6 +36,12 @@ class ShapeError(GiftError):
 
 class NonFiniteError(GiftError):
     """A loss that became NaN or infinite; the message names the step and the term."""
+
+
+class Preempted(GiftError):
+    """Not a mistake: the scheduler asked for the machine. The same command goes on, so the exit code asks for another start."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h; what SLURM's RequeueExit is set to
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

@@ -1,0 +1,88 @@
+"""What every benchmark shares: variants timed turn by turn in one run, peak memory in a process of its own, a table and a JSON file."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gift_train.provenance import git_commit, hardware, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the table: what was measured, and the target it was measured against.
+
+    value: in `unit`; a ratio is how many times faster (or smaller) than the plain way. target: None where there is none;
+    `at_most` says that the value should stay below it.
+    """
+
+    what: str
+    value: float
+    unit: str
+    target: float | None = None
+    at_most: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """met, MISSED, or nothing to meet."""
+        if self.target is None:
+            return ""
+        return "met" if (self.value <= self.target if self.at_most else self.value >= self.target) else "MISSED"
+
+    @property
+    def shown_target(self) -> str:
+        """The bound with its direction."""
+        return "" if self.target is None else f"{'<=' if self.at_most else '>='} {self.target:g}"
+
+
+def seconds_each(variants: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of one call of each variant. They take turns, so that what else the machine does meets all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(warmup + rounds):
+        for name, call in variants.items():
+            started = time.perf_counter()
+            call()
+            if number >= warmup:
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def peak_gigabytes() -> float:
+    """Most memory this process has held so far, resident, in GB (10^9 bytes). Call it in a process of its own."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark file again with these arguments and read the JSON object on the last line it prints."""
+    done = subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def report(name: str, findings: Sequence[Finding], details: Mapping[str, Any]) -> Path:
+    """Print the findings as a table and write them, with all that was measured, to results/<name>.json; returns its path."""
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        print(f"{finding.what:{width}}  {finding.value:10.2f} {finding.unit:12} {finding.shown_target:>10}  {finding.verdict}")
+    record = {
+        "benchmark": name,
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": git_commit(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "findings": [{**vars(finding), "verdict": finding.verdict} for finding in findings],
+        "details": details,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,38 @@
+"""A log for programs: one JSON object a line, appended whole, so that several hours of a cluster can be filtered with jq."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Appends events to a file; every line names time (UTC, ISO 8601), host, process and event, then what the event brings along.
+
+    Lines of several processes never mix: each is one write to a file opened for appending.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._who = {"host": socket.gethostname(), "process": os.getpid()}
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event, e.g. `write("shard", name=..., seconds=...)`."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **self._who, "event": event, **fields}
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a log, oldest first; a last line that a killed process left unfinished is passed over."""
+    events = []
+    for line in path.read_bytes().splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
