@@ -41,7 +41,7 @@ def read_captions(path: Path) -> CaptionTexts:
         chunks = []
         while chunk := list(islice(captions, _LINES_AT_ONCE)):
             chunks.append(pa.array(chunk, type=pa.large_string()))
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # JSON can write half a character, which no text file can
         raise DataError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
     if not chunks:
         raise DataError(f"{path} holds no caption.")
@@ -76,7 +76,7 @@ def _jsonl_captions(path: Path) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
         texts = [record[key] for key in TEXT_COLUMNS if key in record] if isinstance(record, dict) else []
         if not texts or not isinstance(texts[0], str):
@@ -93,5 +93,5 @@ def _parquet_captions(path: Path) -> Iterator[str]:
                 raise DataError(f"{path}: expected a column {' or '.join(TEXT_COLUMNS)}, found {found}.")
             for batch in file.iter_batches(batch_size=_LINES_AT_ONCE, columns=columns[:1]):
                 yield from (str(text) for text in batch.column(0).to_pylist() if text is not None)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error

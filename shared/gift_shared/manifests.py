@@ -3,7 +3,6 @@
 A manifest folder holds `tasks/<name>.toml`, `orders/<name>.toml` and `captions/*`. User folders are searched first.
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from gift_shared.documents import read_toml
 from gift_shared.errors import ManifestError, unknown_name
 
 DATA_KINDS = ("image_folder", "webdataset", "torchvision")
@@ -143,10 +143,7 @@ def _parse_order(path: Path) -> OrderManifest:
 
 
 def _read(path: Path, *, required: dict[str, type], optional: dict[str, type]) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path} is not valid TOML: {error}.") from error
+    table = read_toml(path, ManifestError)
     fields = required | optional
     for key, value in table.items():
         if key not in fields:

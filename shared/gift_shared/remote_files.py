@@ -1,0 +1,183 @@
+"""Files below a URL, read through fsspec: one request after another, tried again while a server is at fault, then told by URL.
+
+fsspec's own file systems talk to the servers (http, https, s3 and whatever else is installed); this adds patience and our errors.
+"""
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from gift_shared.errors import ConfigError, ShardError
+
+T = TypeVar("T")
+BLOCK_BYTES = 16 * 2**20  # of one request: what is lost when a connection breaks, and held in memory
+TEMPORARY_STATUS = (408, 425, 429)  # besides 5xx: asked too early or too often
+MISSING_STATUS, FORBIDDEN_STATUS = (404, 410), (401, 403)
+SLOWEST = 30  # a block that has not come after so many stalls' time is a failure, however steadily it drips
+
+_log = logging.getLogger(__name__)
+
+
+class NotThereError(ShardError):
+    """The server says that it has no such file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a failing server is waited for: by default 6 attempts with about 31 s of waiting between them.
+
+    first_wait: seconds before the second attempt; doubled each time, and varied by a quarter so that many workers do not come at once.
+    stall: seconds without a byte after which an attempt has failed.
+    """
+
+    attempts: int = 6
+    first_wait: float = 1.0
+    stall: float = 20.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        return float(self.first_wait * 2 ** (failures - 1) * random.uniform(0.75, 1.25))
+
+
+@dataclass(frozen=True)
+class RemoteFacts:
+    """What a server says of a file. size: bytes. version: changes with the content; None if the server does not tell."""
+
+    size: int
+    version: str | None
+
+
+class RemoteFiles:
+    """The files below a URL. Can be pickled and forked: every process opens connections of its own."""
+
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.patience = patience or Patience()
+        self._opened: tuple[int, Any, tuple[type[Exception], ...]] | None = None
+        _ = self._file_system  # a missing package is told at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def url_of(self, relative: str) -> str:
+        """The URL of a file, as errors name it."""
+        return f"{self.url}/{relative}"
+
+    def facts(self, relative: str) -> RemoteFacts:
+        """Size and version of a file. Raises ShardError (NotThereError) if it is not there, or its server does not answer."""
+        info = self._tried(relative, lambda: self._file_system.info(self.url_of(relative)))
+        version = info.get("ETag") or info.get("Last-Modified") or info.get("LastModified")
+        if info.get("size") is None:
+            raise ShardError(f"{self.url_of(relative)}: its server tells no length, so nobody could see that it is cut short.")
+        return RemoteFacts(info["size"], None if version is None else str(version))
+
+    def blocks(self, relative: str, size: int) -> Iterator[bytes]:
+        """The content of a file of `size` bytes, piece by piece; one that breaks off is asked for again. Raises as `facts` does."""
+        position = 0
+        while position < size:
+            block = self._tried(relative, partial(self._block, relative, position, size))
+            yield block
+            position += len(block)
+
+    def _block(self, relative: str, start: int, size: int) -> bytes:
+        end = min(start + BLOCK_BYTES, size)
+        content = bytes(self._file_system.cat_file(self.url_of(relative), start=start, end=end))
+        is_whole = start == 0 and len(content) == size  # from a server that knows no ranges
+        if len(content) != end - start and not is_whole:
+            raise ConnectionError(f"{len(content)} of {end - start} bytes came")
+        return content
+
+    def _tried(self, relative: str, request: Callable[[], T]) -> T:
+        url, started = self.url_of(relative), time.monotonic()
+        for failures in range(1, self.patience.attempts + 1):
+            try:
+                return request()
+            except self._errors as error:
+                final, reason = _judged(error)
+                if final is not None:
+                    raise final(f"{url} {reason}") from error
+                if failures == self.patience.attempts:
+                    break
+            wait = self.patience.wait(failures)
+            _log.warning("%s: %s; attempt %d of %d in %.1f s.", url, reason, failures + 1, self.patience.attempts, wait)
+            time.sleep(wait)
+        seconds = time.monotonic() - started
+        raise ShardError(
+            f"{url} could not be read in {self.patience.attempts} attempts over {seconds:.0f} s: {reason}."
+            " See whether its server is well; the same command goes on."
+        )
+
+    @property
+    def _file_system(self) -> Any:
+        return self._open()[1]
+
+    @property
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return self._open()[2]
+
+    def _open(self) -> tuple[int, Any, tuple[type[Exception], ...]]:
+        if self._opened is None or self._opened[0] != os.getpid():  # fsspec's connections do not survive a fork
+            self._opened = (os.getpid(), *_open_file_system(self.url, self.patience.stall))
+        return self._opened
+
+
+def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception], ...]]:
+    """fsspec's file system for a URL, and what it raises for a server's fault besides OSError."""
+    protocol = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    errors: list[type[Exception]] = [OSError]
+    try:
+        import fsspec
+
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            limits = aiohttp.ClientTimeout(total=SLOWEST * stall, sock_connect=stall, sock_read=stall)
+            # trust_env: a cluster's proxy (HTTPS_PROXY), and passwords of ~/.netrc
+            options = {"client_kwargs": {"timeout": limits, "headers": {"Accept-Encoding": "identity"}, "trust_env": True}}
+            errors += [aiohttp.ClientError]
+        elif protocol in ("s3", "s3a"):
+            import botocore.exceptions
+            import s3fs  # noqa: F401 - a missing one is told here
+
+            options = {"config_kwargs": {"connect_timeout": stall, "read_timeout": stall, "retries": {"max_attempts": 0}}}
+            errors += [botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError]
+        file_system = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
+    except ImportError as error:
+        raise ConfigError(f'{url} needs the package {error.name or protocol}: pip install "gift-cl[remote]".') from error
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}. Give a folder, or a URL with http, https or s3.") from error
+    if protocol in ("s3", "s3a"):
+        file_system.retries = 1  # the patience is ours
+    return file_system, tuple(errors)
+
+
+def _judged(error: BaseException) -> tuple[type[ShardError] | None, str]:
+    """What went wrong, and the error to raise at once; None if trying again can help. fsspec wraps errors, so the first cause decides."""
+    told = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        told = str(error) or told
+    kind, status = type(error).__name__, _status(error)
+    if isinstance(error, FileNotFoundError) or status in MISSING_STATUS:
+        return NotThereError, "is not there (404). Check the URL; is the folder complete?"
+    if isinstance(error, PermissionError) or status in FORBIDDEN_STATUS:
+        return ShardError, f"may not be read ({status or 403}). Check URL, rights and credentials."
+    if status is not None and status < 500 and status not in TEMPORARY_STATUS:
+        return ShardError, f"may not be asked for: the server answered {status}. Check the URL."
+    if "Credential" in kind or "InvalidURL" in kind:
+        return ShardError, f"cannot be asked for ({kind}: {told}). Check URL and credentials."
+    return None, f"{kind} ({told})" if status is None else f"the server answered {status}"
+
+
+def _status(error: BaseException) -> int | None:
+    """HTTP status of an error of aiohttp or botocore, None if it has none."""
+    status, response = getattr(error, "status", None), getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None

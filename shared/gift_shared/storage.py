@@ -1,0 +1,219 @@
+"""An output folder of stage 1, wherever it lies: a folder here, or a URL whose files are fetched, checked and kept here for a while.
+
+To all who read shards the two look alike: they ask `index_file` and `tar_file` for a path on this machine.
+"""
+
+import hashlib
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gift_shared.errors import ConfigError, ShardError
+from gift_shared.file_cache import GB, FileCache
+from gift_shared.progress import Progress
+from gift_shared.remote_files import NotThereError, Patience, RemoteFiles
+from gift_shared.schema import INDEX_FILE, SHARD_FOLDER, TAR_BYTES, TAR_SHA256
+
+REQUESTS_AT_ONCE = 16
+TARS_AT_ONCE = 4
+DAMAGED_ATTEMPTS = 3  # of fetching a file whose bytes are not what they should be: it may be being replaced
+MB = 10**6
+
+_log = logging.getLogger(__name__)
+
+
+class _DamagedError(Exception):
+    """A fetched file that is not what it should be; the text goes on from its URL."""
+
+
+class RemoteFolder:
+    """An output folder behind a URL. Can be pickled and forked: every process has its own connections, all share the cache."""
+
+    def __init__(self, url: str, cache: FileCache | None = None, patience: Patience | None = None) -> None:
+        self.files = RemoteFiles(url, patience)
+        self.cache = cache or FileCache()
+        self._index: Path | None = None
+        self._held: dict[str, frozenset[str]] = {}  # shards by purpose
+
+    def __str__(self) -> str:
+        return self.files.url
+
+    def index(self) -> Path:
+        """A copy of the index: one version as long as this object lives, fetched anew if the server has another than the copy."""
+        if self._index is None or not self._index.is_file():
+            facts = self.files.facts(INDEX_FILE)
+            version = hashlib.sha256((facts.version or str(time.time_ns())).encode()).hexdigest()[:12]
+            copy = self.cache.path(self.files.url_of(f"{version}-{INDEX_FILE}"))
+            with self.cache.alone_with(copy):
+                if not copy.is_file():
+                    self._until_sound(INDEX_FILE, lambda: self._copy(INDEX_FILE, copy, _require_parquet))
+            self._index = copy
+        self.cache.used(self._index)
+        return self._index
+
+    def tar(self, shard: str) -> Path:
+        """Where the copy of a shard's tar lies; `fetch` sees to it that it does."""
+        return self.cache.path(self.files.url_of(_tar(shard)))
+
+    def fetch(self, shard: str, other_than: int | None = None, on_bytes: Callable[[int], Any] | None = None) -> None:
+        """Make sure that the copy of a tar is there. `other_than`: inode of a copy that is no good and is to be replaced.
+
+        On arrival its size and digest are held against the shard's own Parquet; if the URL has none, each image is still checked
+        whenever it is read. Raises ShardError naming the URL.
+        """
+        copy = self.tar(shard)
+        with self.cache.alone_with(copy):
+            if other_than is not None and copy.is_file() and copy.stat().st_ino == other_than:
+                copy.unlink()
+            if not copy.is_file():
+                self._until_sound(_tar(shard), lambda: self._copy(_tar(shard), copy, self._tar_check(shard), on_bytes))
+            self.cache.used(copy)
+
+    def sizes(self, shards: Collection[str]) -> dict[str, int]:
+        """Bytes of each tar, of its copy or as the server says. Raises ShardError for one that is not there."""
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            return dict(zip(shards, pool.map(self._size, shards), strict=True))
+
+    def hold(self, purpose: str, shards: Collection[str]) -> None:
+        """Fetch these tars and keep them until the same purpose holds others. Raises ShardError, also if the cache is too small."""
+        others = (held for name, held in self._held.items() if name != purpose)
+        wanted = self.sizes(sorted(frozenset(shards).union(*others)))
+        self.require_room(sum(wanted.values()))
+        self._held[purpose] = frozenset(shards)
+        missing = [shard for shard in wanted if not self.tar(shard).is_file()]
+        total = sum(wanted[shard] for shard in missing)
+        with Progress(f"fetching {self}", -(-total // MB), "megabyte", stays=False) as progress, ThreadPoolExecutor(TARS_AT_ONCE) as pool:
+            arrived = _Megabytes(progress)
+            jobs = [pool.submit(self.fetch, shard, on_bytes=arrived) for shard in wanted]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            finally:  # after an error the rest is not fetched any more
+                for job in jobs:
+                    job.cancel()
+
+    def require_room(self, num_bytes: int) -> None:
+        """Raises ShardError if the cache cannot hold tars of so many bytes at once."""
+        if num_bytes > self.cache.most_bytes:
+            raise ShardError(
+                f"{self}: tars that are read together have {num_bytes / GB:.3g} GB, the shard cache holds {self.cache.most_bytes / GB:.3g}."
+                f" Give --shard-cache-gb {num_bytes / GB * 1.05:.2g} or more, or copy the folder here."
+            )
+
+    def holds(self, shards: Collection[str]) -> bool:
+        """Whether all of these are kept already."""
+        return frozenset(shards) <= frozenset().union(*self._held.values())
+
+    def _size(self, shard: str) -> int:
+        copy = self.tar(shard)
+        return copy.stat().st_size if copy.is_file() else self.files.facts(_tar(shard)).size
+
+    def _tar_check(self, shard: str) -> "Check":
+        """What the shard's own Parquet says its tar is; no check where the URL has the index alone."""
+        relative = f"{SHARD_FOLDER}/{shard}.parquet"
+        try:
+            content = b"".join(self.files.blocks(relative, self.files.facts(relative).size))
+            claims = pq.read_schema(io.BytesIO(content)).metadata or {}
+        except NotThereError:
+            return lambda path, digest: None
+        except pa.ArrowInvalid as error:
+            raise _DamagedError(f"cannot be checked: {self.files.url_of(relative)} is no readable Parquet file ({error})") from error
+        expected = tuple(claims.get(key.encode(), b"?").decode() for key in (TAR_BYTES, TAR_SHA256))
+
+        def check(path: Path, digest: str) -> None:
+            found = (str(path.stat().st_size), digest)
+            if found != expected:
+                raise _DamagedError(f"has {found[0]} bytes, sha256 {found[1]}, but its rows claim {expected[0]} bytes, {expected[1]}")
+
+        return check
+
+    def _copy(self, relative: str, copy: Path, check: "Check", on_bytes: Callable[[int], Any] | None = None) -> None:
+        size = self.files.facts(relative).size
+        kept = {self.tar(shard) for held in self._held.values() for shard in held} | ({self._index} if self._index else set())
+        digest = hashlib.sha256()
+        with self.cache.new_copy(copy, size, kept) as temporary:
+            with temporary.open("r+b") as file:
+                for block in self.files.blocks(relative, size):
+                    file.write(block)
+                    digest.update(block)
+                    if on_bytes is not None:
+                        on_bytes(len(block))
+            check(temporary, digest.hexdigest())
+
+    def _until_sound(self, relative: str, fetch: Callable[[], None]) -> None:
+        url = self.files.url_of(relative)
+        for attempt in range(1, DAMAGED_ATTEMPTS + 1):
+            try:
+                return fetch()
+            except _DamagedError as damage:
+                fault = str(damage)
+            if attempt < DAMAGED_ATTEMPTS:
+                _log.warning("%s %s; fetching it again (%d of %d).", url, fault, attempt + 1, DAMAGED_ATTEMPTS)
+                time.sleep(self.files.patience.wait(attempt))
+        raise ShardError(f"{url} {fault}; it came so {DAMAGED_ATTEMPTS} times. Run gift-generate verify where it lies, and copy it again.")
+
+
+Folder = Path | RemoteFolder
+Check = Callable[[Path, str], None]  # a fetched file and its sha256; raises _DamagedError
+
+
+def open_folder(location: str | Path, cache: FileCache | None = None) -> Folder:
+    """The output folder at a path or URL (http, https, s3, file, and what else fsspec knows). Nothing is read yet.
+
+    Raises: ConfigError for a URL that carries credentials, which would be written into every record, and for a missing package.
+    """
+    if isinstance(location, Path) or "://" not in location:
+        return Path(location)
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    if parts.username or parts.query or parts.fragment:
+        shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
+        raise ConfigError(f"{shown}: a URL of shards has no user, ? or #. Give credentials through the environment or fsspec's settings.")
+    return RemoteFolder(location, cache)
+
+
+def index_file(folder: Folder) -> Path:
+    """The index of an output folder, on this machine."""
+    return folder.index() if isinstance(folder, RemoteFolder) else folder / INDEX_FILE
+
+
+def hold_shards(folder: Folder, purpose: str, shards: Collection[str]) -> None:
+    """Have these shards on this machine before work begins that reads them in any order; a folder here has them. See RemoteFolder.hold."""
+    if isinstance(folder, RemoteFolder) and not folder.holds(shards):
+        folder.hold(purpose, shards)
+
+
+class _Megabytes:
+    """Counts the bytes that threads fetch, in whole megabytes, which is what people read."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._bytes, self._lock = progress, 0, threading.Lock()
+
+    def __call__(self, num_bytes: int) -> None:
+        with self._lock:
+            before, self._bytes = self._bytes, self._bytes + num_bytes
+            self._progress.advance(-(-self._bytes // MB) - -(-before // MB))
+
+
+def _tar(shard: str) -> str:
+    return f"{SHARD_FOLDER}/{shard}.tar"
+
+
+def _require_parquet(path: Path, _: str) -> None:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _DamagedError(f"is no readable Parquet file ({error})") from error
