@@ -1,6 +1,5 @@
 """What a plan will cost, told before any GPU starts: images, disk and hours."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pyarrow.compute as pc
 from gift_shared.errors import ConfigError
 from gift_shared.schema import SHARD_FOLDER
 from gift_shared.tables import read_index
+from gift_shared.worker_logs import render_times
 
 ASSUMED_BYTES_PER_IMAGE = 50_000  # a 512 x 512 JPEG of quality 75; said to be an assumption wherever it is used
 BYTES_PER_SAMPLE = 3_500  # tar headers, padding, caption and JSON
-TIMINGS_PATTERN = "timings-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -26,29 +25,13 @@ class Rates:
 
 def measured_rates(out: Path) -> Rates:
     """Rates of an earlier render (of one worker), from its timings and images. Raises ConfigError if it has none."""
-    timings = read_timings(out).values()
+    timings = render_times(out).values()
     num_images, seconds = sum(images for images, _ in timings), sum(seconds for _, seconds in timings)
     if not num_images or not seconds:
         raise ConfigError(f"{out} holds no timings of a render to measure from; give --images-per-second instead.")
     shard_files = sorted((out / SHARD_FOLDER).glob("*.parquet"))[:20]
     sizes = pa.concat_arrays([read_index(path)[0]["byte_size"].combine_chunks() for path in shard_files]).drop_null()
     return Rates(num_images / seconds, pc.mean(sizes).as_py())
-
-
-def read_timings(out: Path) -> dict[str, tuple[int, float]]:
-    """(images, seconds) of every worker that ever rendered here; a last line cut short by a kill is passed over."""
-    timings = {}
-    for path in sorted(out.glob(TIMINGS_PATTERN)):
-        num_images, seconds = 0, 0.0
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            num_images += entry["images"]
-            seconds += entry["seconds"]
-        timings[path.stem] = (num_images, seconds)
-    return timings
 
 
 def cost_lines(num_images: int, rates: Rates) -> list[str]:

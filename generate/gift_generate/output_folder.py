@@ -1,9 +1,9 @@
 """An output folder: the plan it renders, the settings it is bound to, and which of its shards are complete."""
 
+import filecmp
 import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gift_generate.pictures import PlanRow
+from gift_generate.claims import remove_claims_of_the_dead
+from gift_generate.life_signs import Watch
+from gift_generate.pictures import PictureSource, PlanRow
 from gift_generate.plan import check_plan, shard_slices
-from gift_generate.workers import Worker
-from gift_generate.writer import TAR_BYTES
-from gift_shared.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
+from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
+from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, PlanError
-from gift_shared.locks import only_writer
-from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER
+from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.tables import read_index, read_plan, write_index
-
-LOCK_SUFFIX = ".lock"
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,22 @@ class OutputFolder:
     def is_complete(self, shard: Shard) -> bool:
         """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again)."""
         rows, tar = shard_rows(self.path, shard.name), shard_tar(self.path, shard.name)
-        if not rows.is_file() or not tar.is_file():
-            return False
         try:
+            tar_bytes = tar.stat().st_size
             schema_metadata = pq.read_schema(rows).metadata or {}
-        except pa.ArrowInvalid:
+        except (OSError, pa.ArrowInvalid):  # a damaged footer is either, a missing file the former
             return False
-        return schema_metadata.get(TAR_BYTES.encode()) == str(tar.stat().st_size).encode()
+        return schema_metadata.get(TAR_BYTES.encode()) == str(tar_bytes).encode()
 
-    def remaining(self) -> list[Shard]:
-        """Shards that are still to be rendered, in plan order."""
-        return [shard for shard in self.shards if not self.is_complete(shard)]
+    def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
+        """Shards that are still to be rendered, in the order given, which is the plan's if none is.
+
+        The folder is listed first: what is not there needs no look, and on a network file system a listing is fresh.
+        """
+        folder = self.path / SHARD_FOLDER
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        shards = self.shards if among is None else among
+        return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
 
     def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
         """The index rows of every complete shard, in plan order."""
@@ -79,32 +82,30 @@ class OutputFolder:
         assert len(tables) == len(self.shards)
         write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
 
-    def lock(self, worker: Worker) -> AbstractContextManager[None]:
-        """Let nobody else work on this worker's share meanwhile."""
-        share = f"{self.path} (share {worker.rank} of {worker.world_size})"
-        return only_writer(self.path / f".worker-{worker.rank:05d}{LOCK_SUFFIX}", share)
-
-    def tidy(self) -> None:
-        """Remove what killed workers left, and the locks; only once every shard is complete, when nobody writes shards any more."""
-        for path in (*(self.path / SHARD_FOLDER).glob(f".*{TEMPORARY_SUFFIX}"), *self.path.glob(f".worker-*{LOCK_SUFFIX}")):
-            path.unlink(missing_ok=True)
+    def tidy(self, watch: Watch) -> None:
+        """Remove temporaries and claims that dead workers left; once every shard is complete. What a living one writes stays."""
+        for folder in (self.path, *(self.path / name for name in (SHARD_FOLDER, CLAIM_FOLDER, WORKER_FOLDER))):
+            for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                if watch.is_abandoned(path):
+                    path.unlink(missing_ok=True)
+        remove_claims_of_the_dead(self.path, watch)
 
 
-def bind_output(path: Path, plan_path: Path | None, settings: dict[str, Any], machine: dict[str, str]) -> OutputFolder:
+def bind_output(path: Path, plan_path: Path | None, source: PictureSource) -> OutputFolder:
     """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
 
-    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded.
+    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded. What the
+    source leaves open, such as an automatic batch size, is decided by whoever is first.
     """
-    check_place(path, plan_path)
-    if plan_path is not None and not (path / PLAN_FILE).is_file():
-        with atomic_path(path / PLAN_FILE) as temporary:
-            temporary.write_bytes(plan_path.read_bytes())
+    _check_folder(path, plan_path)
+    if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
+        _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
     output = open_output(path)
     record = path / RENDER_FILE
-    if record.is_file():
-        _require_same_settings(path, json.loads(record.read_text(encoding="utf-8"))["settings"], settings)
-    else:
-        write_json(record, {"settings": settings, "machine": machine})
+    if record.is_file() or not write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode()):
+        recorded = read_json_object(record, {"settings": {}}, ConfigError, "Choose another --out.")
+        source.adopt(recorded["settings"])
+        _require_same_settings(path, recorded["settings"], source.settings)
     return output
 
 
@@ -112,11 +113,15 @@ def check_place(path: Path, plan_path: Path | None) -> None:
     """Whether the folder and the plan fit; touches nothing. Raises ConfigError, PlanError: before a model is loaded for minutes."""
     if plan_path is not None:
         check_plan(read_plan(plan_path)[0], plan_path)
+    _check_folder(path, plan_path)
+
+
+def _check_folder(path: Path, plan_path: Path | None) -> None:
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "run.json" in names:
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
     if PLAN_FILE in names:
-        if plan_path is not None and (path / PLAN_FILE).read_bytes() != plan_path.read_bytes():
+        if plan_path is not None and not filecmp.cmp(path / PLAN_FILE, plan_path, shallow=False):
             raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
     elif path.exists() and (not path.is_dir() or any(not name.startswith(".") for name in names)):
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
@@ -140,5 +145,6 @@ def open_output(path: Path) -> OutputFolder:
         raise PlanError(f"{path} has no {PLAN_FILE}, so it is no output folder of gift-generate.")
     plan, metadata = read_plan(plan_path)
     check_plan(plan, plan_path)
-    digest = hashlib.sha256(plan_path.read_bytes()).hexdigest()
+    with plan_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return OutputFolder(path, plan.combine_chunks(), metadata | {"plan_sha256": digest})

@@ -1,63 +1,35 @@
-"""The run, top to bottom: bind the folder, skip what is done, make each shard's pictures, write it, and index the whole."""
+"""The run, top to bottom: bind the folder, claim a shard, make its pictures, write it while the next is made, index the whole."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from gift_generate.background_writer import BackgroundWriter, MadeShard
+from gift_generate.claims import Claims
+from gift_generate.life_signs import Beats, LifeSign, Watch
 from gift_generate.output_folder import OutputFolder, Shard, bind_output
-from gift_generate.pictures import ImageEncoder, Picture, PictureSource, PlanRow
-from gift_generate.renderer import Renderer
-from gift_generate.screen import render_screened
+from gift_generate.pictures import PictureSource
 from gift_generate.workers import Worker
-from gift_generate.writer import write_shard
 from gift_shared.console import some_of
-from gift_shared.errors import ConfigError, ShardError
+from gift_shared.errors import ShardError
+from gift_shared.preemption import PreemptionNotice
 from gift_shared.progress import Progress
-from gift_shared.schema import Status
+from gift_shared.schema import INDEX_FILE, Status
+from gift_shared.worker_logs import SHARD_WRITTEN
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
+LONGEST_NAP = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
-class RenderedPictures:
-    """Pictures that a renderer makes: rendered, screened, tried again, encoded."""
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a worker gets on with other workers and with the scheduler. Nothing here can change a byte of a shard."""
 
-    def __init__(self, renderer: Renderer, encoder: ImageEncoder, max_attempts: int) -> None:
-        if max_attempts < 1:
-            raise ConfigError(f"--max-attempts must be at least 1, found {max_attempts}.")
-        self._renderer = renderer
-        self._encoder = encoder
-        self._max_attempts = max_attempts
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The renderer's, and how batches, retries and files are made: each of them can change bytes."""
-        return {
-            **self._renderer.settings,
-            "batch_size": self._renderer.batch_size,
-            "max_attempts": self._max_attempts,
-            "image_format": self._encoder.image_format,
-            "quality": self._encoder.quality,
-        }
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """The renderer's hardware and versions."""
-        return self._renderer.machine
-
-    def warnings(self, captions: Sequence[str]) -> list[str]:
-        """Which captions the text encoder will cut."""
-        overlong = self._renderer.overlong(captions)
-        if not overlong:
-            return []
-        return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
-
-    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
-        """The pictures of one shard, in row order."""
-        return render_screened(self._renderer, self._encoder, rows, self._max_attempts, on_images)
+    waits: bool = False  # stays while others are at work, to take over the shards of those that die
+    beats: Beats = field(default_factory=Beats)
+    notice: PreemptionNotice = field(default_factory=PreemptionNotice)  # opened by whoever owns the process
 
 
 @dataclass
@@ -74,28 +46,47 @@ class RunSummary:
         return self.statuses.total()
 
 
-def run(out: Path, plan_path: Path | None, source: PictureSource, worker: Worker, tell: Callable[[str], None]) -> RunSummary:
-    """Render this worker's share of the shards that are not complete; write the index once all are.
+def run(
+    out: Path, plan_path: Path | None, source: PictureSource, worker: Worker, tell: Callable[[str], None], conduct: Conduct | None = None
+) -> RunSummary:
+    """Render shards that nobody else works on, this worker's share first, until none is free; write the index once all are complete.
 
-    Raises ConfigError if the folder belongs to another plan or other settings, ShardError if no image comes out usable.
+    Raises ConfigError if the folder belongs to another plan or other settings, ShardError if no image comes out usable, Preempted if
+    the scheduler's notice came before all was done: then what was begun is dropped, and free for others.
     """
-    output = bind_output(out, plan_path, source.settings, source.machine)
-    mine = set(output.shards[worker.rank :: worker.world_size])
-    todo = [shard for shard in output.remaining() if shard in mine]
-    for warning in source.warnings(_distinct_captions(output, todo)):
+    conduct = conduct or Conduct()
+    output = bind_output(out, plan_path, source)
+    left = output.remaining(worker.preferred(output.shards))
+    share = set(worker.share(output.shards))
+    for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
         tell(f"warning: {warning}")
-    summary = RunSummary()
-    num_images = sum(shard.num_rows for shard in todo)
-    with output.lock(worker), Progress("images", num_images, "image") as progress:
-        for shard in todo:
-            started = time.monotonic()
-            _make_shard(output, shard, source, summary, progress.advance)
-            _log_time(output, shard, worker, time.monotonic() - started)
-            progress.note(f"{summary.shards_done_here}/{len(todo)} shards")
-    summary.shards_left = len(output.remaining())
-    if summary.shards_left == 0:
-        output.write_index()
-        output.tidy()
+    with LifeSign(out, worker, conduct.beats) as life:
+        life.tell(
+            "started",
+            settings=source.settings,
+            machine=source.machine,
+            plan_sha256=output.metadata["plan_sha256"],
+            shards=len(output.shards),
+            shards_left=len(left),
+        )
+        num_images = sum(shard.num_rows for shard in left)
+        with Claims(out, life.worker, conduct.beats) as claims, Progress("images", num_images, "image") as progress:
+            shift = _Shift(output, source, conduct, _Surroundings(life, claims, progress), left)
+            with BackgroundWriter(output) as writer:
+                shift.work(writer)
+            summary = shift.summary
+            left = output.remaining()
+            summary.shards_left = len(left)
+            if not left:
+                if summary.shards_done_here or not (out / INDEX_FILE).is_file():
+                    output.write_index()
+                output.tidy(Watch(out, conduct.beats))
+        if left:
+            conduct.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
+            holders = sorted(set(claims.holders().values()))
+            if holders:
+                count = f"{len(left)} of {len(output.shards)} shards"
+                tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
     return summary
 
 
@@ -106,23 +97,120 @@ def _distinct_captions(output: OutputFolder, shards: Sequence[Shard]) -> list[st
     return list(captions)
 
 
-def _make_shard(output: OutputFolder, shard: Shard, source: PictureSource, summary: RunSummary, on_images: Callable[[int], Any]) -> None:
-    rows = output.rows(shard)
-    pictures = source.pictures(rows, on_images)
-    write_shard(output.path, shard.name, rows, pictures, output.metadata)
-    summary.shards_done_here += 1
-    summary.statuses.update(str(picture.status) for picture in pictures)
-    if summary.num_images >= MOST_UNUSABLE_AT_START and not summary.statuses[Status.OK]:
-        counts = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
-        raise ShardError(
-            f"None of the first {summary.num_images} images is usable ({counts}; {pictures[0].message}). "
-            f"The model is at fault, not the captions; what was recorded is in {output.path}."
-        )
+@dataclass(frozen=True)
+class _Surroundings:
+    """Where a worker's doings are told: to the other workers, and on the terminal."""
+
+    life: LifeSign
+    claims: Claims
+    progress: Progress
 
 
-def _log_time(output: OutputFolder, shard: Shard, worker: Worker, seconds: float) -> None:
-    """One line a shard in this worker's own file; the shards themselves hold no time, their bytes must not depend on it."""
-    path = output.path / f"timings-{worker.rank:05d}.jsonl"
-    line = {"shard": shard.name, "images": shard.num_rows, "seconds": round(seconds, 3), "at": round(time.time())}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+class _NoticeCame(Exception):
+    """The scheduler wants the machine back: unwinds the rendering of a shard, of which nothing is on disk."""
+
+
+class _Shift:
+    """What a worker does from its first shard to its last."""
+
+    def __init__(
+        self, output: OutputFolder, source: PictureSource, conduct: Conduct, surroundings: _Surroundings, left: Sequence[Shard]
+    ) -> None:
+        self.summary = RunSummary()
+        self._output = output
+        self._source = source
+        self._conduct = conduct
+        self._life, self._claims, self._progress = surroundings.life, surroundings.claims, surroundings.progress
+        self._left = list(left)  # as far as is known, in the order they are taken
+        self._made: set[str] = set()  # shards whose images were counted here
+
+    def work(self, writer: BackgroundWriter) -> None:
+        """Make shard after shard until no more can be had or the notice has come; what was handed to the writer is then written."""
+        try:
+            while (shard := self._next_shard(writer)) is not None:
+                self._make(shard, writer)
+        except _NoticeCame:
+            pass
+        self._settle(writer, wait=True)
+
+    def _next_shard(self, writer: BackgroundWriter) -> Shard | None:
+        """A shard that was claimed; None if there is nothing more to do here."""
+        while not self._conduct.notice.has_come:
+            self._look_around()
+            taken = self._claims.take_one([shard.name for shard in self._left])
+            if taken is not None:
+                if taken.taken_from is not None:
+                    self._life.tell("took over", shard=taken.shard, from_worker=taken.taken_from)
+                shard = next(shard for shard in self._left if shard.name == taken.shard)
+                if not self._output.is_complete(shard):
+                    return shard
+                self._claims.release(shard.name)  # completed between the look and the claim
+            elif not self._settle(writer, wait=True):
+                if not (self._conduct.waits and self._left):
+                    return None
+                self._nap()
+        return None
+
+    def _make(self, shard: Shard, writer: BackgroundWriter) -> None:
+        started = time.monotonic()
+        self._life.note(shard=shard.name)
+        self._made.add(shard.name)
+
+        def on_images(count: int) -> None:
+            self._progress.advance(count)
+            self._life.images(made=count)
+            self._settle(writer, wait=False)  # an error of the writer, such as a full disk, ends the run here and not a shard later
+            if self._conduct.notice.has_come:
+                raise _NoticeCame
+
+        rows = self._output.rows(shard)
+        pictures = self._source.pictures(rows, on_images)
+        self._settle(writer, wait=True)
+        writer.begin(MadeShard(shard, rows, pictures, time.monotonic() - started))
+        self._life.note(shard=None)
+
+    def _settle(self, writer: BackgroundWriter, *, wait: bool) -> bool:
+        """Count a shard that has been written and give its claim up; whether there was one."""
+        made = writer.finished(wait=wait)
+        if made is None:
+            return False
+        name, statuses = made.shard.name, made.statuses
+        self._claims.release(name)
+        self._left = [shard for shard in self._left if shard.name != name]
+        self.summary.shards_done_here += 1
+        self.summary.statuses.update(statuses)
+        self._life.images(done=made.shard.num_rows)
+        self._life.tell(SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[Status.OK], seconds=round(made.seconds, 3))
+        self._note_shards()
+        self._require_some_usable(made)
+        return True
+
+    def _require_some_usable(self, last: MadeShard) -> None:
+        summary = self.summary
+        if summary.num_images >= MOST_UNUSABLE_AT_START and not summary.statuses[Status.OK]:
+            counts = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
+            raise ShardError(
+                f"None of the first {summary.num_images} images is usable ({counts}; {last.pictures[0].message}). "
+                f"The model is at fault, not the captions; what was recorded is in {self._output.path}."
+            )
+
+    def _look_around(self) -> None:
+        """Find out what others have completed since the last look."""
+        left = self._output.remaining(self._left)
+        for shard in set(self._left) - set(left):
+            if shard.name not in self._made:
+                self._progress.advance(shard.num_rows)
+        self._left = left
+        self._note_shards()
+
+    def _note_shards(self) -> None:
+        num_shards = len(self._output.shards)
+        self._progress.note(f"{num_shards - len(self._left)}/{num_shards} shards")
+
+    def _nap(self) -> None:
+        """Sleep until the next look, or until the notice comes."""
+        self._life.wait(True)
+        ends = time.monotonic() + self._conduct.beats.look_again_seconds
+        while time.monotonic() < ends and not self._conduct.notice.has_come:
+            time.sleep(min(LONGEST_NAP, self._conduct.beats.look_again_seconds))
+        self._life.wait(False)

@@ -1,5 +1,6 @@
 """A log for programs: one JSON object a line, appended whole, so that several hours of a cluster can be filtered with jq."""
 
+import errno
 import json
 import os
 import socket
@@ -22,17 +23,19 @@ class EventLog:
         """Append one event, e.g. `write("shard", name=..., seconds=...)`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **self._who, "event": event, **fields}
         with self._path.open("ab", buffering=0) as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            encoded = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+            if file.write(encoded) != len(encoded):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a log, oldest first; a last line that a killed process left unfinished is passed over."""
+    """The events of a log, oldest first; a line that is no event, as a killed process may leave one unfinished, is passed over."""
     events = []
     for line in path.read_bytes().splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(event, dict):
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
             events.append(event)
     return events

@@ -1,11 +1,12 @@
-"""Being told to leave: SIGTERM and SIGUSR1, as schedulers send them some time before they kill. Work stops at its next safe place."""
+"""Being told to leave, by the signals that schedulers send some time before they kill. Work stops at its next safe place."""
 
 import signal
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 from gift_shared.errors import Preempted
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last is submitit's; SLURM sends it to every process of a step
 
 
 class PreemptionNotice:
@@ -15,22 +16,28 @@ class PreemptionNotice:
     answer: nothing is cut short that would be finished in time, and SIGKILL remains to who cannot wait.
     """
 
-    def __init__(self) -> None:
-        self._signal: signal.Signals | None = None
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+        self._signals = signals
+        self._came: list[signal.Signals] = []
         self._before: dict[int, object] = {}
 
     @property
     def has_come(self) -> bool:
         """Whether one of the signals has arrived."""
-        return self._signal is not None
+        return bool(self._came)
+
+    @property
+    def came(self) -> Sequence[signal.Signals]:
+        """The signals that have arrived, the first one first."""
+        return tuple(self._came)
 
     def obey(self, what_is_left: str) -> None:
         """Raise Preempted, which says what is left to do, if a signal has come; else do nothing."""
-        if self._signal is not None:
-            raise Preempted(f"Stopped by {self._signal.name}: {what_is_left}. Nothing is lost; the same command goes on.")
+        if self._came:
+            raise Preempted(f"Stopped by {self._came[0].name}: {what_is_left}. Nothing is lost; the same command goes on.")
 
     def __enter__(self) -> "PreemptionNotice":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in self._signals}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -38,4 +45,4 @@ class PreemptionNotice:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._signal = signal.Signals(number)
+        self._came.append(signal.Signals(number))

@@ -5,6 +5,9 @@ OUT/render.json             model, scheduler, size and versions; a second render
 OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row), keys ascending
 OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
 OUT/index.parquet           all shards' rows in plan order; exists only when every shard does
+OUT/workers/<id>.json       what a worker is at; its time of change is the worker's life sign
+OUT/workers/<id>.jsonl      what that worker did, an event a line
+OUT/claims/<id>.json        who works on that shard now
 """
 
 from enum import StrEnum
@@ -18,6 +21,10 @@ PLAN_FILE = "plan.parquet"
 RENDER_FILE = "render.json"
 INDEX_FILE = "index.parquet"
 SHARD_FOLDER = "shards"
+TAR_BYTES = "tar_bytes"  # metadata of a shard's Parquet: size and digest of the whole tar
+TAR_SHA256 = "tar_sha256"
+WORKER_FOLDER = "workers"
+CLAIM_FOLDER = "claims"
 
 
 class Status(StrEnum):

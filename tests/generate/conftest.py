@@ -1,9 +1,13 @@
 """A tiny world of manifests, and the real command line run in this process."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +15,9 @@ import pytest
 
 from gift_generate.cli import main
 from gift_generate.pictures import ImageEncoder
-from gift_generate.pipeline import RenderedPictures, run
+from gift_generate.pipeline import run
 from gift_generate.plan import PlanRequest, make_plan
+from gift_generate.rendered import RenderedPictures
 from gift_generate.renderer import FlatColorRenderer
 from gift_generate.workers import Worker
 from gift_shared.manifests import Manifests
@@ -48,6 +53,101 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return CommandResult(code, captured.out, captured.err)
 
     return run_command
+
+
+class Server:
+    """The program of `forking.py`, started once for all tests."""
+
+    def __init__(self) -> None:
+        program = Path(__file__).with_name("forking.py")
+        self._process = subprocess.Popen([sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, request: dict) -> int | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+class Workers:
+    """Starts `gift-generate` as processes of its own, many a second, and asks after them."""
+
+    def __init__(self, server: Server, log: Path) -> None:
+        self._server = server
+        self._log = log
+        self._running: set[int] = set()
+
+    def start(self, *arguments: object) -> int:
+        """The number of the new process; what it prints goes to `log`."""
+        process = self._server.ask({"start": [*map(str, arguments)], "log": str(self._log)})
+        assert process is not None
+        self._running.add(process)
+        return process
+
+    def poll(self, process: int) -> int | None:
+        """Exit code (negative: the signal that killed it), None while it runs."""
+        code = self._server.ask({"poll": process})
+        if code is not None:
+            self._running.discard(process)
+        return code
+
+    def wait(self, *processes: int, seconds: float = 60.0) -> list[int]:
+        """Exit codes of all; fails if they take longer."""
+        codes: dict[int, int] = {}
+        deadline = time.monotonic() + seconds
+        while len(codes) < len(processes):
+            assert time.monotonic() < deadline, f"still running after {seconds} s: {self.log}"
+            for process in processes:
+                if process not in codes and (code := self.poll(process)) is not None:
+                    codes[process] = code
+            time.sleep(0.01)
+        return [codes[process] for process in processes]
+
+    def kill(self, process: int) -> None:
+        """SIGKILL, and gone."""
+        os.kill(process, signal.SIGKILL)
+        self.wait(process)
+
+    @property
+    def log(self) -> str:
+        """What all of them printed."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def close(self) -> None:
+        """Kill what a failed test left running."""
+        for process in list(self._running):
+            if self.poll(process) is None:
+                self.kill(process)
+
+
+@pytest.fixture(scope="session")
+def worker_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def workers(worker_server: Server, tmp_path: Path) -> Iterator[Workers]:
+    """`workers.start("render", ...)` runs the command line in a process of its own."""
+    started = Workers(worker_server, tmp_path / "workers.log")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, bytes]]:
+    """`content(out)`: everything in a folder that must not depend on time, machine or number of workers."""
+    return folder_content
+
+
+def folder_content(out: Path) -> dict[str, bytes]:
+    files = [path for path in out.rglob("*") if path.is_file() and path.parent != out / "workers"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="session")

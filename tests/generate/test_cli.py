@@ -13,10 +13,15 @@ FLAGS = {
     "render": {
         "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--threads", "--scheduler", "--height", "--width",
         "--generator-device",
-        "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size",
+        "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size", "--wait",
+        "--compile", "--vae-slices", "--guidance-until", "--feature-interval",
+    },
+    "submit": {
+        "words", "--executor", "--partition", "--time", "--jobs", "--nodes", "--processes", "--array-parallelism", "--gpus-per-node",
+        "--cpus-per-task", "--mem", "--setup", "--slurm", "--notice", "--restarts", "--logs", "--wait",
     },
     "verify": {"--out"},
-    "status": {"--out", "--json"},
+    "status": {"--out", "--json", "--watch"},
     "show": {"--out", "--to", "--html", "--by", "--only", "--pictures", "--groups"},
     "import": {
         "folder", "--out", "--order", "--seed", "--guidance-scale", "--steps", "--images-per-task", "--images-per-shard", "--manifests",

@@ -1,33 +1,19 @@
 """Rendering as a whole: what lies in the folder, the same bytes however it came about, and refusal to mix runs."""
 
 import io
-import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
 import webdataset
 from PIL import Image
 
-from gift_generate.workers import Worker, find_worker
-from gift_shared.errors import ConfigError
 from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
 from gift_shared.shards import read_image_bytes
-from gift_shared.tables import read_index, read_output_index, read_plan
+from gift_shared.tables import read_output_index, read_plan
 
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
-
-
-def folder_bytes(out: Path) -> dict[str, bytes]:
-    """Everything in a folder that must not depend on time, machine or number of workers."""
-    files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith("timings-")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def test_plain_webdataset_reads_the_shards(rendered: Path) -> None:
@@ -65,17 +51,16 @@ def test_tar_headers_say_nothing_of_when_where_or_by_whom(rendered: Path) -> Non
         assert [member.name.partition(".")[2] for member in members[:3]] == ["jpg", "txt", "json"]
 
 
-def test_two_renders_of_a_plan_are_the_same_bytes(command, plan: Path, rendered: Path, tmp_path: Path) -> None:
+def test_two_renders_of_a_plan_are_the_same_bytes(command, content, plan: Path, rendered: Path, tmp_path: Path) -> None:
     assert command("render", "--plan", plan, "--out", tmp_path / "again", *FLAT).code == 0
-    assert folder_bytes(tmp_path / "again") == folder_bytes(rendered)
+    assert content(tmp_path / "again") == content(rendered)
 
 
-def test_three_workers_give_the_bytes_of_one(command, plan: Path, rendered: Path, tmp_path: Path) -> None:
+def test_three_workers_give_the_bytes_of_one(command, content, plan: Path, rendered: Path, tmp_path: Path) -> None:
     out = tmp_path / "workers"
     for rank in (2, 0, 1):
-        assert not (out / "index.parquet").exists()
         assert command("render", "--plan", plan, "--out", out, *FLAT, "--rank", rank, "--world-size", 3).code == 0
-    assert folder_bytes(out) == folder_bytes(rendered)
+    assert content(out) == content(rendered)
 
 
 def test_a_finished_folder_has_nothing_left_to_do(command, rendered: Path) -> None:
@@ -87,8 +72,8 @@ def test_a_finished_folder_has_nothing_left_to_do(command, rendered: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["tar lost", "tar cut short", "rows lost", "rows cut short", "index lost"])
-def test_only_what_is_damaged_is_rendered_again(command, rendered: Path, damage: str) -> None:
-    before = folder_bytes(rendered)
+def test_only_what_is_damaged_is_rendered_again(command, content, rendered: Path, damage: str) -> None:
+    before = content(rendered)
     tar, rows = rendered / "shards" / "cats-00001.tar", rendered / "shards" / "cats-00001.parquet"
     if damage.endswith("lost"):
         {"tar": tar, "rows": rows, "index": rendered / "index.parquet"}[damage.split()[0]].unlink()
@@ -97,45 +82,18 @@ def test_only_what_is_damaged_is_rendered_again(command, rendered: Path, damage:
     untouched = rendered / "shards" / "cars-00000.tar"
     written = untouched.stat().st_mtime_ns
     assert command("render", "--out", rendered, *FLAT).code == 0
-    assert folder_bytes(rendered) == before
+    assert content(rendered) == before
     assert untouched.stat().st_mtime_ns == written
 
 
-def test_a_render_killed_at_any_moment_is_finished_by_the_next_to_the_same_bytes(command, manifests: Path, tmp_path: Path) -> None:
-    plan, whole, killed = tmp_path / "p.parquet", tmp_path / "whole", tmp_path / "killed"
-    assert command(
-        "plan", "--out", plan, "--manifests", manifests, "--order", "tiny", "--images-per-task", 100, "--images-per-shard", 5
-    ).code == 0  # fmt: skip
-    assert command("render", "--plan", plan, "--out", whole, *FLAT).code == 0
-    arguments = [sys.executable, "-c", "from gift_generate.cli import main; main()", "render", "--plan", str(plan), "--out", str(killed)]
-    seen = set()
-    for attempt in range(3):
-        process = subprocess.Popen([*arguments, *map(str, FLAT)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        num_before = len(list(killed.glob("shards/*.parquet")))
-        deadline = time.monotonic() + 60
-        while process.poll() is None and len(list(killed.glob("shards/*.parquet"))) < num_before + 4 and time.monotonic() < deadline:
-            time.sleep(0.001 * (attempt + 1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        seen.add(len(list(killed.glob("shards/*.parquet"))))
-        for path in killed.glob("shards/*.parquet"):
-            read_index(path)  # whatever has its final name is whole
-    assert max(seen) < 40, "the kills came too late to test anything"
-    assert len(seen) > 1
-    assert command("render", "--plan", plan, "--out", killed, *FLAT).code == 0
-    leftovers = {name for name in folder_bytes(killed) if name.endswith(".tmp")}
-    assert {name: content for name, content in folder_bytes(killed).items() if name not in leftovers} == folder_bytes(whole)
-    assert command("verify", "--out", killed).code == 0
-
-
-def test_a_folder_with_another_plan_is_refused(command, manifests: Path, rendered: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_plan_is_refused(command, content, manifests: Path, rendered: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     command("plan", "--out", other, "--manifests", manifests, "--order", "tiny", "--images-per-task", 10, "--seed", 7)
-    before = folder_bytes(rendered)
+    before = content(rendered)
     result = command("render", "--plan", other, "--out", rendered, *FLAT)
     assert result.code == 2
     assert "holds images of another plan" in result.err
-    assert folder_bytes(rendered) == before
+    assert content(rendered) == before
 
 
 def test_a_folder_with_other_settings_is_refused_by_name(command, rendered: Path) -> None:
@@ -188,53 +146,6 @@ def test_other_image_formats_are_read_by_webdataset_too(command, plan: Path, tmp
     assert command("verify", "--out", out).code == 0
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a small disk needs the right to mount one")
-def test_a_full_disk_is_one_line_and_complete_shards_stay(command, manifests: Path, tmp_path: Path) -> None:
-    plan, disk = tmp_path / "p.parquet", tmp_path / "disk"
-    command("plan", "--out", plan, "--manifests", manifests, "--order", "tiny", "--images-per-task", 40, "--images-per-shard", 10)
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        result = command("render", "--plan", plan, "--out", disk / "out", *FLAT)
-        assert result.code == 2
-        assert "The disk is full" in result.err.splitlines()[-1]
-        complete = sorted(path.stem for path in (disk / "out" / "shards").glob("*.parquet"))
-        assert 1 <= len(complete) < 8
-        assert not list((disk / "out").rglob("*.tmp"))
-        shutil.copytree(disk / "out", tmp_path / "roomy")
-        assert command("render", "--plan", plan, "--out", tmp_path / "roomy", *FLAT).code == 0
-        assert command("verify", "--out", tmp_path / "roomy").code == 0
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def test_timings_are_kept_outside_the_shards(rendered: Path) -> None:
-    lines = [json.loads(line) for line in (rendered / "timings-00000.jsonl").read_text().splitlines()]
-    assert sum(line["images"] for line in lines) == 20
-
-
-@pytest.mark.parametrize(
-    ("environment", "worker"),
-    [
-        ({}, Worker(0, 1)),
-        ({"RANK": "2", "WORLD_SIZE": "4"}, Worker(2, 4)),
-        (
-            {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "3", "SLURM_ARRAY_TASK_COUNT": "3"},
-            Worker(2, 3),
-        ),
-    ],
-)
-def test_a_launcher_names_the_worker(environment: dict[str, str], worker: Worker) -> None:
-    assert find_worker(None, None, environment) == worker
-    assert find_worker(0, 2, environment) == Worker(0, 2)
-
-
-def test_a_launcher_without_a_count_is_told() -> None:
-    with pytest.raises(ConfigError, match="names no worker: 'SLURM_ARRAY_TASK_COUNT'"):
-        find_worker(None, None, {"SLURM_ARRAY_TASK_ID": "1"})
-
-
 def test_a_file_or_a_folder_of_other_things_is_refused_before_a_model_is_loaded(command, plan: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
@@ -251,24 +162,3 @@ def test_another_plan_is_refused_before_a_model_is_loaded(command, manifests: Pa
     command("plan", "--order", "tiny", "--manifests", manifests, "--images-per-task", 3, "--out", tmp_path / "other.parquet")
     result = command("render", "--plan", tmp_path / "other.parquet", "--out", rendered, *FLAT)
     assert result.err.startswith(f"error: {rendered} holds images of another plan")  # and no "loading" before it
-
-
-def test_two_workers_with_one_share_are_not_let_in_together(command, plan: Path, rendered: Path) -> None:
-    hold = "import sys; from pathlib import Path; from gift_shared.locks import only_writer\n"
-    hold += "with only_writer(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
-    lock = str(rendered / ".worker-00000.lock")
-    with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        second = command("render", "--out", rendered, *FLAT)
-        holder.communicate()
-    assert second.code == 2
-    assert f"{rendered} (share 0 of 1) is being written by another process" in second.err
-    assert command("render", "--out", rendered, *FLAT).code == 0
-
-
-def test_what_killed_workers_left_half_written_goes_once_all_is_done(command, rendered: Path) -> None:
-    leftover = rendered / "shards" / ".cats-00000.tar.4711.tmp"
-    leftover.write_bytes(b"half")
-    assert command("render", "--out", rendered, *FLAT).code == 0
-    assert not leftover.exists()

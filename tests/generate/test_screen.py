@@ -1,5 +1,6 @@
 """Black, flagged and broken images: tried again with other seeds, bounded, then recorded; and what the user hears of it."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from gift_generate.pictures import ImageEncoder
-from gift_generate.pipeline import RenderedPictures, run
+from gift_generate.pipeline import run
+from gift_generate.rendered import RenderedPictures
 from gift_generate.renderer import FlatColorRenderer, Rendered, RenderJob
 from gift_generate.screen import judge, render_screened
 from gift_generate.status import output_status
@@ -73,6 +75,43 @@ def test_after_the_last_attempt_an_image_is_recorded_as_what_it_is() -> None:
     assert (picture.status, picture.attempts, picture.content) == (Status.BLACK, 3, None)
     assert picture.used_seed == retry_seed(101, 2)
     assert len(renderer.batches) == 3
+
+
+def test_threads_encode_while_the_next_batch_renders_and_the_pictures_are_the_same() -> None:
+    """The encoder of the first batch waits until the second is being rendered: one after the other, it would wait for ever."""
+    renders_again = threading.Event()
+
+    class Announcing(SpoiltRenderer):
+        def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
+            if self.batches:
+                renders_again.set()
+            return super().render(jobs)
+
+    def late_encoder(pixels: np.ndarray) -> tuple[bytes, str]:
+        assert renders_again.wait(timeout=30)
+        return ImageEncoder("png")(pixels)
+
+    rows = plan_rows(10)
+    overlapped = render_screened(Announcing(lambda job: None), late_encoder, rows, 3, lambda count: None)
+    assert [picture.content for picture in overlapped] == [
+        ImageEncoder("png")(FlatColorRenderer(height=16, width=16).render([RenderJob(row["caption"], 0, 7.5, 10)])[0].pixels)[0]
+        for row in rows
+    ]
+
+
+def test_an_image_that_cannot_be_encoded_stops_the_render() -> None:
+    def full(pixels: np.ndarray) -> tuple[bytes, str]:
+        raise MemoryError("no room for this image")
+
+    with pytest.raises(MemoryError, match="no room"):
+        render_screened(SpoiltRenderer(lambda job: None), full, plan_rows(5), 1, lambda count: None)
+
+
+def test_every_row_is_told_once() -> None:
+    told: list[int] = []
+    renderer = SpoiltRenderer(lambda job: BLACK if job.caption == "thing 1" else None)
+    render_screened(renderer, ImageEncoder("png"), plan_rows(9), 2, told.append)
+    assert told == [3, 4, 1, 1]
 
 
 def test_batches_share_their_guidance_and_steps_and_follow_from_the_rows_alone() -> None:

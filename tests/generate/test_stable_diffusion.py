@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
+from gift_generate.batch_size import LARGEST
 from gift_generate.pictures import ImageEncoder
-from gift_generate.pipeline import RenderedPictures
+from gift_generate.rendered import RenderedPictures
 from gift_generate.renderer import ModelOptions, RenderJob
 from gift_generate.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
@@ -88,6 +91,78 @@ def test_the_dtype_is_what_was_asked_and_recorded() -> None:
     renderer = StableDiffusionRenderer(options(dtype="bfloat16"))
     assert renderer.settings["dtype"] == "bfloat16"
     assert all(rendered.is_finite for rendered in renderer.render(jobs()))
+
+
+def test_each_distinct_caption_is_encoded_once(renderer: StableDiffusionRenderer) -> None:
+    fresh = StableDiffusionRenderer(options())
+    encoded: list[int] = []
+    fresh._pipeline.text_encoder.register_forward_hook(lambda module, arguments, output: encoded.append(len(output[0])))
+    batch = [job._replace(caption=CAPTIONS[number % 2]) for number, job in enumerate(jobs())]
+    first = pixels(fresh, batch)
+    assert encoded == [1, 1, 1], "two captions and the empty text, each alone: an embedding has no batch to depend on"
+    second = pixels(fresh, batch)
+    assert encoded == [1, 1, 1]
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, pixels(renderer, batch)), "what else was encoded before makes no difference"
+
+
+@pytest.mark.parametrize("component", ["unet", "vae"])
+def test_attention_is_torchs_own_fused_one(renderer: StableDiffusionRenderer, component: str) -> None:
+    processors = getattr(renderer._pipeline, component).attn_processors.values()
+    assert {type(processor).__name__ for processor in processors} <= {"AttnProcessor2_0", "FusedAttnProcessor2_0"}
+
+
+def test_decoding_in_slices_gives_the_pictures_up_to_last_bits_and_is_recorded(renderer: StableDiffusionRenderer) -> None:
+    sliced = StableDiffusionRenderer(options(decodes_one_by_one=True))
+    decoded: list[int] = []
+    sliced._pipeline.vae.decoder.register_forward_hook(lambda module, arguments, output: decoded.append(len(output)))
+    assert np.abs(pixels(sliced, jobs()) - pixels(renderer, jobs())).max() <= 1
+    assert decoded == [1, 1, 1, 1]
+    assert sliced.settings["decodes_one_by_one"] is True
+    assert "decodes_one_by_one" not in renderer.settings
+
+
+@pytest.mark.slow
+def test_compiled_pictures_are_the_eager_ones_up_to_last_bits_whatever_fills_the_batch(renderer: StableDiffusionRenderer) -> None:
+    compiled = StableDiffusionRenderer(options(is_compiled=True))
+    whole = pixels(compiled, jobs())
+    assert np.abs(whole - pixels(renderer, jobs())).max() <= 2
+    assert np.array_equal(whole[:1], pixels(compiled, jobs()[:1])), "a short batch is filled up and runs the same graph"
+    assert compiled.settings["compiled"] is True
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_line(tmp_path: Path) -> None:
+    program = "from gift_generate.cli import main; import sys; sys.argv = ['gift-generate', *sys.argv[1:]]; main()"
+    plan = tmp_path / "p.parquet"
+    subprocess.run([sys.executable, "-c", program, "plan", "--out", plan, "--images-per-task", "1", "--steps", "1"], check=True)
+    environment = os.environ | {"CXX": "/no/such/compiler", "PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    line = [sys.executable, "-c", program, "render", "--plan", plan, "--out", tmp_path / "out", "--device", "cpu", "--compile"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "--compile does not work here" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_pictures_are_close_to_the_cpus_and_the_same_each_time(renderer: StableDiffusionRenderer) -> None:
+    on_gpu = StableDiffusionRenderer(options(device="cuda", dtype="float32"))
+    first = pixels(on_gpu, jobs())
+    assert np.array_equal(first, pixels(on_gpu, jobs()))
+    assert np.abs(first - pixels(renderer, jobs())).mean() < 1
+    assert all(rendered.is_finite for rendered in StableDiffusionRenderer(options(device="cuda")).render(jobs()))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_automatic_batch_is_halved_until_it_fits() -> None:
+    automatic = StableDiffusionRenderer(options(device="cuda", batch_size=None, height=256, width=256))
+    torch.cuda.set_per_process_memory_fraction(2e9 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        size = automatic.batch_size
+        assert 1 <= size <= LARGEST
+        assert len(automatic.render([jobs()[0]] * size)) == size
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableDiffusionRenderer) -> None:

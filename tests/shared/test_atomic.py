@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gift_shared.atomic import atomic_path, write_json, write_text
+from gift_shared.atomic import atomic_path, temporary_for, write_json, write_once, write_text, writer_of
+from gift_shared.processes import this_process
 
 
 def write_half(path: Path) -> None:
@@ -56,3 +57,47 @@ def test_a_kill_while_writing_leaves_the_old_content_whole(tmp_path: Path) -> No
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(json.loads(path.read_text())["padding"]) == 20000
+
+
+def test_a_temporary_says_who_writes_it(tmp_path: Path) -> None:
+    assert writer_of(temporary_for(tmp_path / "a.b-1.tar")) == this_process()
+    assert writer_of(tmp_path / ".a.tar.4711.tmp") is None
+
+
+def test_what_is_written_once_stays(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.json"
+    assert write_once(path, b"first")
+    assert not write_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_storage_without_hard_links_will_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what such file systems answer
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert write_once(tmp_path / "a.json", b"first")
+    assert not write_once(tmp_path / "a.json", b"second")
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
+
+
+def test_of_processes_that_write_at_once_one_succeeds(tmp_path: Path) -> None:
+    program = (
+        "import sys, time, pathlib\nfrom gift_shared.atomic import write_once\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "sys.exit(not write_once(pathlib.Path(sys.argv[1]), sys.argv[2].encode()))\n"
+    )
+    line = [sys.executable, "-c", program, str(tmp_path / "a")]
+    processes = [subprocess.Popen([*line, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for number in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+    winners = [number for number, process in enumerate(processes) if process.returncode == 0]
+    assert [str(number) for number in winners] == [(tmp_path / "a").read_text()]

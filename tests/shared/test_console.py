@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from gift_shared.console import run_app, some_of
-from gift_shared.errors import GiftError, ShardError, unknown_name
+from gift_shared.errors import GiftError, Preempted, ShardError, unknown_name
 
 
 def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -23,6 +23,10 @@ def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[i
 
 def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(ShardError("a.tar is\n  truncated."), capsys) == (2, "error: a.tar is truncated.\n")
+
+
+def test_preemption_is_no_error_and_asks_for_another_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(Preempted("Stopped by SIGTERM: 3 shards are left."), capsys) == (75, "Stopped by SIGTERM: 3 shards are left.\n")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

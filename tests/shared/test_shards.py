@@ -46,7 +46,7 @@ def test_an_edited_shard_is_told(out: Path) -> None:
 
 
 def test_images_that_are_all_there_pass(out: Path) -> None:
-    require_images(out, pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}]))
+    require_images(out, [pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}])])
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_a_damaged_shard_is_told_before_its_images_are_needed(out: Path, content
     if content is not None:
         shard_tar(out, "cats-00000").write_bytes(content)
     with pytest.raises(ShardError, match=message):
-        require_images(out, pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}]))
+        require_images(out, [pa.Table.from_pylist([CLAIM | {"shard": "cats-00000"}])])

@@ -1,0 +1,20 @@
+"""What the logs of an output folder's workers tell: how long the images took."""
+
+from pathlib import Path
+
+from gift_shared.event_log import read_events
+from gift_shared.schema import WORKER_FOLDER
+
+SHARD_WRITTEN = "shard"  # the event, with fields name, images, ok and seconds
+
+
+def render_times(out: Path) -> dict[str, tuple[int, float]]:
+    """(images, seconds) of every worker that ever finished a shard here, by its id. Events of another shape are passed over."""
+    times = {}
+    for path in sorted((out / WORKER_FOLDER).glob("*.jsonl")):
+        done = [event for event in read_events(path) if event["event"] == SHARD_WRITTEN]
+        images = [event["images"] for event in done if isinstance(event.get("images"), int)]
+        seconds = [event["seconds"] for event in done if isinstance(event.get("seconds"), int | float)]
+        if done and len(images) == len(seconds) == len(done):
+            times[path.stem] = (sum(images), float(sum(seconds)))
+    return times

@@ -1,0 +1,151 @@
+"""Jobs through submitit's local executor: the same code that runs on SLURM, with processes of this machine in its place."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from gift_shared.command_job import CommandJob
+from gift_shared.errors import ConfigError
+from gift_shared.submission import Resources, each_of, filled, minutes, require_executor, submit_jobs, wait_for
+
+# A command that stops cleanly when it is told to, as ours do, but only at its first start; `starts` counts, `told` holds the signals.
+OBEDIENT = """
+import os, pathlib, signal, sys, time
+starts, told = pathlib.Path("starts"), pathlib.Path("told")
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
+if len(starts.read_text()) > 1:
+    sys.exit(0)
+def note(number, frame):
+    told.write_text(signal.Signals(number).name)
+signal.signal(signal.SIGTERM, note)
+pathlib.Path("parent").write_text(str(os.getppid()))
+while not told.exists():
+    time.sleep(0.05)
+print("leaving", file=sys.stderr)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("1:30", 2), ("4:00:00", 240), ("2-00", 2880), ("1-12:30", 2190), ("1-00:00:01", 1441)]
+)
+def test_a_time_limit_is_read_as_slurm_writes_it(text, expected):
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "4h", "1:2:3:4", "-5", "1-"])
+def test_what_is_no_time_limit_is_refused(text):
+    with pytest.raises(ConfigError, match=r"--time .* 4:00:00"):
+        minutes(text)
+
+
+def test_any_option_of_sbatch_may_be_given_but_those_that_restarts_rest_on():
+    options = Resources(slurm=["account=vision", "--exclusive", "comment=a=b"], mem="64G").sbatch_options()
+    assert options == {"requeue": True, "mem": "64G", "account": "vision", "exclusive": True, "comment": "a=b"}
+    for wrong, message in (("signal=USR1@5", "has its own flag"), ("a b", "without its dashes"), ("=x", "without its dashes")):
+        with pytest.raises(ConfigError, match=message):
+            Resources(slurm=[wrong])
+
+
+def test_resources_that_cannot_be_are_refused_at_once():
+    with pytest.raises(ConfigError, match=r"Unknown executor 'slrum'\. Did you mean 'slurm'"):
+        Resources(executor="slrum")
+    with pytest.raises(ConfigError, match="this machine alone"):
+        Resources(executor="local", nodes=2)
+    with pytest.raises(ConfigError, match="--notice 120 s must be shorter than --time 2"):
+        Resources(time="2")
+
+
+def test_each_makes_every_combination_and_fills_the_words():
+    combinations = each_of(["method=gift,l2", "seed=1,2"])
+    assert [tuple(one.values()) for one in combinations] == [("gift", "1"), ("gift", "2"), ("l2", "1"), ("l2", "2")]
+    assert filled(["--out", "{method}-{seed}", "{other}"], combinations[1]) == ["--out", "gift-2", "{other}"]
+    assert each_of([]) == [{}]
+
+
+@pytest.mark.parametrize("wrong", ["seed", "seed=", "seed=1,1", "seed=1,,2", "a b=1", "=1"])
+def test_what_is_no_list_of_values_is_refused(wrong):
+    with pytest.raises(ConfigError, match="--each"):
+        each_of([wrong])
+
+
+def test_a_value_that_no_word_asks_for_is_refused():
+    with pytest.raises(ConfigError, match=r"no word of the command has \{seed\} in it"):
+        filled(["run", "--out", "x"], {"seed": "1"})
+
+
+def test_without_slurm_the_local_executor_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"There is no SLURM here: sbatch was not found\..*--executor local"):
+        require_executor(Resources())
+    require_executor(Resources(executor="local"))
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A function: Python programs -> their jobs, one each, started in an empty folder."""
+
+    def start(*programs, processes=1):
+        resources = Resources(executor="local", processes=processes, logs=tmp_path / "jobs")
+        words = [(sys.executable, "-c", program) for program in programs]
+        jobs = [CommandJob(line, str(tmp_path), number, len(words)) for number, line in enumerate(words)]
+        return submit_jobs("test", jobs, resources), resources
+
+    return start
+
+
+def once_there(path):
+    deadline = time.monotonic() + 60
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} is not there after a minute"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_a_command_that_leaves_because_it_was_told_to_is_started_again(local, tmp_path):
+    jobs, resources = local(OBEDIENT)
+    os.kill(int(once_there(tmp_path / "parent")), signal.SIGUSR1)
+    told = []
+    assert wait_for(jobs, resources, told.append) == 0
+    assert (tmp_path / "starts").read_text() == "xx"
+    assert (tmp_path / "told").read_text() == "SIGTERM"
+    assert told == [f"done       {jobs[0].job_id} (1 of 1)"]
+
+
+def test_a_job_that_is_terminated_lets_its_command_finish_and_stays_ended(local, tmp_path):
+    jobs, resources = local(OBEDIENT)
+    os.kill(int(once_there(tmp_path / "parent")), signal.SIGTERM)
+    told = []
+    assert wait_for(jobs, resources, told.append) == 1
+    assert (tmp_path / "starts").read_text() == "x"
+    assert told == [f"killed or cancelled {jobs[0].job_id} (1 of 1): leaving"]
+
+
+def test_a_command_that_fails_is_told_with_its_last_line(local):
+    jobs, resources = local("import sys; print('error: no such plan', file=sys.stderr); sys.exit(2)", "pass")
+    told = []
+    assert wait_for(jobs, resources, told.append) == 1
+    assert any(line.startswith("failed") and line.endswith("error: no such plan") for line in told)
+    assert "ended with exit code 2" in jobs[0].paths.stderr.read_text()
+
+
+def test_the_processes_of_all_jobs_are_numbered_through(local, tmp_path):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    program = f"import os, pathlib; pathlib.Path(f'rank-{{os.environ[\"RANK\"]}}').write_text(' '.join(os.environ[n] for n in {names}))"
+    jobs, resources = local(program, program, processes=2)
+    assert wait_for(jobs, resources, print) == 0
+    found = [(tmp_path / f"rank-{rank}").read_text() for rank in range(4)]
+    assert found == [f"{rank} 4 {rank % 2} 2 127.0.0.1" for rank in range(4)]
+    noted = [json.loads(line) for line in (tmp_path / "jobs/submitted.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in noted] == [job.job_id for job in jobs]
+
+
+def test_a_command_that_is_told_to_leave_before_it_listens_is_started_again_too(local, tmp_path):
+    jobs, resources = local(OBEDIENT.replace("signal.signal(signal.SIGTERM, note)", ""))
+    os.kill(int(once_there(tmp_path / "parent")), signal.SIGUSR1)
+    assert wait_for(jobs, resources, print) == 0
+    assert (tmp_path / "starts").read_text() == "xx"
