@@ -1,10 +1,11 @@
-"""gift-generate: plan | render | verify | status | show | import. Imports nothing heavy until a command runs."""
+"""gift-generate: plan | render | submit | verify | status | show | import. Imports nothing heavy until a command runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gift_generate.submit import submit
 from gift_shared.console import run_app
 
 app = typer.Typer(
@@ -118,7 +119,7 @@ def render(
     ] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images rendered at once.")] = 16,
+    batch_size: Annotated[str, typer.Option(help="Images rendered at once; auto: as many as the device holds.")] = "16",
     threads: Annotated[int, typer.Option(help="CPU threads of this worker, where the model runs on the CPU; changes last bits.")] = 1,
     scheduler: Annotated[
         str | None, typer.Option(help="Any diffusers scheduler.  [default: the model's own; multistep DPM-Solver below 50 steps]")
@@ -126,18 +127,28 @@ def render(
     height: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
     generator_device: Annotated[str, typer.Option(help="Where noise is drawn: cpu, or device (as the authors did).")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="U-Net and image decoder through torch.compile; changes last bits.")] = False,
+    vae_slices: Annotated[bool, typer.Option("--vae-slices", help="Decode one image at a time: less memory; changes last bits.")] = False,
+    guidance_until: Annotated[float, typer.Option(help="Share of the steps that are guided; below 1 an approximation.")] = 1.0,
+    feature_interval: Annotated[int, typer.Option(help="Steps from one run of the whole U-Net to the next; above 1 an approximation.")] = 1,
     max_attempts: Annotated[int, typer.Option(help="Seeds tried for an image that comes out black or flagged.")] = 3,
     image_format: Annotated[str, typer.Option(help="jpg, png or webp.")] = "jpg",
     jpeg_quality: Annotated[int, typer.Option(help="Of jpg and webp.")] = 75,
-    rank: Annotated[int | None, typer.Option(help="This worker, from 0.  [default: from RANK or SLURM_ARRAY_TASK_ID]")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Number of workers.  [default: from WORLD_SIZE or the job array]")] = None,
+    rank: Annotated[int | None, typer.Option(help="This worker, from 0.  [default: from torchrun, accelerate or SLURM]")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Number of workers.  [default: from torchrun, accelerate or SLURM]")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay while other workers are at it, and take over the shards of those that die.")
+    ] = False,
 ) -> None:
-    """Render a plan into shards. Stopped at any moment, the same command finishes the rest."""
+    """Render a plan into shards, shared with every other worker in the folder. Stopped at any moment, the same command goes on."""
+    from gift_generate.batch_size import parse_batch_size
     from gift_generate.output_folder import check_place
     from gift_generate.pictures import ImageEncoder
-    from gift_generate.pipeline import RenderedPictures, run
+    from gift_generate.pipeline import Conduct, run
+    from gift_generate.rendered import RenderedPictures
     from gift_generate.renderer import ModelOptions, open_renderer
     from gift_generate.workers import find_worker
+    from gift_shared.preemption import PreemptionNotice
 
     worker = find_worker(rank, world_size)
     check_place(out, plan)
@@ -146,25 +157,36 @@ def render(
         model=model,
         device=device,
         dtype=dtype,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size),
         cpu_threads=threads,
         scheduler=scheduler,
         height=height,
         width=width,
         generator_device=generator_device,
+        is_compiled=compiled,
+        decodes_one_by_one=vae_slices,
+        guidance_until=guidance_until,
+        feature_interval=feature_interval,
     )
-    _tell(f"loading {model}")
-    source = RenderedPictures(open_renderer(options), encoder, max_attempts)
-    _report(out, run(out, plan, source, worker, _tell))
+    with PreemptionNotice() as notice:
+        _tell(f"loading {model}")
+        source = RenderedPictures(open_renderer(options), encoder, max_attempts)
+        notice.obey("no image was begun")
+        _report(out, run(out, plan, source, worker, _tell, Conduct(waits=wait, notice=notice)))
 
 
 def _report(out: Path, summary: Any) -> None:
     from gift_generate.status import output_status, shortfall_lines
 
-    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items())) or "nothing left to do"
+    nothing = "none was free" if summary.shards_left else "nothing left to do"
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items())) or nothing
     typer.echo(f"done    {summary.shards_done_here} shards here ({counts}); {summary.shards_left} left in {out}")
-    for line in shortfall_lines(output_status(out).tasks):
-        typer.echo(line)
+    if not summary.shards_left:
+        for line in shortfall_lines(output_status(out).tasks):
+            typer.echo(line)
+
+
+app.command(context_settings={"allow_interspersed_args": False})(submit)
 
 
 @app.command()
@@ -186,12 +208,24 @@ def verify(out: Out) -> None:
 
 
 @app.command()
-def status(out: Out, json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Tell what is done, what remains, what failed, and how fast it goes."""
+def status(
+    out: Out,
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and keep it fresh until the folder is complete.")] = False,
+) -> None:
+    """Tell what is done, what remains, what every worker is at, how fast it goes, and when it will be done."""
     import json
 
     from gift_generate.status import output_status
+    from gift_shared.errors import ConfigError
 
+    if watch:
+        if json_:
+            raise ConfigError("--watch is for people and --json for programs: give one of the two.")
+        from gift_generate.watch import watch_status
+
+        watch_status(out)
+        return
     state = output_status(out)
     typer.echo(json.dumps(state.as_json(), indent=2) if json_ else "\n".join(state.lines()))
 
@@ -262,3 +296,7 @@ def import_(
         plan_path = Path(temporary) / "plan.parquet"
         write_plan(plan_path, rows, metadata)
         _report(out, run(out, plan_path, source, Worker(), _tell))
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,9 @@ class DrawingRenderer:
         """Drawn without floating-point accelerators."""
         return {}
 
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Nothing is left open."""
+
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """None: no text encoder takes part."""
         return []

@@ -62,6 +62,9 @@ class ImportedPictures:
         """Imported images are never mixed with rendered ones."""
         return {"model": "imported", "order": self._order}
 
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Nothing is left open."""
+
     @property
     def machine(self) -> dict[str, str]:
         """Nothing is known of where they were made."""

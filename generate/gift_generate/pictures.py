@@ -36,6 +36,9 @@ class PictureSource(Protocol):
     def settings(self) -> dict[str, Any]:
         """All that decides the bytes besides the plan."""
 
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Take over, from the settings that a folder is bound to, what was left open here, such as an automatic batch size."""
+
     @property
     def machine(self) -> dict[str, str]:
         """Hardware and versions, for the record."""

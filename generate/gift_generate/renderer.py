@@ -42,7 +42,7 @@ class Renderer(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Jobs handed over at once, at most."""
+        """Jobs handed over at once, at most. Where it is left to the machine, the first reading finds it out."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,6 +51,9 @@ class Renderer(Protocol):
     @property
     def machine(self) -> dict[str, str]:
         """Hardware and versions, for the record."""
+
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Take over what was left open, which is the batch size if anything, from the settings that a folder is bound to."""
 
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """The captions that the text encoder will cut."""
@@ -66,12 +69,16 @@ class ModelOptions:
     model: str
     device: str = "auto"
     dtype: str = "auto"  # float16 on a GPU, float32 elsewhere
-    batch_size: int = 16
+    batch_size: int | None = 16  # None: the largest that the machine holds
     scheduler: str | None = None  # None: the checkpoint's own, multistep DPM-Solver below 50 steps
     height: int | None = None
     width: int | None = None
     cpu_threads: int = 1  # of a model that runs on the CPU: another number changes last bits, so it must not follow the launcher
     generator_device: str = "cpu"  # where the noise is drawn: the same seed gives other noise on a GPU
+    is_compiled: bool = False  # U-Net and image decoder through torch.compile: other last bits
+    decodes_one_by_one: bool = False  # the image decoder takes one latent at a time: less memory
+    guidance_until: float = 1.0  # share of the steps that are guided, from the first: an approximation below 1
+    feature_interval: int = 1  # the whole U-Net runs at every n-th step: an approximation above 1
 
 
 class FlatColorRenderer:
@@ -91,6 +98,9 @@ class FlatColorRenderer:
     def machine(self) -> dict[str, str]:
         """A colour is the same on every machine."""
         return {}
+
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Nothing is left open: no memory limits a colour."""
 
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """None: no text encoder takes part."""
@@ -114,15 +124,21 @@ def open_renderer(options: ModelOptions) -> Renderer:
     ):
         if value not in valid:
             raise ConfigError(unknown_name(kind, value, valid))
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, found {options.batch_size}.")
     if options.cpu_threads < 1:
         raise ConfigError(f"--threads must be at least 1, found {options.cpu_threads}.")
     for side in (options.height, options.width):
         if side is not None and (side < 8 or side % 8):
             raise ConfigError(f"--height and --width must be multiples of 8 pixels, found {side}.")
+    if not 0 < options.guidance_until <= 1:
+        raise ConfigError(f"--guidance-until must be above 0 and at most 1, found {options.guidance_until:g}.")
+    if options.feature_interval < 1:
+        raise ConfigError(f"--feature-interval must be at least 1, found {options.feature_interval}.")
+    if options.feature_interval > 1 and options.is_compiled:
+        raise ConfigError("--feature-interval and --compile do not go together: a compiled U-Net runs whole. Leave one of them out.")
     if options.model == FLAT_COLOR:
-        return FlatColorRenderer(batch_size=options.batch_size, height=options.height or 64, width=options.width or 64)
+        return FlatColorRenderer(batch_size=options.batch_size or 16, height=options.height or 64, width=options.width or 64)
     if options.model == MINI_DRAWINGS:
         from gift_generate.drawn import DrawingRenderer
 

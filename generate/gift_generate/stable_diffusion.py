@@ -1,4 +1,4 @@
-"""Any Stable Diffusion in diffusers format behind the Renderer protocol. The only importer of torch and diffusers in stage 1."""
+"""Any Stable Diffusion in diffusers format behind the Renderer protocol. The only importer of diffusers in stage 1."""
 
 import os
 import platform
@@ -13,6 +13,8 @@ import transformers
 from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, StableDiffusionPipeline
 from safetensors import SafetensorError
 
+from gift_generate.approximations import FeatureReuse, guidance_ends
+from gift_generate.batch_size import largest_batch, largest_batch_on_cpu
 from gift_generate.model_folder import check_model_folder, fingerprint
 from gift_generate.renderer import ModelOptions, Rendered, RenderJob
 from gift_shared.errors import ConfigError, unknown_name
@@ -37,8 +39,7 @@ class StableDiffusionRenderer:
         check_model_folder(folder)
         _check_scheduler(options.scheduler)
         self._device = _device(options.device)
-        is_on_cpu = self._device.type == "cpu"
-        if is_on_cpu:
+        if self._device.type == "cpu":
             torch.set_num_threads(options.cpu_threads)
         dtype_name = options.dtype
         if dtype_name == "auto":
@@ -46,28 +47,18 @@ class StableDiffusionRenderer:
         # Cast after loading: the name of the dtype argument differs between versions, and the values are the same.
         self._pipeline = _load(folder).to(self._device, getattr(torch, dtype_name))
         self._pipeline.set_progress_bar_config(disable=True)
-        # The fastest convolution is chosen by timing; which one wins may differ from run to run, and the bytes with it.
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        _speed_up(self._pipeline, options)
+        self._reuse = FeatureReuse(self._pipeline.unet, options.feature_interval) if options.feature_interval > 1 else None
         self._own_scheduler = self._pipeline.scheduler
-        self._scheduler_name = options.scheduler
+        self._options = options
         self._schedulers: dict[str, SchedulerMixin] = {}
         self._embeddings: dict[str, torch.Tensor] = {}
         self._generator_device = torch.device("cpu") if options.generator_device == "cpu" else self._device
         own_height, own_width = _own_size(self._pipeline)
         self._height = options.height or own_height
         self._width = options.width or own_width
-        self.batch_size = options.batch_size
-        self.settings: dict[str, Any] = {
-            "model_sha256": fingerprint(folder),
-            "dtype": dtype_name,
-            "scheduler": options.scheduler or f"{type(self._own_scheduler).__name__}, below 50 steps multistep DPM-Solver",
-            "cpu_threads": options.cpu_threads if is_on_cpu else None,
-            "generator_device": self._generator_device.type,
-            "has_safety_checker": self._pipeline.safety_checker is not None,
-            "height": self._height,
-            "width": self._width,
-        }
+        self._batch_size = options.batch_size
+        self.settings = self._settings(fingerprint(folder), dtype_name)
         self.machine = {
             "model": options.model,
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
@@ -75,6 +66,55 @@ class StableDiffusionRenderer:
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
         }
+
+    def _settings(self, model_sha256: str, dtype_name: str) -> dict[str, Any]:
+        """What is off unless asked for is named only where it is on."""
+        options = self._options
+        asked = {
+            "compiled": options.is_compiled,
+            "decodes_one_by_one": options.decodes_one_by_one,
+            "guidance_until": options.guidance_until if options.guidance_until < 1 else None,
+            "feature_interval": options.feature_interval if options.feature_interval > 1 else None,
+        }
+        return {
+            "model_sha256": model_sha256,
+            "dtype": dtype_name,
+            "scheduler": options.scheduler or f"{type(self._own_scheduler).__name__}, below 50 steps multistep DPM-Solver",
+            "cpu_threads": options.cpu_threads if self._device.type == "cpu" else None,
+            "generator_device": self._generator_device.type,
+            "has_safety_checker": self._pipeline.safety_checker is not None,
+            "height": self._height,
+            "width": self._width,
+            **{name: value for name, value in asked.items() if value},
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """As asked; else the largest that the device holds, found out by rendering."""
+        if self._batch_size is None:
+            if self._device.type == "cuda":
+                self._batch_size = largest_batch(self._fits)
+            else:
+                self._batch_size = largest_batch_on_cpu(self._try)
+        return self._batch_size
+
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Take the batch size of the folder where none was asked for."""
+        if self._options.batch_size is None and isinstance(settings.get("batch_size"), int):
+            self._batch_size = settings["batch_size"]
+
+    def _fits(self, batch_size: int) -> bool:
+        try:
+            self._try(batch_size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return False
+        return True
+
+    @torch.inference_mode()
+    def _try(self, batch_size: int) -> None:
+        """As much memory as any batch of this size takes: guidance on, two steps."""
+        self._render([RenderJob("", 0, 7.5, 2)] * batch_size, batch_size)
 
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """Captions of more tokens than the tokenizer's context, start and end included; the pipeline cuts them."""
@@ -88,26 +128,38 @@ class StableDiffusionRenderer:
     @torch.inference_mode()
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """Classifier-free guidance is on above a guidance scale of 1. Raises ConfigError if the batch does not fit in memory."""
+        try:
+            return self._render(jobs, self.batch_size)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"A batch of {len(jobs)} does not fit in the device's memory: take a smaller --batch-size, or --vae-slices."
+            ) from error
+
+    def _render(self, jobs: Sequence[RenderJob], batch_size: int) -> list[Rendered]:
         guidance_scale, denoising_steps = jobs[0].guidance_scale, jobs[0].denoising_steps
         assert all((job.guidance_scale, job.denoising_steps) == (guidance_scale, denoising_steps) for job in jobs)
-        embeddings = torch.cat([self._embedding(job.caption) for job in jobs])
-        unconditional = self._embedding("").expand(len(jobs), -1, -1) if guidance_scale > 1 else None
+        num_jobs = len(jobs)
+        if self._options.is_compiled:  # a graph is compiled for one size: a short batch is filled up with its last job
+            jobs = [*jobs, *[jobs[-1]] * (batch_size - num_jobs)]
+        is_guided = guidance_scale > 1
         self._pipeline.scheduler = self._scheduler_for(denoising_steps)
-        try:
-            result = self._pipeline(
-                prompt_embeds=embeddings,
-                negative_prompt_embeds=unconditional,
-                height=self._height,
-                width=self._width,
-                guidance_scale=guidance_scale,
-                num_inference_steps=denoising_steps,
-                generator=[torch.Generator(self._generator_device).manual_seed(job.seed) for job in jobs],
-                output_type="np",
-            )
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(f"A batch of {len(jobs)} does not fit in the device's memory: take a smaller --batch-size.") from error
+        if self._reuse is not None:
+            self._reuse.begin()
+        ends_early = is_guided and self._options.guidance_until < 1
+        result = self._pipeline(
+            prompt_embeds=torch.cat([self._embedding(job.caption) for job in jobs]),
+            negative_prompt_embeds=self._embedding("").expand(len(jobs), -1, -1) if is_guided else None,
+            height=self._height,
+            width=self._width,
+            guidance_scale=guidance_scale,
+            num_inference_steps=denoising_steps,
+            generator=[torch.Generator(self._generator_device).manual_seed(job.seed) for job in jobs],
+            output_type="pt",
+            callback_on_step_end=guidance_ends(self._options.guidance_until) if ends_early else None,
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
         is_flagged = result.nsfw_content_detected or [False] * len(jobs)
-        return [_as_rendered(image, bool(flag)) for image, flag in zip(result.images, is_flagged, strict=True)]
+        return _as_rendered(result.images, is_flagged)[:num_jobs]
 
     def _embedding(self, caption: str) -> torch.Tensor:
         if caption not in self._embeddings:
@@ -117,7 +169,7 @@ class StableDiffusionRenderer:
         return self._embeddings[caption]
 
     def _scheduler_for(self, denoising_steps: int) -> SchedulerMixin:
-        name = self._scheduler_name
+        name = self._options.scheduler
         if name is None:
             if denoising_steps >= FEWEST_STEPS_OF_OWN_SCHEDULER:
                 return self._own_scheduler
@@ -127,10 +179,43 @@ class StableDiffusionRenderer:
         return self._schedulers[name]
 
 
-def _as_rendered(image: np.ndarray, is_flagged: bool) -> Rendered:
-    is_finite = bool(np.isfinite(image).all())
-    pixels = (np.nan_to_num(image) * 255).round().clip(0, 255).astype(np.uint8)
-    return Rendered(pixels, is_flagged, is_finite)
+def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rendered]:
+    """Images [B, 3, H, W], 0-1, any dtype. They become bytes on the device: a fraction of the floats crosses over."""
+    images = images.float()
+    is_finite = images.isfinite().flatten(1).all(dim=1).tolist()
+    pixels = (images.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Rendered(*one) for one in zip(np.ascontiguousarray(pixels), map(bool, is_flagged), is_finite, strict=True)]
+
+
+def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
+    """Same values up to the last bits: on a GPU memory laid out as its convolutions like it, one product for queries, keys and values.
+
+    A CPU gains nothing from either (measured on the mini model), and keeps the bytes of a plain pipeline.
+    """
+    # The fastest convolution is chosen by timing; which one wins may differ from run to run, and the bytes with it.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if pipeline.device.type == "cuda":
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+        pipeline.fuse_qkv_projections()
+    if options.decodes_one_by_one:
+        pipeline.vae.enable_slicing()
+    if options.is_compiled:
+        _compile(pipeline)
+
+
+def _compile(pipeline: StableDiffusionPipeline) -> None:
+    """One graph per size of batch. Kernels are not chosen by timing where torch can be told so: bytes would depend on it."""
+    inductor = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
+    try:
+        torch.compile(torch.sin, options=inductor)(torch.zeros(1, device=pipeline.device))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--compile does not work here ({_first_line(error)}). It needs a C++ compiler on a CPU and Triton on a GPU; leave it out."
+        ) from error
+    pipeline.unet.compile(dynamic=False, options=inductor)
+    pipeline.vae.decoder.compile(dynamic=False, options=inductor)
 
 
 def _model_folder(model: str) -> Path:
@@ -184,5 +269,5 @@ def _device(name: str) -> torch.device:
             raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
         return device
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from gift_shared.errors import GiftError
 from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, Status
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
 from gift_shared.tables import read_index
+from gift_shared.tar_members import tar_headers
 
 MEMBER_SUFFIXES = (*IMAGE_SUFFIXES, ".txt", ".json")  # nothing else is ever opened
 MOST_MEMBER_BYTES = 256 * 1024**2  # a larger member is none of ours and is not read into memory
@@ -26,21 +27,55 @@ MOST_MEMBER_BYTES = 256 * 1024**2  # a larger member is none of ours and is not 
 def verify(out: Path, on_shard: Callable[[str], Any]) -> Iterator[str]:
     """Yield one line for every fault found. Raises PlanError if the folder holds no plan to hold it against."""
     output = open_output(out)
-    tables: list[pa.Table] = []
-    num_missing = 0
+    index = _IndexCheck(output)
+    num_missing = num_unreadable = 0
     for shard in output.shards:
         if shard_rows(out, shard.name).is_file():
             rows, faults = _shard_faults(output, shard)
             yield from faults
+            num_unreadable += rows is None
             if rows is not None:
-                tables.append(rows)
+                index.compare(shard, rows)
         else:
             num_missing += 1
         on_shard(shard.name)
     if num_missing:
         yield f"{num_missing} of {len(output.shards)} shards are not there yet; run gift-generate render again, it makes only those"
     yield from _stray_files(output)
-    yield from _index_faults(output, tables, is_whole=len(tables) == len(output.shards))
+    yield from index.faults(is_whole=num_missing + num_unreadable == 0)
+
+
+class _IndexCheck:
+    """Holds the rows of one shard after the other against the folder's index, so that they are never in memory together."""
+
+    def __init__(self, output: OutputFolder) -> None:
+        self._path = output.path / INDEX_FILE
+        self._index: pa.Table | None = None
+        self._error = ""
+        self._agrees = True
+        if self._path.is_file():
+            try:
+                self._index = read_index(self._path)[0]
+            except GiftError as error:
+                self._error = str(error)
+            else:
+                self._agrees = len(self._index) == output.plan.num_rows
+
+    def compare(self, shard: Shard, rows: pa.Table) -> None:
+        """The rows of a shard stand in the index where they stand in the plan."""
+        if self._index is not None and self._agrees:
+            self._agrees = self._index.slice(shard.first_row, shard.num_rows).equals(rows)
+
+    def faults(self, *, is_whole: bool) -> Iterator[str]:
+        """What is wrong with the index, `is_whole` saying whether every shard is there and readable."""
+        if self._error:
+            yield self._error
+        elif self._index is None and is_whole:
+            yield f"{self._path} is missing though all shards are there; run gift-generate render again, it writes only the index"
+        elif self._index is not None and not is_whole:
+            yield f"{self._path} exists though not all shards do"
+        elif not self._agrees:
+            yield f"{self._path} differs from the rows of its shards; delete it and run gift-generate render again"
 
 
 def _shard_faults(output: OutputFolder, shard: Shard) -> tuple[pa.Table | None, list[str]]:
@@ -56,7 +91,7 @@ def _shard_faults(output: OutputFolder, shard: Shard) -> tuple[pa.Table | None, 
     faults = list(_tar_file_faults(tar_path, pq.read_schema(rows_path).metadata or {}))
     try:
         faults += _member_faults(tar_path, rows.to_pylist())
-    except (tarfile.TarError, EOFError) as error:
+    except tarfile.TarError as error:
         faults.append(f"{tar_path} cannot be read to its end: {error}")
     return rows, faults
 
@@ -79,10 +114,10 @@ def _member_faults(tar_path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         if row["status"] == Status.OK
         for name, suffix in ((row["image_name"], "image"), (f"{row['sample_key']}.txt", "txt"), (f"{row['sample_key']}.json", "json"))
     }
-    with tarfile.open(tar_path, mode="r:") as tar:
-        for position, member in enumerate(tar):
+    with tar_path.open("rb") as tar:
+        for position, member in enumerate(tar_headers(tar_path)):
             where = f"{tar_path}, member {position} {member.name!r}"
-            if not member.isfile():
+            if not member.isreg() or member.issparse():
                 yield f"{where} is no plain file; links, folders and devices are refused"
             elif "/" in member.name or not member.name.endswith(MEMBER_SUFFIXES):
                 yield f"{where} is refused: only {', '.join(MEMBER_SUFFIXES)} beside each other are ever read"
@@ -94,13 +129,12 @@ def _member_faults(tar_path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{tar_path} lacks the member {name!r}"
 
 
-def _content_faults(tar: tarfile.TarFile, member: tarfile.TarInfo, row: dict[str, Any], suffix: str) -> Iterator[str]:
+def _content_faults(tar: BinaryIO, member: tarfile.TarInfo, row: dict[str, Any], suffix: str) -> Iterator[str]:
     if member.size > MOST_MEMBER_BYTES:
         yield f"{member.size} bytes are too many for a sample"
         return
-    file = tar.extractfile(member)
-    assert file is not None
-    content = file.read()
+    tar.seek(member.offset_data)
+    content = tar.read(member.size)
     if suffix == "txt" and content != row["caption"].encode():
         yield "the caption differs from the row's"
     elif suffix == "json" and not _is_same_json(content, row):
@@ -136,20 +170,3 @@ def _stray_files(output: OutputFolder) -> Iterator[str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name not in known and not path.name.startswith("."):  # hidden: a temporary of a running or killed worker
             yield f"{path} belongs to no shard of the plan"
-
-
-def _index_faults(output: OutputFolder, tables: list[pa.Table], *, is_whole: bool) -> Iterator[str]:
-    path = output.path / INDEX_FILE
-    if not path.is_file():
-        if is_whole:
-            yield f"{path} is missing though all shards are there; run gift-generate render again, it writes only the index"
-        return
-    try:
-        index, _ = read_index(path)
-    except GiftError as error:
-        yield str(error)
-        return
-    if not is_whole:
-        yield f"{path} exists though not all shards do"
-    elif not index.equals(pa.concat_tables(tables)):
-        yield f"{path} differs from the rows of its shards; delete it and run gift-generate render again"

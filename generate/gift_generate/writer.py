@@ -12,12 +12,10 @@ import pyarrow as pa
 
 from gift_generate.pictures import Picture, PlanRow
 from gift_shared.atomic import atomic_path
-from gift_shared.schema import INDEX_SCHEMA, Status
+from gift_shared.schema import INDEX_SCHEMA, TAR_BYTES, TAR_SHA256, Status
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.tables import write_index
 
-TAR_BYTES = "tar_bytes"  # metadata of a shard's Parquet: size and digest of the whole tar
-TAR_SHA256 = "tar_sha256"
 NOT_IN_JSON = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
 
 
