@@ -27,7 +27,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -rs -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/pytest -m slow

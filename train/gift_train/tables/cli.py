@@ -1,11 +1,16 @@
 """gift-train table. Imports nothing heavy until the command runs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gift_shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gift_train.tables.command import TableRequest
+    from gift_train.tables.running import Machine
 
 Shards = Annotated[
     list[str] | None,
@@ -19,6 +24,7 @@ ReferenceCaptions = Annotated[Path | None, typer.Option(help="Caption file as fo
 
 
 def table(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -54,26 +60,47 @@ def table(
     """A table of the paper: the runs it needs, which are there, and ours beside the published numbers."""
     if run and commands:
         raise ConfigError("Give either --run or --commands.")
-    from gift_train.tables.command import TableRequest, missing_commands, table_command
-    from gift_train.tables.running import Machine
+    from gift_train.tables.command import missing_commands, table_command
 
-    machine = Machine(data_root=data_root, manifests=tuple(manifests or ()), device=device, num_workers=num_workers)
-    request = TableRequest(
-        name=name,
-        world=world,
-        order=order,
-        runs=runs,
-        out=out,
-        seeds=seeds,
-        shards=shards or (),
-        reference_images=reference_images or (),
-        reference_captions=reference_captions,
-        model=model,
-        pretrained=pretrained,
-        overrides=overrides or (),
-        only=only or (),
-    )
+    request, machine = asked(context.params)
     if commands:
         typer.echo(missing_commands(request, machine))
         return
     typer.echo(table_command(request, machine, run=run, tell=lambda text: typer.echo(text + "\n", err=True)))
+
+
+def asked(given: Mapping[str, Any]) -> "tuple[TableRequest, Machine]":
+    """What the parameters of `table` ask for, as typer has parsed them."""
+    from gift_train.tables.command import TableRequest
+    from gift_train.tables.running import Machine
+
+    machine = Machine(
+        data_root=Path(given["data_root"]),
+        manifests=_paths(given["manifests"]),
+        device=given["device"],
+        num_workers=given["num_workers"],
+    )
+    request = TableRequest(
+        name=given["name"],
+        world=given["world"],
+        order=given["order"],
+        runs=Path(given["runs"]),
+        out=_path(given["out"]),
+        seeds=given["seeds"],
+        shards=given["shards"] or (),
+        reference_images=given["reference_images"] or (),
+        reference_captions=_path(given["reference_captions"]),
+        model=given["model"],
+        pretrained=given["pretrained"],
+        overrides=given["overrides"] or (),
+        only=given["only"] or (),
+    )
+    return request, machine
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _paths(given: Sequence[str | Path] | None) -> tuple[Path, ...]:
+    return tuple(map(Path, given or ()))

@@ -8,12 +8,14 @@ from pathlib import Path
 from gift_shared.atomic import write_text
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.manifests import Manifests
+from gift_shared.storage import Folder, open_folder
 from gift_train.methods.base import METHOD_NAMES
+from gift_train.preparation import RunRequest
 from gift_train.report.grid import Grid, grid_text
 from gift_train.tables.comparison import compare, comparison_csv, comparison_latex, comparison_markdown, comparison_text
 from gift_train.tables.definition import PaperTable, load_table
 from gift_train.tables.needed import NeededRun, Setting, State, needed_runs, replay_shortage
-from gift_train.tables.running import Machine, command_line, run_missing, run_request
+from gift_train.tables.running import Machine, command_line, require_possible, run_missing, run_request
 
 DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
 
@@ -55,10 +57,21 @@ def table_command(request: TableRequest, machine: Machine, *, run: bool, tell: C
 
 def missing_commands(request: TableRequest, machine: Machine) -> str:
     """One `gift-train run` a line for every run that is not there."""
+    missing, setting = _missing(request, machine)
+    return "\n".join(shlex.join(command_line(run_request(one, setting, machine))) for one in missing)
+
+
+def missing_runs(request: TableRequest, machine: Machine) -> list[RunRequest]:
+    """Every run that is not there. Raises ConfigError if one of them cannot be made, as far as it can be told now."""
+    missing, setting = _missing(request, machine)
+    require_possible(missing, setting)
+    return [run_request(one, setting, machine) for one in missing]
+
+
+def _missing(request: TableRequest, machine: Machine) -> tuple[list[NeededRun], Setting]:
     table, setting = _resolve(request, machine.manifests)
     needed = _chosen(table, needed_runs(table, setting, parse_seeds(request.seeds)), request.only)
-    missing = [one for one in needed if one.state is not State.THERE]
-    return "\n".join(shlex.join(command_line(run_request(one, setting, machine))) for one in missing)
+    return [one for one in needed if one.state is not State.THERE], setting
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -69,17 +82,18 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def parse_shards(given: Sequence[str], table: PaperTable) -> dict[str | None, Path]:
-    """`FOLDER` for the plain set, `LABEL=FOLDER` for another. Raises ConfigError for an unknown or repeated label."""
-    shards: dict[str | None, Path] = {}
+def parse_shards(given: Sequence[str], table: PaperTable) -> dict[str | None, Folder]:
+    """`FOLDER` (or a URL) for the plain set, `LABEL=FOLDER` for another. Raises ConfigError for an unknown or repeated label."""
+    shards: dict[str | None, Folder] = {}
     for value in given:
         head, separator, tail = value.partition("=")
-        label, folder = (head, tail) if separator and not Path(value).exists() else (None, value)
+        is_labelled = separator and "://" not in head and not Path(value).exists()
+        label, folder = (head, tail) if is_labelled else (None, value)
         if label is not None and label not in table.shard_labels:
             raise ConfigError(f"--shards {value}: " + unknown_name("label", label, table.shard_labels))
         if label in shards:
             raise ConfigError(f"--shards {value}: {label or 'the plain set'} is given twice. A second set needs a label: LABEL=FOLDER.")
-        shards[label] = Path(folder)
+        shards[label] = open_folder(folder)
     return shards
 
 

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 from gift_shared.errors import DataError, GiftError
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
+from gift_shared.storage import Folder, index_file
 from gift_train.config import Recipe, load_recipe
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, TextSource, method_class
 from gift_train.report.runs import Run, load_run
+from gift_train.run_files import read_accuracies, read_record
 from gift_train.selection import ReplaySelection, ReplayShortage, select_replay
 from gift_train.tables.definition import PaperTable, TableRow
 
 # A recipe's name for people and its rhythm of writing: they change no number, so they tell no two runs apart.
-INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "diagnostics")
+INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minutes", "diagnostics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Setting:
     order_argument: str
     model: str
     pretrained: str | None
-    shards: Mapping[str | None, Path]
+    shards: Mapping[str | None, Folder]
     reference_images: Mapping[str | None, Path]
     reference_captions: Path | None
     overrides: Sequence[str]
@@ -49,7 +51,7 @@ class Setting:
         """SHA-256 of each set's index, as runs record it. Raises DataError for a folder without one."""
         digests = {}
         for label, folder in self.shards.items():
-            index = folder / INDEX_FILE
+            index = index_file(folder)
             if not index.is_file():
                 raise DataError(f"--shards {folder} has no {INDEX_FILE}: expected a finished output folder of gift-generate render.")
             digests[label] = hashlib.sha256(index.read_bytes()).hexdigest()
@@ -159,7 +161,7 @@ def replay_shortage(needed: NeededRun, setting: Setting) -> tuple[int, int] | No
         folder = setting.shards[needed.row.shards]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReplayShortage)  # the table tells it in its own words
-            sizes = [len(select_replay(folder, setting.order, index, rule)) for index in range(len(setting.order.tasks))]
+            sizes = [len(rows) for rows in select_replay(folder, setting.order, rule).values()]
     else:
         return None
     return (min(sizes), asked) if sizes and min(sizes) < asked else None
@@ -188,10 +190,7 @@ def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: Setting, records
 def _records(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every run folder directly in `runs` or one folder deeper, with its run.json."""
     for path in sorted([*runs.glob("*/run.json"), *runs.glob("*/*/run.json")]):
-        try:
-            yield path.parent, dict(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not readable JSON ({error}). Restore it, or move its folder away.") from error
+        yield path.parent, read_record(path.parent)
 
 
 def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[str, Any]:
@@ -251,5 +250,5 @@ def _needs_shards(recipe: Recipe) -> bool:
 
 
 def _num_finished_tasks(path: Path) -> int:
-    matrix = path / "accuracy_matrix.json"
-    return len(json.loads(matrix.read_text(encoding="utf-8"))["matrix"]) if matrix.is_file() else 0
+    accuracies = read_accuracies(path, read_record(path)["datasets"])
+    return 0 if accuracies is None else len(accuracies["matrix"])

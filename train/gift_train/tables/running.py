@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gift_shared.errors import ConfigError
-from gift_train.sequence import RunRequest, run
+from gift_train.preparation import RunRequest
+from gift_train.ranks import require_one_process
+from gift_train.sequence import run
 from gift_train.tables.needed import NeededRun, Setting, State, obstacle
 
 
@@ -62,15 +64,21 @@ def command_line(request: RunRequest) -> list[str]:
     return [*words, "--out", str(request.out)]
 
 
+def require_possible(missing: Sequence[NeededRun], setting: Setting) -> None:
+    """Raises ConfigError if any of the runs cannot be made, as far as it can be told now."""
+    for one in missing:
+        if (reason := obstacle(one, setting)) is not None:
+            raise ConfigError(f"{one.name} cannot be run: {reason}.")
+
+
 def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine, tell: Callable[[str], None]) -> Iterator[NeededRun]:
     """Make every run that is not there; yields each once it is finished.
 
     Raises: ConfigError before the first one if any of them cannot be made; what the run itself raises.
     """
+    require_one_process("gift-train table")
     missing = [one for one in needed if one.state is not State.THERE]
-    for one in missing:
-        if (reason := obstacle(one, setting)) is not None:
-            raise ConfigError(f"{one.name} cannot be run: {reason}.")
+    require_possible(missing, setting)
     expected = _Expectation(needed)
     started = time.monotonic()
     for place, one in enumerate(missing, start=1):
