@@ -4,12 +4,13 @@
     out = h + mlp(ln_2(h)) + sum_e G_e(h) E_e(h)
 
 A mixture hangs on its block by hooks, so the block's own weights keep their names and its forward pass stays open_clip's.
+What training draws, noise and dropout, is drawn for all sequences of a batch, so that ranks that share it draw what one would.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gift_shared.errors import ConfigError
+from gift_train.ranks import ONE, Ranks
 
 NOISE_FLOOR = 0.01  # added to every standard deviation of the gate noise
 
@@ -45,23 +47,32 @@ class MixtureSettings:
             raise ConfigError("bottleneck must be 1 or more, dropout from 0 to below 1, gate_noise 0 or more.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """How many sequences a training batch has in all, of which each rank passes its share."""
+
+    num_images: int
+    num_texts: int
+    ranks: Ranks = ONE
+
+
 @dataclass
 class Route:
     """What all mixtures of a model do at the moment. `router` None: nothing, the model is plain CLIP."""
 
     router: int | None = None
-    is_training: bool = False  # gate noise, dropout, and counting; the modules' own mode decides nothing
+    training: Batch | None = None  # gate noise, dropout, and counting; the modules' own mode decides nothing
     measures_balance: bool = False
     balance: list[Tensor] = field(default_factory=list)  # one scalar per mixture passed, if measured
 
     @contextmanager
-    def through(self, router: int | None, *, is_training: bool = False, measures_balance: bool = False) -> Iterator[list[Tensor]]:
+    def through(self, router: int | None, *, training: Batch | None = None, measures_balance: bool = False) -> Iterator[list[Tensor]]:
         """Send what is encoded inside through this router; plain CLIP again afterwards. Yields the list of balances."""
-        self.router, self.is_training, self.measures_balance, self.balance = router, is_training, measures_balance, []
+        self.router, self.training, self.measures_balance, self.balance = router, training, measures_balance, []
         try:
             yield self.balance
         finally:
-            self.router, self.is_training, self.measures_balance, self.balance = None, False, False, []
+            self.router, self.training, self.measures_balance, self.balance = None, None, False, []
 
 
 class Expert(nn.Module):
@@ -71,26 +82,28 @@ class Expert(nn.Module):
         super().__init__()
         self.down_proj = nn.Linear(width, settings.bottleneck)
         self.up_proj = nn.Linear(settings.bottleneck, width)
-        self.dropout, self.scale = settings.dropout, settings.expert_scale
+        self.scale = settings.expert_scale
         nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
         for zero in (self.down_proj.bias, self.up_proj.weight, self.up_proj.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, hidden: Tensor, *, is_training: bool) -> Tensor:
-        """[N, L, d] -> [N, L, d]."""
-        inner = F.dropout(F.relu(self.down_proj(hidden)), self.dropout, training=is_training)
-        return self.up_proj(inner) * self.scale
+    def forward(self, hidden: Tensor, dropout: Tensor | None = None) -> Tensor:
+        """[N, L, d] -> [N, L, d]; `dropout` [N, L, r] holds the factors 0 and 1 / (1 - fraction) in training."""
+        inner = F.relu(self.down_proj(hidden))
+        return self.up_proj(inner if dropout is None else inner * dropout) * self.scale
 
 
 class Mixture(nn.Module):
     """The experts of one block, shared by all tasks, and a router [d, E] with its noise [d, E] for each task.
 
-    `counts` [E]: how often each expert was among a sequence's chosen ones in training since the task began.
+    `counts` [E]: how often each expert was among a sequence's chosen ones in training since the task began. A rank counts its
+    own sequences; the method adds them up.
     `frozen`: experts that learn no more. Both belong to the method's state, not to the weights.
     """
 
-    def __init__(self, width: int, num_routers: int, settings: MixtureSettings, route: Route) -> None:
+    def __init__(self, width: int, num_routers: int, settings: MixtureSettings, route: Route, *, reads_images: bool) -> None:
         super().__init__()
+        self.reads_images = reads_images
         self.settings = settings
         self.route = route
         self.experts = nn.ModuleList(Expert(width, settings) for _ in range(settings.num_experts))
@@ -102,7 +115,8 @@ class Mixture(nn.Module):
 
     def attach(self, block: nn.Module) -> None:
         """Hang the mixture on a residual attention block: h is what enters `ln_2`."""
-        block.mixture = self.to(block.ln_2.weight.device)  # type: ignore[union-attr, arg-type]
+        device = block.ln_2.weight.device  # type: ignore[union-attr]
+        block.mixture, self.counts = self.to(device), self.counts.to(device)  # type: ignore[arg-type]
         block.ln_2.register_forward_pre_hook(self._keep_hidden)  # type: ignore[union-attr, operator]
         block.register_forward_hook(self._add_output)
 
@@ -123,12 +137,15 @@ class Mixture(nn.Module):
         # Sequences sorted by expert, so that each expert runs once over all of its own.
         order = chosen.flatten().argsort(stable=True)
         sizes = torch.bincount(chosen.flatten(), minlength=self.settings.num_experts)
-        parts = hidden[order // self.settings.top_k].split(sizes.tolist())
-        is_training = self.route.is_training
+        on_each = sizes.tolist()
+        parts = hidden[order // self.settings.top_k].split(on_each)
+        dropout = self._dropout(hidden)
+        dropouts = [None] * len(parts) if dropout is None else dropout[order].split(on_each)
         # An expert without a sequence is left out: its gradient stays None and the optimizer passes it over.
-        outputs = torch.cat([expert(part, is_training=is_training) for expert, part in zip(self.experts, parts, strict=True) if len(part)])
-        if is_training:
-            self.counts = self.counts.to(sizes.device) + sizes
+        work = zip(self.experts, parts, dropouts, strict=True)
+        outputs = torch.cat([expert(part, kept) for expert, part, kept in work if len(part)])
+        if self.route.training is not None and self.route.training.ranks.counts(self._num_sequences):
+            self.counts = self.counts + sizes
         by_sequence = outputs[order.argsort()].unflatten(0, chosen.shape)
         return (weights[:, :, None, None] * by_sequence).sum(dim=1)
 
@@ -141,14 +158,36 @@ class Mixture(nn.Module):
         assert router is not None
         noisy = clean = query @ self.gate[router]
         deviation = None
-        if self.route.is_training and self.settings.gate_noise > 0:
+        if self.route.training is not None and self.settings.gate_noise > 0:
             deviation = self.settings.gate_noise * (F.softplus(query @ self.noise[router]) + NOISE_FLOOR)
-            noisy = clean + torch.randn_like(clean) * deviation
+            width = self.settings.num_experts
+            noisy = clean + self._drawn(lambda num_rows: torch.randn(num_rows, width, dtype=clean.dtype, device=clean.device)) * deviation
         values, chosen = noisy.topk(self.settings.top_k, dim=1)
         weights = values.softmax(dim=1)
-        if self.route.measures_balance:
-            self.route.balance.append(balance(clean, noisy, deviation, chosen, weights))
+        if self.route.measures_balance and self.route.training is not None:
+            ranks, num_rows = self.route.training.ranks, self._num_sequences
+            whole = [None if rows is None else ranks.gather(rows, num_rows) for rows in (clean, noisy, deviation, chosen, weights)]
+            self.route.balance.append(balance(*whole))
         return chosen, weights
+
+    def _dropout(self, hidden: Tensor) -> Tensor | None:
+        """Factors [B k, L, r] on the inside of experts, a row for each sequence and expert it chose; None outside training."""
+        fraction, width = self.settings.dropout, self.settings.bottleneck
+        if self.route.training is None or fraction == 0:
+            return None
+        shape = (self.settings.top_k, hidden.shape[1], width)
+        kept = self._drawn(lambda num_rows: hidden.new_empty(num_rows, *shape).bernoulli_(1 - fraction).div_(1 - fraction))
+        return kept.flatten(0, 1)
+
+    def _drawn(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """The rank's rows of what is drawn for all sequences of the batch."""
+        assert self.route.training is not None
+        return draw(self._num_sequences)[self.route.training.ranks.share(self._num_sequences)]
+
+    @property
+    def _num_sequences(self) -> int:
+        assert self.route.training is not None
+        return self.route.training.num_images if self.reads_images else self.route.training.num_texts
 
     @torch.no_grad()
     def freeze_most_used(self) -> None:
@@ -193,6 +232,6 @@ def attach_mixtures(blocks: Mapping[str, nn.Module], num_routers: int, settings:
     mixtures = {}
     for name, block in blocks.items():
         width = int(block.ln_2.weight.shape[0])  # type: ignore[union-attr, operator, index, arg-type]
-        mixtures[name] = Mixture(width, num_routers, settings, route)
+        mixtures[name] = Mixture(width, num_routers, settings, route, reads_images=name.startswith("visual."))
         mixtures[name].attach(block)
     return mixtures

@@ -1,7 +1,9 @@
 """Which samples a step sees: endless shuffled epochs that follow from (seed, position) alone, so that resuming is arithmetic.
 
-Randomness inside a batch (crops) comes from torch's global generator, seeded here from (seed, position) while the batch is
-made: neither what was drawn before nor the number of worker processes can change a batch.
+Randomness inside a sample (crops) comes from torch's global generator, seeded here from (seed, position, slot) while the sample is
+made: neither what was drawn before, nor the number of worker processes, nor that of ranks that share a batch can change it.
+
+On several ranks a batch holds the images of this rank's slots alone, and of everything else the whole batch's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +16,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from gift_shared.keys import hashed_seed
 from gift_train.backbone import Backbone
+from gift_train.ranks import ONE, Ranks
 from gift_train.replay import ReplayBatch
+from gift_train.tasks import TaskImages
+
+Collate = Callable[[Sequence[Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskBatch:
-    """Real images of the current task."""
+    """Real images of the current task; on several ranks this rank's share of them, and all labels."""
 
-    images: Tensor  # [B, 3, H, W] float32
+    images: Tensor  # [B or this rank's share, 3, H, W], uint8 as loaded, normalised float32 once placed
     labels: Tensor  # [B] long
 
-    def to(self, device: torch.device) -> "TaskBatch":
-        return TaskBatch(images=self.images.to(device, non_blocking=True), labels=self.labels.to(device, non_blocking=True))
+    def pin_memory(self) -> "TaskBatch":
+        """In memory that is copied to a device without waiting; a DataLoader asks for it."""
+        return TaskBatch(images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +70,34 @@ class ImageStream:
 class _BatchesByPosition(Dataset[Any]):
     """Item = the whole batch at a position: what lets a DataLoader resume anywhere."""
 
-    def __init__(self, dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any]) -> None:
+    def __init__(self, dataset: Any, order: BatchOrder, collate: Collate, ranks: Ranks) -> None:
         self.dataset = dataset
         self.order = order
         self.collate = collate
+        self.ranks = ranks
 
     def __getitem__(self, position: int) -> Any:
         indices = self.order.indices(position)
+        own = range(len(indices))[self.ranks.share(len(indices))]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hashed_seed(self.order.seed, f"{self.order.name}/batch-{position}"))
-            return self.collate([self.dataset[index] for index in indices])
+            return self.collate([self._sample(position, slot, index, slot in own) for slot, index in enumerate(indices)])
+
+    def _sample(self, position: int, slot: int, index: int, is_own: bool) -> Any:
+        if not is_own:
+            return None, *self.dataset.about(index)
+        # Not torch.manual_seed, which would start the accelerators' generators anew as well: gate noise comes from them.
+        torch.default_generator.manual_seed(hashed_seed(self.order.seed, f"{self.order.name}/batch-{position}/{slot}"))
+        return self.dataset[index]
 
 
 def stream(
-    dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any], positions: range, num_workers: int = 0
+    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = ONE
 ) -> Iterator[Any]:
-    """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way."""
-    batches = _BatchesByPosition(dataset, order, collate)
+    """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way.
+
+    dataset: its items begin with the image. On several ranks, `about(index)` must give the rest of an item without loading it.
+    """
+    batches = _BatchesByPosition(dataset, order, collate, ranks)
     if num_workers == 0:
         return (batches[position] for position in positions)
     # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
@@ -89,38 +107,39 @@ def stream(
 
 def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:
     """(image, label) samples -> TaskBatch."""
-    images, labels = zip(*samples, strict=True)
-    return TaskBatch(images=torch.stack(images), labels=torch.tensor(labels))
+    _, labels = zip(*samples, strict=True)
+    return TaskBatch(images=stack_images(samples), labels=torch.tensor(labels))
 
 
 def stack_images(samples: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Samples of any dataset here, whose items begin with the image -> [B, 3, H, W]."""
-    return torch.stack([sample[0] for sample in samples])
+    """Samples of any dataset here, whose items begin with the image -> those images that this rank loaded, [share of B, 3, H, W]."""
+    return torch.stack([image for image, *_ in samples if image is not None])
 
 
 def collate_images(samples: Sequence[tuple[Tensor, int, str]]) -> ReplayBatch:
     """(image, label, sample key) samples of real tasks -> ReplayBatch without captions, for methods that replay images alone."""
-    images, _, keys = zip(*samples, strict=True)
-    empty = torch.zeros(len(images), 0, dtype=torch.long)
-    return ReplayBatch(images=torch.stack(images), captions=(), tokens=empty, caption_ids=empty[:, :0].flatten(), sample_keys=keys)
+    _, _, keys = zip(*samples, strict=True)
+    empty = torch.zeros(len(keys), 0, dtype=torch.long)
+    return ReplayBatch(images=stack_images(samples), captions=(), tokens=empty, caption_ids=empty[:, :0].flatten(), sample_keys=keys)
+
+
+def place_task(batch: TaskBatch, backbone: Backbone) -> TaskBatch:
+    """Move a batch to the backbone's device, its images normalised."""
+    return TaskBatch(images=backbone.place_images(batch.images), labels=batch.labels.to(backbone.device, non_blocking=True))
 
 
 def place_replay(batch: ReplayBatch, backbone: Backbone) -> ReplayBatch:
-    """Cut the tokens to the longest caption and move images and tokens to the backbone's device.
+    """Move the images to the backbone's device, normalised, and cut the tokens to the longest caption.
 
-    `caption_ids` stay on the CPU: which captions are equal decides shapes, and asking a device would make it wait.
+    `tokens` and `caption_ids` stay on the CPU: which captions are equal decides shapes, and asking a device would make it wait.
     """
-    return replace(
-        batch,
-        images=batch.images.to(backbone.device, non_blocking=True),
-        tokens=backbone.trim(batch.tokens).to(backbone.device, non_blocking=True),
-    )
+    return replace(batch, images=backbone.place_images(batch.images), tokens=backbone.trim(batch.tokens))
 
 
 class KeyedImages(Dataset[tuple[Tensor, int, str]]):
-    """Items (image, label, sample key) chosen from one or more labelled datasets, in the order given."""
+    """Items (image, label, sample key) chosen from one or more tasks' images, in the order given."""
 
-    def __init__(self, parts: Sequence[tuple[str, Dataset[tuple[Tensor, int]], Sequence[int]]]) -> None:
+    def __init__(self, parts: Sequence[tuple[str, TaskImages, Sequence[int]]]) -> None:
         self.places = [(name, dataset, index) for name, dataset, indices in parts for index in indices]
 
     def __len__(self) -> int:
@@ -130,3 +149,9 @@ class KeyedImages(Dataset[tuple[Tensor, int, str]]):
         name, dataset, index = self.places[position]
         image, label = dataset[index]
         return image, label, f"{name}-{index}"
+
+    def about(self, position: int) -> tuple[int, str]:
+        """(label, sample key) of an item; its image is not loaded."""
+        name, dataset, index = self.places[position]
+        (label,) = dataset.about(index)
+        return label, f"{name}-{index}"

@@ -1,9 +1,10 @@
 """The training step and one task's loop: the only place that steps an optimizer. `parity` replays fixtures through it."""
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 
@@ -14,7 +15,9 @@ from gift_train.batches import TaskBatch
 from gift_train.config import OptimizerSettings
 from gift_train.consolidation import Penalty, add_penalty_gradient
 from gift_train.methods.base import LossTerms, Method
+from gift_train.ranks import ONE, Ranks
 from gift_train.replay import ReplayBatch
+from gift_train.waiting import Waiting
 
 Batches = Iterable[tuple[TaskBatch, ReplayBatch | None]]
 
@@ -58,6 +61,7 @@ class Training:
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    ranks: Ranks = ONE
 
 
 class Journal(Protocol):
@@ -69,35 +73,66 @@ class Journal(Protocol):
     def save(self, next_step: int, training: Training) -> None:
         """Keep the whole state, so that `next_step` can be the first after a restart."""
 
+    def must_leave(self, step: int) -> bool:
+        """Whether the run was told to leave, asked after every step; the same answer on every rank."""
+
+    def leave(self, next_step: int) -> NoReturn:
+        """End the run here, all of it saved. Raises Preempted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
-    """How often what is done, in steps."""
+    """How often what is done, in steps; and after how many minutes since the last time the state is saved besides."""
 
     log_every: int
     checkpoint_every: int
+    checkpoint_minutes: float | None = None
 
 
-def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rhythm, journal: Journal, label: str) -> None:
+class SaveClock:
+    """When the state is due to be saved: every n steps, and when m minutes of wall clock have passed. Changes no number."""
+
+    def __init__(self, rhythm: Rhythm) -> None:
+        self._every = rhythm.checkpoint_every
+        self._seconds = math.inf if rhythm.checkpoint_minutes is None else 60 * rhythm.checkpoint_minutes
+        self._saved = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after `step`."""
+        return (step + 1) % self._every == 0 or time.monotonic() - self._saved >= self._seconds
+
+    def restart(self) -> None:
+        """The state was saved now."""
+        self._saved = time.monotonic()
+
+
+def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rhythm, journal: Journal, label: str) -> float:
     """One task from `first_step` to its last step, logged and saved as due, with its progress on stderr.
 
-    Raises: NonFiniteError at the first log or save after a term went wrong, before anything of it is saved.
+    Returns: the share of the time that steps waited for their batches, fraction.
+    Raises: NonFiniteError at the first log or save after a term went wrong, before anything of it is saved; Preempted after the
+    step at which the run was told to leave, unless it was the last: then the task is done.
     """
-    recorder = TermRecorder(label)
+    recorder, clock, waiting = TermRecorder(label), SaveClock(rhythm), Waiting()
     last_step = training.schedule.total_steps
     with Progress(label, last_step + 1, "step", done=first_step) as progress:
-        for step, terms in train_steps(training, batches, first_step):
+        for step, terms in train_steps(training, waiting.timed(batches), first_step):
             recorder.add(step, terms)
             progress.advance()
-            saves = (step + 1) % rhythm.checkpoint_every == 0 and step < last_step
+            leaves = journal.must_leave(step) and step < last_step
+            saves = leaves or (clock.is_due(step) and step < last_step)
             if not saves and not is_due(step, rhythm.log_every, last_step):
                 continue
             for logged, values in recorder.flush():
                 if is_due(logged, rhythm.log_every, last_step):
                     journal.log(logged, training.schedule.learning_rate(logged), values)
-                    progress.note(f"loss {sum(values.values()):.3f}")
+                    progress.note(f"loss {sum(values.values()):.3f}, waited {waiting.share:.0%}")
             if saves:
                 journal.save(step + 1, training)
+                clock.restart()
+            if leaves:
+                journal.leave(step + 1)
+    return waiting.share
 
 
 def train_steps(training: Training, batches: Batches, first_step: int = 0) -> Iterator[tuple[int, LossTerms]]:
@@ -111,12 +146,20 @@ def train_steps(training: Training, batches: Batches, first_step: int = 0) -> It
 
 
 def training_step(training: Training, task_batch: TaskBatch, replay_batch: ReplayBatch | None) -> LossTerms:
-    """One optimizer update. The replay loss is differentiated first and alone, because a Fisher may be read from it."""
-    method, student = training.method, training.student
+    """One optimizer update. The replay loss is differentiated first and alone, because a Fisher may be read from it.
+
+    On several ranks all have the same terms and, once summed, the same gradients; so their weights stay the same.
+    """
+    method, student, ranks = training.method, training.student, training.ranks
     training.optimizer.zero_grad(set_to_none=True)
     replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
-    method.after_replay_backward(student)
+    if method.reads_replay_gradient:
+        ranks.sum_gradients(training.parameters.values())
+        method.after_replay_backward(student)
+        if not ranks.is_main:
+            training.optimizer.zero_grad(set_to_none=True)  # the main rank holds the sum and brings it into the next one, once
     task_terms = backward(method.task_loss(student, task_batch))
+    ranks.sum_gradients(training.parameters.values())
     penalty_terms = apply_penalty(training.parameters, method.penalty(student))
     training.optimizer.step()
     return task_terms | replay_terms | penalty_terms
@@ -125,7 +168,9 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
 def backward(terms: LossTerms) -> LossTerms:
     """Add the gradient of the terms' sum to every `.grad`; no terms, nothing to do. Returns them detached."""
     if terms:
-        torch.stack(list(terms.values())).sum().backward()
+        total = torch.stack(list(terms.values())).sum()
+        if total.requires_grad:  # not on a rank whose rows do not count, see Ranks.share
+            total.backward()
     return terms.detached()
 
 

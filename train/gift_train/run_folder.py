@@ -24,6 +24,8 @@ from gift_shared.errors import ConfigError, DataError
 from gift_shared.locks import only_writer
 from gift_train.metrics import continual_metrics
 from gift_train.provenance import git_commit, hardware, versions
+from gift_train.ranks import ONE, Ranks
+from gift_train.run_files import MATRIX_FILE, METRICS_FILE, RUN_FILE, TIMING_FILE, read_accuracies, read_record, read_timing
 
 LOCK = ".lock"
 
@@ -31,25 +33,34 @@ LOCK = ".lock"
 class RunFolder:
     """Opens a new run, or the same run again; refuses the folder of another one (ConfigError).
 
-    One process at a time: another one that opens the same folder is refused (ConfigError) until `close`, or this one's end.
+    One run at a time: another one that opens the same folder is refused (ConfigError) until `close`, or this one's end. Of a run's
+    ranks the main one reads and writes; the others, which need not even see the folder, are told what it reads.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        check_place(path, identity)
-        path.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, identity: Mapping[str, Any], ranks: Ranks = ONE) -> None:
+        self.identity = identity
+        self.ranks = ranks
         self._held = ExitStack()
-        self._held.enter_context(only_writer(path / LOCK, f"Run folder {path}"))
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.replay = path / "replay"
-        self._run_file = path / "run.json"
-        self._matrix_file = path / "accuracy_matrix.json"
-        self._timing_file = path / "timing.json"
-        self.metrics_file = path / "metrics.jsonl"
+        self._run_file = path / RUN_FILE
+        self._matrix_file = path / MATRIX_FILE
+        self._timing_file = path / TIMING_FILE
+        self.metrics_file = path / METRICS_FILE
+        if ranks.is_main:
+            self._open()
+
+    def _open(self) -> None:
+        path, identity = self.path, self.identity
+        check_place(path, identity)
+        path.mkdir(parents=True, exist_ok=True)
+        self._held.enter_context(only_writer(path / LOCK, f"Run folder {path}"))
         for stale in path.rglob(f".*{TEMPORARY_SUFFIX}"):
             stale.unlink()  # a killed start left it half-written
-        if self._run_file.is_file():
-            self.record = _read_json(self._run_file)
+        is_new = not self._run_file.is_file()
+        if not is_new:
+            self.record = read_record(path)
         else:
             self.record = {
                 "identity": identity,
@@ -61,6 +72,8 @@ class RunFolder:
                 "ended": None,
             }
             self.record |= identity
+        if is_new or self.record.get("processes") != self.ranks.world_size:
+            self.record["processes"] = self.ranks.world_size  # of the last start; they change rounding, not the run
             write_json(self._run_file, self.record)
 
     def close(self) -> None:
@@ -68,8 +81,8 @@ class RunFolder:
         self._held.close()
 
     def metrics_size(self) -> int:
-        """Bytes of metrics.jsonl, after everything written is on disk."""
-        if not self.metrics_file.exists():
+        """Bytes of metrics.jsonl, after everything written is on disk; 0 on other ranks than the main one."""
+        if not self.ranks.is_main or not self.metrics_file.exists():
             return 0
         with self.metrics_file.open("ab") as file:
             os.fsync(file.fileno())
@@ -77,6 +90,8 @@ class RunFolder:
 
     def cut_metrics(self, size: int) -> None:
         """Forget the steps that were logged after the checkpoint a run resumes from. Raises DataError if earlier ones are gone."""
+        if not self.ranks.is_main:
+            return
         found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
         if found < size:
             raise DataError(f"{self.metrics_file} has {found} bytes, its checkpoint claims {size}: it was cut. Restore it, or start anew.")
@@ -85,31 +100,48 @@ class RunFolder:
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl."""
+        if not self.ranks.is_main:
+            return
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
         """The accuracy matrix as far as it is known."""
-        if self._matrix_file.is_file():
-            return _read_json(self._matrix_file)
-        return {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
+        found = self.ranks.from_main(lambda: read_accuracies(self.path, list(datasets)))
+        return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
-        write_json(self._matrix_file, accuracies)
+        """Keep the accuracy matrix."""
+        if self.ranks.is_main:
+            write_json(self._matrix_file, accuracies)
 
     def timing(self) -> dict[str, dict[str, float]]:
-        """Seconds spent so far, by task: {"train": {...}, "evaluate": {...}}."""
-        return _read_json(self._timing_file) if self._timing_file.is_file() else {"train": {}, "evaluate": {}}
+        """Seconds spent so far, by task: {"train": {...}, "evaluate": {...}}, and "waited", see `add_waiting`."""
+        return read_timing(self.path)
 
     def add_time(self, kind: str, task: str, seconds: float) -> None:
+        if not self.ranks.is_main:
+            return
         timing = self.timing()
         timing[kind][task] = seconds
         write_json(self._timing_file, timing)
 
+    def add_waiting(self, task: str, share: float) -> None:
+        """Note the fraction of a task's training time in which steps waited for their batches; of the last start, if resumed."""
+        if not self.ranks.is_main:
+            return
+        timing = self.timing()
+        timing.setdefault("waited", {})[task] = share
+        write_json(self._timing_file, timing)
+
     def finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json and close run.json; returns the summary."""
+        """Write summary.json and close run.json; returns the summary, on all ranks."""
+        return self.ranks.from_main(lambda: self._finish(accuracies))
+
+    def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         matrix, datasets = accuracies["matrix"], accuracies["datasets"]
-        identity = self.record["identity"]
+        identity, timing = self.record["identity"], self.timing()
+        waited = timing.get("waited", {})
         summary = {
             "method": identity["recipe"]["method"],
             "title": identity["recipe"]["title"],
@@ -128,7 +160,8 @@ class RunFolder:
                 }
                 for column, name in enumerate(datasets)
             },
-            "seconds": {kind: sum(times.values()) for kind, times in self.timing().items()},
+            "seconds": {kind: sum(timing[kind].values()) for kind in ("train", "evaluate")},
+            "waited": sum(share * timing["train"][task] for task, share in waited.items()) / max(sum(timing["train"].values()), 1e-9),
         }
         write_json(self.path / "summary.json", summary)
         if self.record["ended"] is None:
@@ -139,9 +172,8 @@ class RunFolder:
 
 def check_place(path: Path, identity: Mapping[str, Any]) -> None:
     """Whether a folder is free for this run or holds it already; touches nothing. Raises ConfigError naming the first difference."""
-    run_file = path / "run.json"
-    if run_file.is_file():
-        _require_same(path, _read_json(run_file).get("identity", {}), json.loads(json.dumps(identity)))
+    if (path / RUN_FILE).exists():
+        _require_same(path, read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
     elif path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
         raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
 
@@ -152,13 +184,6 @@ def _require_same(path: Path, there: Any, here: Any, key: str = "") -> None:
             _require_same(path, there.get(name), here.get(name), f"{key}.{name}" if key else name)
     elif there != here:
         raise ConfigError(f"--out {path} holds another run: {key} is {there!r} there and {here!r} here. Choose another folder.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}). Restore it, or choose another folder.") from error
 
 
 def _now() -> str:

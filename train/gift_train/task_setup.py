@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +11,26 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
+from gift_shared.storage import Folder, hold_shards
 from gift_train.backbone import Backbone
-from gift_train.batches import BatchOrder, ImageStream, KeyedImages, collate_images, collate_task, place_replay, stack_images, stream
+from gift_train.batches import (
+    BatchOrder,
+    ImageStream,
+    KeyedImages,
+    TaskBatch,
+    collate_images,
+    collate_task,
+    place_replay,
+    place_task,
+    stack_images,
+    stream,
+)  # fmt: skip
 from gift_train.config import Recipe
 from gift_train.consolidation import Weights
+from gift_train.datasets.kept import ROOM_BYTES
 from gift_train.loop import Batches
 from gift_train.methods.base import Method, ReplaySource, TaskContext, TextSource
+from gift_train.ranks import ONE, Ranks
 from gift_train.reference_images import ReferenceTexts
 from gift_train.replay import ReplayBatch, ReplayCollate, ReplayDataset
 from gift_train.tasks import Task
@@ -37,13 +50,15 @@ class TaskInputs:
     index: int  # zero-based
     tasks: Mapping[str, Task]
     initial_weights: Weights
-    shards: Path | None
+    shards: Folder | None
     replay_rows: pa.Table | None  # rows of the synthetic images, for methods that replay them
     evaluation_transform: ImageTransform
     num_workers: int
+    room_bytes: int = ROOM_BYTES  # memory for replay images that are decoded once
     no_task_images: Dataset[Any] | None = None
     reference_images: Dataset[Any] | None = None  # (image, NO_LABEL, sample key), for methods that replay them
     reference_texts: ReferenceTexts | None = None
+    ranks: Ranks = ONE
 
     @property
     def task(self) -> Task:
@@ -76,7 +91,8 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
     if source == ReplaySource.SYNTHETIC:
         assert inputs.shards is not None
         assert inputs.replay_rows is not None
-        dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform)
+        hold_shards(inputs.shards, "task", inputs.replay_rows["shard"].unique().to_pylist())
+        dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform, inputs.room_bytes)
         collate = ReplayCollate(student.tokenize)
     elif source == ReplaySource.REFERENCE:
         assert inputs.reference_images is not None
@@ -103,18 +119,18 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
 def task_context(inputs: TaskInputs, method: Method, student: Backbone, replay: ReplayStream | None) -> TaskContext:
     """What the method may know. Draws random sentences from torch's global generator where the method wants them."""
     prompts = inputs.task.manifest.first_template_captions
-    class_tokens = _placed(student, student.tokenize(prompts))
+    class_tokens = student.trim(student.tokenize(prompts))
     reference_tokens, texts = None, method.text_source()
     if texts == TextSource.CLASSES:
         reference_tokens = class_tokens
     elif texts == TextSource.RANDOM:
-        reference_tokens = _placed(student, random_sentences(student.vocabulary_size, student.context_length))
+        reference_tokens = student.trim(random_sentences(student.vocabulary_size, student.context_length))
     elif inputs.reference_texts is not None:
-        reference_tokens = _placed(student, student.tokenize(list(inputs.reference_texts.sentences)))
+        reference_tokens = student.trim(student.tokenize(list(inputs.reference_texts.sentences)))
     elif texts == TextSource.CAPTIONS:
         if inputs.replay_rows is None:
             raise DataError(f"Method {method.name!r} needs the captions of synthetic images.")
-        reference_tokens = _placed(student, student.tokenize(list(dict.fromkeys(inputs.replay_rows["caption"].to_pylist()))))
+        reference_tokens = student.trim(student.tokenize(list(dict.fromkeys(inputs.replay_rows["caption"].to_pylist()))))
     # Remembering pays only if the task draws at least as many images as there are.
     pays = replay is not None and replay.order.num_samples <= inputs.num_updates * inputs.recipe.replay_batch_size
     return TaskContext(
@@ -129,6 +145,7 @@ def task_context(inputs: TaskInputs, method: Method, student: Backbone, replay: 
         task_images=lambda num_images: _first_images(inputs, student, num_images),
         own_images=_image_stream(inputs, student, inputs.task.train, "own"),
         no_task_images=None if inputs.no_task_images is None else _image_stream(inputs, student, inputs.no_task_images, "no-task"),
+        ranks=inputs.ranks,
     )
 
 
@@ -137,14 +154,14 @@ def task_batches(inputs: TaskInputs, student: Backbone, replay: ReplayStream | N
     positions = range(first_step, inputs.num_updates)
     dataset = inputs.task.train
     order = BatchOrder(num_samples=len(dataset), batch_size=inputs.recipe.batch_size, seed=inputs.task_seed, name="task")
-    task_stream = stream(dataset, order, collate_task, positions, inputs.num_workers)
+    task_stream = stream(dataset, order, collate_task, positions, inputs.num_workers, inputs.ranks)
     if replay is None:
         for task_batch in task_stream:
-            yield task_batch.to(student.device), None
+            yield place_task(task_batch, student), None
         return
-    replay_batches = stream(replay.dataset, replay.order, replay.collate, positions, inputs.num_workers)
+    replay_batches = stream(replay.dataset, replay.order, replay.collate, positions, inputs.num_workers, inputs.ranks)
     for task_batch, replay_batch in zip(task_stream, replay_batches, strict=True):
-        yield task_batch.to(student.device), place_replay(replay_batch, student)
+        yield place_task(task_batch, student), place_replay(replay_batch, student)
 
 
 def random_sentences(vocabulary_size: int, context_length: int, num_sentences: int = NUM_RANDOM_SENTENCES) -> Tensor:
@@ -157,10 +174,6 @@ def random_sentences(vocabulary_size: int, context_length: int, num_sentences: i
     return tokens
 
 
-def _placed(student: Backbone, tokens: Tensor) -> Tensor:
-    return student.trim(tokens).to(student.device)
-
-
 def _one_pass(inputs: TaskInputs, student: Backbone, replay: ReplayStream) -> Iterator[ReplayBatch]:
     order = BatchOrder(
         num_samples=replay.order.num_samples,
@@ -169,7 +182,7 @@ def _one_pass(inputs: TaskInputs, student: Backbone, replay: ReplayStream) -> It
         name="pass",
         is_shuffled=False,
     )
-    for batch in stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch), inputs.num_workers):
+    for batch in stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch), inputs.num_workers, inputs.ranks):
         yield place_replay(batch, student)
 
 
@@ -179,12 +192,12 @@ def _image_stream(inputs: TaskInputs, student: Backbone, dataset: Dataset[Any], 
 
     def take(num_batches: int) -> Iterator[Tensor]:
         batches = stream(dataset, order, stack_images, range(num_batches), inputs.num_workers)
-        return (images.to(student.device) for images in batches)
+        return (student.place_images(images) for images in batches)
 
     return ImageStream(batches_per_epoch=order.batches_per_epoch, take=take)
 
 
-def _first_images(inputs: TaskInputs, student: Backbone, num_images: int) -> Iterator[Tensor]:
+def _first_images(inputs: TaskInputs, student: Backbone, num_images: int) -> Iterator[TaskBatch]:
     dataset = inputs.task.train_plain
     order = BatchOrder(
         num_samples=min(num_images, len(dataset)),
@@ -193,5 +206,5 @@ def _first_images(inputs: TaskInputs, student: Backbone, num_images: int) -> Ite
         name="pass",
         is_shuffled=False,
     )
-    for batch in stream(dataset, order, collate_task, range(order.batches_per_epoch), inputs.num_workers):
-        yield batch.images.to(student.device)
+    for batch in stream(dataset, order, collate_task, range(order.batches_per_epoch), inputs.num_workers, inputs.ranks):
+        yield place_task(batch, student)

@@ -2,6 +2,9 @@
 
 A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.loop`
 differentiates and applies them. Add a method: `methods/<name>.py`, its name in METHOD_NAMES, a recipe and a test.
+
+On several processes a method computes the loss of the whole batch, from features that `TaskContext.ranks` gathers. What reaches a
+loss without being gathered must not be trained: it would count once for every process.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.manifests import TaskManifest
 from gift_train.consolidation import Penalty, Weights
 from gift_train.losses import similarity_logits, task_cross_entropy
+from gift_train.ranks import ONE, Ranks
 
 if TYPE_CHECKING:
     from gift_train.backbone import Backbone
@@ -59,10 +63,10 @@ class NoTaskSource(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """What a method may know about the task it begins. Tensors lie on the student's device.
+    """What a method may know about the task it begins. Weights lie on the student's device, tokens on the CPU.
 
     `replay_pass` makes one ordered pass over the replay images; None when they are too many to be worth remembering.
-    `task_images(n)` yields the first n training images of the task, in order, in batches [B, 3, H, W].
+    `task_images(n)` yields the first n training images of the task, in order and in batches.
     """
 
     task_name: str
@@ -73,9 +77,10 @@ class TaskContext:
     reference_tokens: Tensor | None  # [N, L], see TextSource
     initial_weights: Weights  # the pretrained model's, theta_0
     replay_pass: Callable[[], Iterator[ReplayBatch]] | None
-    task_images: Callable[[int], Iterator[Tensor]]
+    task_images: Callable[[int], Iterator[TaskBatch]]
     own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
     no_task_images: ImageStream | None = None  # see NoTaskSource
+    ranks: Ranks = ONE  # the processes that share the task's batches
 
 
 class LossTerms(Mapping[str, Tensor]):
@@ -152,7 +157,10 @@ class Method:
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         """Loss on the current task's images."""
-        logits = similarity_logits(student.encode_images(batch.images), student.encode_texts(self.context.class_tokens), student.scale)
+        ranks = self.context.ranks
+        images = ranks.gather(student.encode_images(batch.images), len(batch.labels))
+        texts = ranks.encode(student.encode_texts, self.context.class_tokens)
+        logits = similarity_logits(images, texts, student.scale)
         return LossTerms(cross_entropy=task_cross_entropy(logits, batch.labels, label_smoothing=self.context.label_smoothing))
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
@@ -160,7 +168,12 @@ class Method:
         return LossTerms()
 
     def after_replay_backward(self, student: Backbone) -> None:
-        """Gradients are the replay loss's alone: a Fisher is read here."""
+        """Gradients are the replay loss's alone, of the whole batch: a Fisher is read here."""
+
+    @property
+    def reads_replay_gradient(self) -> bool:
+        """Whether `after_replay_backward` does anything: several processes then add up their gradients before it."""
+        return type(self).after_replay_backward is not Method.after_replay_backward
 
     def penalty(self, student: Backbone) -> Penalty | None:
         """A quadratic hold on the weights; its gradient is added in closed form."""

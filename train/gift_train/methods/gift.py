@@ -55,7 +55,7 @@ class Gift(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        self.teacher = Teacher(self._teacher_backbone(context, student))
+        self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)
         if context.replay_pass is not None:
             self.teacher.remember(context.replay_pass())
         # Teacher and anchor are the same weights by default: one frozen copy serves both.
@@ -72,12 +72,15 @@ class Gift(Method):
         return backbone
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        config = self.config
+        config, ranks = self.config, self.context.ranks
         if config.distill_weight == 0 and config.alignment_weight == 0:
             return LossTerms()
         teacher_images, teacher_texts = self.teacher.image_features(batch), self.teacher.text_features(batch)
-        images = teacher_images if config.distillation == "text-only" else student.encode_images(batch.images)
-        texts = teacher_texts if config.distillation == "image-only" else encode_captions(student, batch)
+        images, texts = teacher_images, teacher_texts
+        if config.distillation != "text-only":
+            images = ranks.gather(student.encode_images(batch.images), len(batch.sample_keys))
+        if config.distillation != "image-only":
+            texts = encode_captions(student, batch, ranks)
         logits = similarity_logits(images, texts, student.scale)
         terms = {}
         if config.distill_weight != 0 and config.distillation == "feature-distance":
@@ -88,7 +91,7 @@ class Gift(Method):
             distillation = contrastive_distillation(logits, teacher_logits, temperature=config.temperature)
             terms["distillation"] = config.distill_weight * distillation
         if config.alignment_weight != 0:
-            target = alignment_target(batch.caption_ids).to(logits.device)
+            target = alignment_target(batch.caption_ids).to(logits.device, non_blocking=True)
             alignment = image_text_alignment(logits, target, label_smoothing=self.context.label_smoothing)
             terms["alignment"] = config.alignment_weight * alignment
         return LossTerms(**terms)

@@ -60,7 +60,8 @@ class Icarl(Method):
         is_reference = config.quota == "reference"
         new_share = config.memory_size - share if is_reference and num_tasks > 1 else share
         candidates = config.memory_size if is_reference and num_tasks == 1 else config.herding_candidates
-        features = torch.cat([student.encode_images(images) for images in self.context.task_images(candidates)])
+        ranks, images = self.context.ranks, self.context.task_images(candidates)
+        features = torch.cat([ranks.gather(student.encode_images(batch.images), len(batch.labels)) for batch in images])
         picked = torch.arange(len(features)) if is_reference and num_tasks == 1 else herd(features, new_share)
         self._memory = {name: indices[:share] for name, indices in self._memory.items()}
         self._memory[self.context.task_name] = picked[:new_share].cpu()

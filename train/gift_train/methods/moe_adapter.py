@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gift_shared.manifests import TaskManifest
-from gift_train.adapters import Mixture, MixtureSettings, Route, attach_mixtures
+from gift_train.adapters import Batch, Mixture, MixtureSettings, Route, attach_mixtures
 from gift_train.backbone import Backbone
 from gift_train.batches import TaskBatch
 from gift_train.losses import similarity_logits
@@ -71,12 +71,23 @@ class MoeAdapter(Method):
             assert context.own_images is not None
             assert context.no_task_images is not None
             self.selector.learn_task(context.task_index, context.task_name, context.own_images, context.no_task_images)
+            context.ranks.spread(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
-        weight = self.config.balance_weight
-        with self.route.through(self.context.task_index, is_training=True, measures_balance=weight > 0) as balances:
+        weight, ranks = self.config.balance_weight, self.context.ranks
+        whole = Batch(num_images=len(batch.labels), num_texts=len(self.context.class_tokens), ranks=ranks)
+        before = self._counts()
+        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as balances:
             terms = super().task_loss(student, batch)
+        self._set_counts(before + ranks.sum(self._counts() - before))
         return terms | LossTerms(balance=weight * torch.stack(balances).sum()) if weight > 0 else terms
+
+    def _counts(self) -> Tensor:
+        return torch.stack([mixture.counts for mixture in self.mixtures.values()])
+
+    def _set_counts(self, counts: Tensor) -> None:
+        for mixture, of_block in zip(self.mixtures.values(), counts, strict=True):
+            mixture.counts = of_block
 
     def end_task(self, student: Backbone) -> None:
         for mixture in self.mixtures.values():
@@ -111,7 +122,7 @@ class MoeAdapter(Method):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.num_learned = int(state["num_learned"])
         for name, mixture in self.mixtures.items():
-            mixture.counts = state[f"counts/{name}"]
+            mixture.counts = state[f"counts/{name}"].to(mixture.counts.device)
             mixture.set_frozen(frozenset(state[f"frozen/{name}"].tolist()))
         if self.selector is not None:
             coders = {name.removeprefix("selector/"): weight for name, weight in state.items() if name.startswith("selector/")}

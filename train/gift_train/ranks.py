@@ -1,0 +1,315 @@
+"""One training step on several processes: who takes which rows, and how all of them come by the same numbers.
+
+A *rank* is one process of a run. Every rank holds the whole student and encodes its share of a batch; features are gathered, so every
+rank computes the loss of the whole batch. Going backward, a rank follows its own rows alone and needs nobody: the sum of all ranks'
+gradients is the gradient that one process would have. That holds where parameters reach the loss through gathered rows only.
+
+One process is the rule: then everything here hands back what it is given, and torch.distributed is not touched.
+"""
+
+import logging
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gift_shared.errors import ConfigError, GiftError, NonFiniteError, Preempted
+from gift_shared.progress import Progress
+
+T = TypeVar("T")
+MAIN = 0
+CPU = torch.device("cpu")
+PATIENCE = timedelta(minutes=20)  # for a rank that does not answer; a launcher ends the others at once when one of them dies
+BUCKET_ENTRIES = 2**24  # gradients that travel together: 64 MiB of float32
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among those of its run. `device` is where its student lies."""
+
+    rank: int = MAIN
+    world_size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that reads and writes the run folder and speaks to people."""
+        return self.rank == MAIN
+
+    def share(self, num_rows: int) -> slice:
+        """The rank's consecutive part of so many rows, equal among ranks up to one row.
+
+        Of fewer rows than ranks everybody takes all, and the main rank's count: a network is never asked for no rows at all.
+        """
+        if num_rows < self.world_size:
+            return slice(0, num_rows)
+        bounds = self._bounds(num_rows)
+        return slice(bounds[self.rank], bounds[self.rank + 1])
+
+    def counts(self, num_rows: int) -> bool:
+        """Whether this rank's share of so many rows is its own, and not another one's too."""
+        return self.is_main or num_rows >= self.world_size
+
+    def gather(self, own: Tensor, num_rows: int) -> Tensor:
+        """Every rank's rows of a batch, in their order: own [share, ...] -> [num_rows, ...], the same on all ranks.
+
+        The gradient of `own` is that of the loss with respect to its rows; no rank waits for another on the way back.
+        """
+        return own if self.world_size == 1 else _Gathered.apply(own, num_rows, self)
+
+    def encode(self, encoder: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """encoder(rows), each rank encoding its share: for rows that every rank holds, such as class prompts."""
+        return self.gather(encoder(rows[self.share(len(rows))]), len(rows))
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every `.grad` by its sum over the ranks. One that no rank has stays None, one that some have counts as 0 elsewhere.
+
+        Which ones there are is asked first, and waited for: the one moment of a step at which the host knows less than the device.
+        """
+        if self.world_size == 1:
+            return
+        listed = list(parameters)
+        exists = torch.tensor([parameter.grad is not None for parameter in listed], dtype=torch.int32, device=self.device)
+        dist.all_reduce(exists, op=dist.ReduceOp.MAX)
+        chosen = [parameter for parameter, is_there in zip(listed, exists.tolist(), strict=True) if is_there]
+        for parameter in chosen:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in chosen if parameter.grad is not None]
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks, as a new one."""
+        if self.world_size == 1:
+            return value
+        total = value.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(value.device)
+
+    def any(self, claim: bool) -> bool:
+        """Whether any rank claims it."""
+        return bool(self.sum(torch.tensor(int(claim))))
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.any(False)
+
+    def main_first(self, make: Callable[[], T]) -> T:
+        """make() on every rank, on the main one before the others: what it leaves on disk they find."""
+        if self.is_main:
+            made = make()
+        self.barrier()
+        return made if self.is_main else make()
+
+    def collect(self, value: T) -> list[T]:
+        """A small object of every rank, in the order of ranks; all ranks get the list."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What the main rank makes, a small object, on all ranks. The others do not make it."""
+        if self.world_size == 1:
+            return make()
+        values: list[Any] = [make() if self.is_main else None]
+        dist.broadcast_object_list(values, src=MAIN, device=self.device)
+        return values[0]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite these tensors, of equal shapes on all ranks, with the main rank's."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                if not tensor.numel():
+                    continue
+                placed = tensor.to(self.device).contiguous()
+                dist.broadcast(placed, src=MAIN)
+                tensor.copy_(placed)
+
+    def tensors_from_main(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The main rank's tensors by name on all ranks, on the CPU; the others give None."""
+        held = {} if tensors is None else dict(tensors)
+        if self.world_size == 1:
+            return held
+        forms = self.from_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()})
+        if not self.is_main:
+            held = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in forms.items()}
+        self.spread(held.values())
+        return held
+
+    def draw_alike(self) -> None:
+        """Let every rank's generators go on from the main rank's state, those of its own device included."""
+        if self.world_size == 1:
+            return
+        cpu = torch.get_rng_state()
+        self.spread([cpu])
+        torch.set_rng_state(cpu)
+        if self.device.type == "cuda":
+            own = torch.cuda.get_rng_state(self.device)
+            self.spread([own])
+            torch.cuda.set_rng_state(own, self.device)
+        others = self.from_main(lambda: (random.getstate(), np.random.get_state()))
+        random.setstate(others[0])
+        np.random.set_state(others[1])
+
+    def together(self, make: Callable[[], T]) -> T:
+        """make() on every rank, which must not talk to other ranks meanwhile; if it fails on any, all of them leave.
+
+        Raises: on the main rank GiftError or OSError, its own or one that tells which other process met it; SystemExit elsewhere.
+        """
+        if self.world_size == 1:
+            return make()
+        error: GiftError | OSError | None = None
+        try:
+            made = make()
+        except (GiftError, OSError) as caught:
+            error = caught
+        met = self.collect(None if error is None else str(error))
+        if not any(message is not None for message in met):
+            return made
+        self.part()
+        if not self.is_main:
+            raise SystemExit(GiftError.exit_code)
+        if error is not None:
+            raise error
+        rank = next(number for number, message in enumerate(met) if message is not None)
+        raise GiftError(f"Process {rank} of {self.world_size}: {met[rank]}")
+
+    def part(self) -> None:
+        """Wait for all ranks and let go of each other, at a place that all of them reach."""
+        if self.world_size > 1:
+            self.barrier()
+            dist.destroy_process_group()
+
+    def _bounds(self, num_rows: int) -> list[int]:
+        return [num_rows * rank // self.world_size for rank in range(self.world_size + 1)]
+
+    def _all_rows(self, own: Tensor, num_rows: int) -> Tensor:
+        if num_rows < self.world_size:
+            counted = own.detach().contiguous().clone()
+            dist.broadcast(counted, src=MAIN)
+            return counted
+        bounds = self._bounds(num_rows)
+        most = -(-num_rows // self.world_size)
+        padded = own.new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own
+        by_rank = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(by_rank, padded)
+        return torch.cat([part[: bounds[rank + 1] - bounds[rank]] for rank, part in enumerate(by_rank)])
+
+
+ONE = Ranks()
+
+
+class _Gathered(torch.autograd.Function):
+    """Forward: all ranks' rows. Backward: the gradient of this rank's own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, num_rows: int, ranks: Ranks) -> Tensor:
+        ctx.own = ranks.share(num_rows)
+        rows = ranks._all_rows(own, num_rows)
+        if num_rows < ranks.world_size and not ranks.is_main:
+            ctx.mark_non_differentiable(rows)  # everybody encoded these rows; they must count once
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        return gradients[0][ctx.own], None, None
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """The ranks of this run, as `accelerate launch` and `torchrun` tell them (WORLD_SIZE, RANK, LOCAL_RANK); one without them.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`; on several ranks each takes the accelerator of its own number on its machine.
+    Raises: ConfigError if there is no such device for every rank, or the launcher did not tell enough.
+    """
+    world_size = _from_environment("WORLD_SIZE", 1)
+    if world_size == 1:
+        yield ONE
+        return
+    on_cpu = _is_on_cpu(device, world_size)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+    if state.num_processes != world_size:
+        raise ConfigError(f"The launcher speaks of {world_size} processes, {state.num_processes} met. Start them all in the same way.")
+    ranks = Ranks(state.process_index, world_size, torch.device("cpu") if on_cpu else state.device)
+    if not ranks.is_main:
+        Progress.is_shown = False
+        logging.disable(logging.WARNING)  # the main rank says the same
+    try:
+        yield ranks
+    except (Preempted, NonFiniteError) as error:  # met by all ranks at the same step
+        ranks.part()
+        if ranks.is_main:
+            raise
+        raise SystemExit(error.exit_code) from error
+    # After any other error nobody waits: a rank that died is no longer there to part from, and its launcher ends the rest.
+    ranks.part()
+
+
+def is_main_process() -> bool:
+    """Whether this process may speak to people; known before the ranks have met."""
+    return _from_environment("RANK", MAIN) == MAIN or _from_environment("WORLD_SIZE", 1) == 1
+
+
+def require_one_process(command: str) -> None:
+    """Raises ConfigError if a launcher started more than one process of a command that does not share its work."""
+    found = _from_environment("WORLD_SIZE", 1)
+    if found > 1:
+        raise ConfigError(f"{command} works in one process, found WORLD_SIZE = {found}. Start it without accelerate launch or torchrun.")
+
+
+def _is_on_cpu(device: str, world_size: int) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {device} names one device for {world_size} processes; take cpu, cuda or auto.")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return True
+    local_rank, found = _from_environment("LOCAL_RANK", -1), torch.cuda.device_count()
+    if not 0 <= local_rank < found:
+        raise ConfigError(
+            f"{world_size} processes run on --device {device}, but local process {local_rank} finds {found} accelerators:"
+            " start as many processes on a machine as it has, with accelerate launch or torchrun."
+        )
+    return False
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, "") or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"The variable {name} of a launcher must be a number, found {text!r}. Unset it to train in one process."
+        ) from error
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one type, up to BUCKET_ENTRIES entries together."""
+    bucket: list[Tensor] = []
+    num_entries = 0
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or num_entries + tensor.numel() > BUCKET_ENTRIES):
+            yield bucket
+            bucket, num_entries = [], 0
+        bucket.append(tensor)
+        num_entries += tensor.numel()
+    if bucket:
+        yield bucket

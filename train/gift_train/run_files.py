@@ -1,0 +1,90 @@
+"""The files of a run folder, read back and checked in one place for resume, watch, report and table. No torch here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gift_shared.documents import FILE_NAME, Maybe, read_json_lines, read_json_object
+from gift_shared.errors import DataError
+
+RUN_FILE = "run.json"
+MATRIX_FILE = "accuracy_matrix.json"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+TIMING_FILE = "timing.json"
+
+_ADVICE = "Restore it, or choose another folder."
+_RECORD = {
+    "identity?": {},
+    "recipe": {"method": FILE_NAME, "steps": int, "title?": str, "method_config?": {}},
+    "recipe_name": FILE_NAME,
+    "order": FILE_NAME,
+    "datasets": [FILE_NAME],
+    "seed": int,
+    "shards?": Maybe({"path": str}),
+    "started?": Maybe(str),
+    "ended?": Maybe(str),
+    "commit?": Maybe(str),
+    "command?": Maybe(object),
+    "versions?": Maybe({str: str}),
+    "hardware?": Maybe({"accelerators?": Maybe([str])}),
+}
+_MATRIX = {
+    "order?": FILE_NAME, "datasets": [FILE_NAME], "zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]},
+}  # fmt: skip
+_METRICS = {
+    "task": FILE_NAME, "task_index": int, "step": int, "learning_rate": float, "terms": {str: float}, "loss": float,
+    "measurements?": {str: float},
+}  # fmt: skip
+_NUMBERS = {"transfer": Maybe(float), "avg": float, "last": float, "forgetting": Maybe(float)}
+_SUMMARY = {
+    "method": str, "title?": str, "recipe": FILE_NAME, "order": FILE_NAME, "seed": int, **_NUMBERS,
+    "readings?": {str: _NUMBERS}, "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
+}  # fmt: skip
+_TIMING = {"train": {str: float}, "evaluate": {str: float}, "waited?": {str: float}}
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """run.json. Raises DataError."""
+    path = run / RUN_FILE
+    record = read_json_object(path, _RECORD, DataError, _ADVICE)
+    if not record["datasets"] or record["recipe"]["steps"] < 0:
+        raise DataError(f"{path} names no dataset, or steps below 0. {_ADVICE}")
+    return record
+
+
+def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None:
+    """accuracy_matrix.json of a run over these datasets, in percent; None as long as there is none. Raises DataError."""
+    path = run / MATRIX_FILE
+    if not path.exists():
+        return None
+    accuracies = read_json_object(path, _MATRIX, DataError, _ADVICE)
+    matrices = [accuracies["matrix"], *accuracies.get("readings", {}).values()]
+    rows = [row for matrix in matrices for row in matrix] + [accuracies["zero_shot"] or [0.0] * len(datasets)]
+    is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
+    if accuracies["datasets"] != list(datasets) or not is_whole or not all(0 <= value <= 100 for row in rows for value in row):
+        raise DataError(f"{path} is not a matrix of percentages over {', '.join(datasets)}. {_ADVICE}")
+    if accuracies["matrix"] and accuracies["zero_shot"] is None:
+        raise DataError(f"{path} has rows after a task and none before the first. {_ADVICE}")
+    return accuracies
+
+
+def read_metrics(run: Path, num_tasks: int) -> list[dict[str, Any]]:
+    """The logged steps of all tasks, in order; a line that is being written is left out. Raises DataError."""
+    path = run / METRICS_FILE
+    rows = read_json_lines(path, _METRICS, DataError, _ADVICE)
+    for number, row in enumerate(rows, start=1):
+        if not 0 <= row["task_index"] < num_tasks or not 0 <= row["step"] < 2**31:
+            raise DataError(f"{path}, line {number}: there is no step {row['step']} of task {row['task_index']}. {_ADVICE}")
+    return rows
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """summary.json of a finished run. Raises DataError."""
+    return read_json_object(run / SUMMARY_FILE, _SUMMARY, DataError, _ADVICE)
+
+
+def read_timing(run: Path) -> dict[str, dict[str, float]]:
+    """timing.json: seconds spent so far by task, {"train": {...}, "evaluate": {...}}. Raises DataError."""
+    path = run / TIMING_FILE
+    return read_json_object(path, _TIMING, DataError, _ADVICE) if path.exists() else {"train": {}, "evaluate": {}}
