@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gift_train.provenance import git_commit, hardware, versions
-
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -69,6 +67,8 @@ def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
 
 def report(name: str, findings: Sequence[Finding], details: Mapping[str, Any]) -> Path:
     """Print the findings as a table and write them, with all that was measured, to results/<name>.json; returns its path."""
+    from gift_train.provenance import git_commit, hardware, versions  # imports torch, which must not count as a measured process's memory
+
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         print(f"{finding.what:{width}}  {finding.value:10.2f} {finding.unit:12} {finding.shown_target:>10}  {finding.verdict}")
