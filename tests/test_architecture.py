@@ -81,13 +81,21 @@ def test_the_tests_of_one_stage_do_not_import_the_other() -> None:
         assert breaches == []
 
 
-@pytest.mark.parametrize("library", ["diffusers", "torch", "transformers", "safetensors"])
+@pytest.mark.parametrize("library", ["diffusers", "transformers", "safetensors"])
 def test_the_generator_has_one_door_to_the_model(library: str) -> None:
     assert importers("gift_generate", library) == {"stable_diffusion.py"}
 
 
+def test_the_generator_has_torch_behind_that_door_alone() -> None:
+    assert importers("gift_generate", "torch") == {"stable_diffusion.py", "approximations.py"}
+    users = {path.name for path in modules("gift_generate") if "gift_generate.approximations" in set(imports(path))}
+    assert users == {"stable_diffusion.py"}
+
+
 def test_the_trainer_has_one_door_to_open_clip() -> None:
-    assert importers("gift_train", "open_clip") == {"backbone.py"}
+    assert importers("gift_train", "open_clip") == {"backbone.py", "towers.py"}
+    users = {path.name for path in modules("gift_train") if "gift_train.towers" in set(imports(path))}
+    assert users == {"backbone.py"}
 
 
 @pytest.mark.parametrize("package", ["gift_generate", "gift_train"])

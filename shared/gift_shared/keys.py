@@ -1,5 +1,6 @@
 """Names and seeds that follow from a sample's place in the plan, never from who renders it or when."""
 
+import functools
 import hashlib
 import re
 
@@ -9,6 +10,7 @@ BASE_SEED_STRIDE = 10_000_000
 POSITION_SEED_STRIDE = 100_000
 
 
+@functools.lru_cache(maxsize=4096)  # a plan asks for a few names a million times
 def slug(name: str) -> str:
     """A class or dataset name as a path- and key-safe word: lower case, every other run of characters becomes `_`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

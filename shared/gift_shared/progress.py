@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
@@ -16,13 +16,15 @@ class Progress:
     stays: whether the finished bar stays on the terminal and the log gets a closing line however short the work was.
     """
 
+    is_shown: ClassVar[bool] = True  # of several processes at one work, one shows it
+
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0, stays: bool = True) -> None:
         self._what, self._total, self._unit, self._stays = what, total, unit, stays
         self._first = self._done = done
         self._note = ""
         self._started = self._told = time.monotonic()
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and self.is_shown:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, leave=stays, dynamic_ncols=True, smoothing=0.1)
@@ -65,6 +67,8 @@ class Progress:
         return f"{(self._done - self._first) / max(seconds, 1e-9):.2f} {self._unit}s/s"
 
     def _write(self, line: str) -> None:
+        if not self.is_shown:
+            return
         sys.stderr.write(line + (f" ({self._note})" if self._note else "") + "\n")
         sys.stderr.flush()
 

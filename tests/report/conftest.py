@@ -93,7 +93,8 @@ def _add_pictures(run: Path, shards: Path, captions: Sequence[str], datasets: Se
     rows = save_shards(shards, captions, datasets)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"shards": {"path": str(shards)}}))
-    (shards / "timings-00000.jsonl").write_text(json.dumps({"images": 24, "seconds": 90.0}) + "\n")
+    (shards / "workers").mkdir()
+    (shards / "workers" / "00000-w.jsonl").write_text(json.dumps({"event": "shard", "images": 24, "seconds": 90.0}) + "\n")
     rng = np.random.default_rng(0)
     for number, task in enumerate(datasets, start=1):
         write_index(run / "replay" / f"{task}.parquet", pa.Table.from_pylist(rows[task], INDEX_SCHEMA), {})

@@ -7,9 +7,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from gift_shared.errors import NonFiniteError
-from gift_train.batches import BatchOrder, stream
+from gift_train.batches import BatchOrder, collate_task, stream
 from gift_train.loop import Schedule, TermRecorder
 from gift_train.methods.base import LossTerms
+from gift_train.ranks import Ranks
 
 
 def test_schedule_warms_up_reaches_its_peak_and_ends_at_zero():
@@ -63,6 +64,30 @@ def test_making_a_batch_leaves_the_global_generator_alone():
     torch.manual_seed(9)
     list(stream(dataset, order, torch.stack, range(2)))
     assert torch.equal(torch.rand(3), expected)
+
+
+class NoisyPairs(Noisy):
+    """Items (image, label), as those of a task."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index).expand(3, 1, 1), *self.about(index)
+
+    def about(self, index):
+        return (index,)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_load_the_images_of_one_process_between_them_and_all_labels(world_size):
+    """Batches of 4, and the epoch's last of 2: fewer than three ranks, so that each takes both."""
+    dataset, order = NoisyPairs(torch.arange(6.0)), BatchOrder(num_samples=6, batch_size=4, seed=1, name="task")
+    for alone, *shares in zip(
+        stream(dataset, order, collate_task, range(4)),
+        *(stream(dataset, order, collate_task, range(4), ranks=Ranks(rank, world_size)) for rank in range(world_size)),
+        strict=True,
+    ):
+        assert all(torch.equal(share.labels, alone.labels) for share in shares)
+        counted = [share.images for rank, share in enumerate(shares) if Ranks(rank, world_size).counts(len(alone.labels))]
+        assert torch.equal(torch.cat(counted), alone.images)
 
 
 def test_loss_terms_refuse_a_repeated_name():

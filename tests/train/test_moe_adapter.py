@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gift_shared.errors import ConfigError, DataError
-from gift_train.adapters import Expert, Mixture, MixtureSettings, Route, balance
+from gift_train.adapters import Batch, Expert, Mixture, MixtureSettings, Route, balance
 from gift_train.backbone import Backbone
 from gift_train.batches import TaskBatch
 from gift_train.config import load_recipe, parse_table
@@ -137,8 +137,9 @@ def without_alexnet(recipe):
 def test_a_new_mixture_changes_nothing():
     student, method = small_clip(), MoeAdapter(without_selector())
     images, tokens = torch.randn(3, 3, 16, 16), class_tokens()
-    plain = student.encode_images(images), student.encode_texts(tokens)
     method.prepare(student, num_tasks=2)
+    # Outside a route: the same network, hooks and all, as plain CLIP.
+    plain = student.encode_images(images), student.encode_texts(tokens)
     with method.route.through(1):
         assert torch.equal(student.encode_images(images), plain[0])
         assert torch.equal(student.encode_texts(tokens), plain[1])
@@ -148,7 +149,7 @@ def test_a_new_mixture_changes_nothing():
 def test_plain_clip_comes_back_outside_a_route():
     method, student = started()
     images = torch.randn(3, 3, 16, 16)
-    plain = small_clip().encode_images(images)
+    plain = torch.nn.functional.normalize(small_clip().network.encode_image(images), dim=-1)  # open_clip's own pass, as with adapters
     with method.route.through(0):
         assert not torch.allclose(student.encode_images(images), plain, atol=1e-3)
     assert torch.equal(student.encode_images(images), plain)
@@ -156,7 +157,7 @@ def test_plain_clip_comes_back_outside_a_route():
 
 def test_mixture_is_the_weighted_sum_over_the_top_experts():
     torch.manual_seed(1)
-    mixture = Mixture(WIDTH, 2, settings(), Route(router=1))
+    mixture = Mixture(WIDTH, 2, settings(), Route(router=1), reads_images=True)
     for parameter in mixture.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     hidden = torch.randn(4, 7, WIDTH)
@@ -164,7 +165,7 @@ def test_mixture_is_the_weighted_sum_over_the_top_experts():
         logits = sequence[0] @ mixture.gate[1]
         first, second = logits.argsort(descending=True)[:2].tolist()
         gates = torch.stack([logits[first], logits[second]]).softmax(0)
-        experts = [mixture.experts[number](sequence, is_training=False) for number in (first, second)]
+        experts = [mixture.experts[number](sequence) for number in (first, second)]
         torch.testing.assert_close(output, gates[0] * experts[0] + gates[1] * experts[1])
 
 
@@ -173,8 +174,10 @@ def test_expert_is_relu_between_two_layers_times_its_scale():
     torch.nn.init.normal_(expert.up_proj.weight)
     hidden = torch.randn(2, 3, WIDTH)
     inner = (hidden @ expert.down_proj.weight.T).clamp(min=0)
-    torch.testing.assert_close(expert(hidden, is_training=False), 0.5 * inner @ expert.up_proj.weight.T)
-    assert (expert(hidden, is_training=True) != expert(hidden, is_training=False)).any()  # dropout
+    torch.testing.assert_close(expert(hidden), 0.5 * inner @ expert.up_proj.weight.T)
+    kept = torch.ones(2, 3, 8)
+    kept[..., 4:] = 0.0
+    torch.testing.assert_close(expert(hidden, 1.25 * kept), 0.5 * 1.25 * (inner * kept) @ expert.up_proj.weight.T)
 
 
 def test_text_router_is_one_constant_for_all_class_names():
@@ -196,12 +199,23 @@ def test_gate_noise_is_drawn_in_training_only():
     method, student = started()
     images = torch.randn(8, 3, 16, 16)
 
-    def encoded(is_training):
-        with method.route.through(0, is_training=is_training):
+    def encoded(training):
+        with method.route.through(0, training=training):
             return student.encode_images(images)
 
-    assert torch.equal(encoded(False), encoded(False))
-    assert not torch.equal(encoded(True), encoded(True))
+    whole = Batch(num_images=8, num_texts=NUM_CLASSES)
+    assert torch.equal(encoded(None), encoded(None))
+    assert not torch.equal(encoded(whole), encoded(whole))
+
+
+def test_dropout_is_drawn_in_training_only():
+    method, student = started(mixture=MIXTURE | {"gate_noise": 0.0, "dropout": 0.5})
+    images = torch.randn(8, 3, 16, 16)
+    plain = student.encode_images(images)
+    with method.route.through(0, training=Batch(num_images=8, num_texts=NUM_CLASSES)):
+        first, second = student.encode_images(images), student.encode_images(images)
+    assert not torch.equal(first, second)
+    assert torch.equal(student.encode_images(images), plain)
 
 
 def test_only_this_tasks_router_and_its_experts_get_gradients():

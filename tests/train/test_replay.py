@@ -14,7 +14,7 @@ from gift_shared.errors import ShardError
 from gift_train.replay import ReplayCollate, ReplayDataset
 from gift_train.transforms import image_transforms
 
-EVALUATION = image_transforms(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).evaluation
+EVALUATION = image_transforms(16).evaluation
 CAPTIONS = ["a red fox.", "a grey wolf.", "a red fox."]
 
 
@@ -68,7 +68,7 @@ def test_batch_shares_an_id_between_equal_captions(tmp_path):
     assert batch.caption_ids.tolist() == [0, 1, 1]
     assert batch.tokens.tolist() == tokenize(list(batch.captions)).tolist()
     assert batch.sample_keys == ("fox-000001", "fox-000000", "fox-000002")
-    assert torch.equal(batch.to("cpu").images, batch.images)
+    assert batch.images.dtype == torch.uint8
 
 
 def test_changed_shard_is_refused(tmp_path):

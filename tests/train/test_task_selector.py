@@ -37,7 +37,7 @@ SETTINGS = {
     "decay_epochs": 1000,
     "weight_decay": 0.0,
 }
-EVALUATION = image_transforms(8, (0.5,) * 3, (0.5,) * 3).evaluation
+EVALUATION = image_transforms(8).evaluation
 
 
 def stream(centre, batches_per_epoch=5):

@@ -17,7 +17,7 @@ from gift_train.pack import PackSettings, pack_dataset
 from gift_train.tasks import load_task
 from gift_train.transforms import image_transforms
 
-TRANSFORMS = image_transforms(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TRANSFORMS = image_transforms(8)
 
 
 def gift_train_data(*arguments):

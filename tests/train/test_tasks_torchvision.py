@@ -14,7 +14,7 @@ from gift_shared.manifests import Manifests
 from gift_train.tasks import load_task, load_test, open_parts, split_indices
 from gift_train.transforms import image_transforms
 
-TRANSFORMS = image_transforms(8, (0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # pixels come out as 0..255
+TRANSFORMS = image_transforms(8)
 MTIL = Manifests().order("mtil-1").tasks
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as reference
 
-from gift_train.transforms import image_transforms, random_resized_crop
+from gift_train.transforms import Normalise, image_transforms, random_resized_crop
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -28,7 +28,11 @@ def test_evaluation_transform_equals_torchvision(size):
             reference.Normalize(MEAN, STD),
         ]
     )(image)
-    assert torch.equal(image_transforms(32, MEAN, STD).evaluation(image), expected)
+    images = image_transforms(32).evaluation(image)[None]
+    assert images.dtype == torch.uint8
+    normalise = Normalise(MEAN, STD, torch.device("cpu"))
+    assert torch.equal(normalise(images)[0], expected)
+    assert torch.equal(normalise(images.contiguous()), normalise(images))
 
 
 def test_training_transform_has_the_crops_of_torchvision():
@@ -44,7 +48,7 @@ def test_training_transform_has_the_crops_of_torchvision():
 
 
 def test_training_transform_repeats_with_the_global_generator():
-    train, image = image_transforms(32, MEAN, STD).train, noise(48, 40)
+    train, image = image_transforms(32).train, noise(48, 40)
     torch.manual_seed(7)
     first = train(image)
     second = train(image)
@@ -52,7 +56,7 @@ def test_training_transform_repeats_with_the_global_generator():
     assert torch.equal(train(image), first)
     assert not torch.equal(first, second)
     assert first.shape == (3, 32, 32)
-    assert first.dtype == torch.float32
+    assert first.dtype == torch.uint8
 
 
 def test_very_long_image_is_cropped_centrally():
@@ -62,5 +66,5 @@ def test_very_long_image_is_cropped_centrally():
 
 
 def test_transforms_travel_to_loader_workers():
-    transforms = pickle.loads(pickle.dumps(image_transforms(32, MEAN, STD)))
+    transforms = pickle.loads(pickle.dumps(image_transforms(32)))
     assert transforms.evaluation(noise(32, 32)).shape == (3, 32, 32)

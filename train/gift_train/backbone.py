@@ -1,4 +1,4 @@
-"""CLIP as the rest of the trainer sees it: load, encode, tokenize, freeze. The only importer of open_clip.
+"""CLIP as the rest of the trainer sees it: load, encode, tokenize, freeze. With `towers`, the only importer of open_clip.
 
 Weights come from safetensors or through `torch.load(weights_only=True)`; no code from a checkpoint ever runs.
 """
@@ -10,9 +10,10 @@ import copy
 import json
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import open_clip
 import torch
@@ -22,24 +23,32 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
+from gift_train import towers
+from gift_train.packed_texts import PackedTexts, pack_texts
+from gift_train.transforms import Normalise
 
 Precision = Literal["fp32", "tf32", "bf16"]
 MINI = "mini"
 LOCAL_PREFIX = "local-dir:"
 CONFIG_FILE = "open_clip_config.json"
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
+PACKED_KEPT = 4  # sets of texts whose tree is remembered
 
 
 class Backbone:
     """One CLIP: two towers and the temperature between them. Features are float32 and L2-normalised.
 
-    `precision` rules the towers only: fp32, tf32 (matrix products on tensor cores) or bf16 (autocast over fp32 weights).
+    `precision` rules the towers only: fp32; tf32, whose matrix products on tensor cores keep 10 bits of a mantissa's 23; or bf16,
+    autocast over fp32 weights, whose products and activations keep 7. Weights, gradients, losses and the optimizer are fp32 in each.
     """
 
     def __init__(self, network: torch.nn.Module, tokenizer: Callable[..., Tensor] | None, precision: Precision = "fp32") -> None:
         self.network: Any = network  # open_clip's classes are not typed
         self.tokenizer = tokenizer
         self.precision: Precision = precision
+        self._run_block: towers.RunBlock = towers.block_output
+        self._normalise: Normalise | None = None
+        self._packed_lately: OrderedDict[Any, PackedTexts] = OrderedDict()
         for name, parameter in network.named_parameters():
             if name in FROZEN:
                 parameter.requires_grad_(False)
@@ -107,28 +116,52 @@ class Backbone:
         """A copy that never trains: for teachers."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         network.zero_grad(set_to_none=True)
-        return Backbone(network, self.tokenizer, self.precision)
+        frozen = Backbone(network, self.tokenizer, self.precision)
+        frozen._run_block = self._run_block
+        return frozen
+
+    def compile_blocks(self) -> None:
+        """Run the transformer blocks through torch.compile from now on: fused kernels, and other last bits than without.
+
+        The first step of each shape compiles, for a minute or so. Blocks with adapters stay as they are.
+        """
+        self._run_block = torch.compile(towers.block_output)
+
+    def place_images(self, images: Tensor) -> Tensor:
+        """Images of any dataset here, uint8 [B, 3, H, W], to this device and normalised there: float32 of the same shape.
+
+        Floats are taken to be normalised already and are only moved.
+        """
+        images = images.to(self.device, non_blocking=True)
+        if images.dtype != torch.uint8:
+            return images
+        if self._normalise is None or self._normalise.mean.device != images.device:
+            _, mean, std = self.image_settings
+            self._normalise = Normalise(mean, std, images.device)  # kept: making it sends numbers to the device and waits
+        return self._normalise(images)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised pixels -> [B, D]."""
         with self._autocast():
-            features = self.network.encode_image(images)
+            if towers.can_read_images(self.network):
+                features = towers.image_features(self.network.visual, images, self._run_block)
+            else:
+                features = self.network.encode_image(images)
         return F.normalize(features.float(), dim=-1)
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """[K, L] token ids, L up to the context length -> [K, D]."""
-        with self._autocast():
-            features = self._causal_text_tower(tokens) if self._is_causal else self.network.encode_text(tokens)
-        return F.normalize(features.float(), dim=-1)
+        """[K, L] token ids, L up to the context length -> [K, D].
 
-    def trim(self, tokens: Tensor) -> Tensor:
-        """Cut [K, L] on the CPU to the longest text. Exact: under the causal mask nothing after the token that is read matters."""
-        if not self._is_causal or not tokens.numel():
-            return tokens
-        # The first end token, or without a fixed one the first of the largest ids: where open_clip reads the text feature.
-        is_eos = self.network.text_pool_type == "eos"
-        places = (tokens == self.network.text_eos_id).int().argmax(dim=1) if is_eos else tokens.argmax(dim=1)
-        return tokens[:, : int(places.max()) + 1]
+        Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
+        """
+        with self._autocast():
+            if towers.can_read_texts(self.network):
+                features = towers.text_features(self.network, self._packed(tokens), self._run_block)
+            elif self._is_causal:
+                features = self._causal_text_tower(tokens.to(self.device, non_blocking=True))
+            else:
+                features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
+        return F.normalize(features.float(), dim=-1)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """[K, L] on the CPU, padded to the context length; longer texts are cut (see `too_long`)."""
@@ -142,6 +175,29 @@ class Backbone:
         if encode is None:
             return []
         return [text for text in dict.fromkeys(texts) if len(encode(text)) + 2 > self.context_length]
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Cut [K, L] on the CPU to the longest text. Exact: under the causal mask nothing after the token that is read matters."""
+        if not self._is_causal or not tokens.numel():
+            return tokens
+        return tokens[:, : int(self._last(tokens).max()) + 1]
+
+    def _packed(self, tokens: Tensor) -> PackedTexts:
+        """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
+        tokens = tokens.cpu()
+        key = (tokens.shape, tokens.numpy().tobytes())
+        if key not in self._packed_lately:
+            self._packed_lately[key] = pack_texts(tokens, self._last(tokens)).to(self.device)
+        self._packed_lately.move_to_end(key)
+        if len(self._packed_lately) > PACKED_KEPT:
+            self._packed_lately.popitem(last=False)
+        return self._packed_lately[key]
+
+    def _last(self, tokens: Tensor) -> Tensor:
+        """Where open_clip reads each text's feature [K]: its first end token, or the first of its largest ids."""
+        if self.network.text_pool_type == "eos":
+            return torch.as_tensor((tokens == self.network.text_eos_id).int().argmax(dim=1))
+        return tokens.argmax(dim=1)
 
     @property
     def _is_causal(self) -> bool:
@@ -166,15 +222,18 @@ class Backbone:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def load_backbone(model: str, pretrained: str | None, device: str = "cpu", precision: Precision = "fp32") -> Backbone:
+def load_backbone(model: str, pretrained: str | None, device: str = "cpu", precision: str = "fp32") -> Backbone:
     """Load a CLIP.
 
     Args:
         model: `mini`, a folder with open_clip_config.json and weights, or an open_clip name such as ViT-B-16.
         pretrained: with an open_clip name: a tag such as `openai`, a weights file, or `random`. With a folder: None.
         device: anything torch.device takes; `auto` is the accelerator if there is one.
-    Raises: ConfigError if there is no such model or its files are incomplete.
+        precision: fp32, tf32 or bf16, see Backbone.
+    Raises: ConfigError if there is no such model or precision, or the model's files are incomplete.
     """
+    if precision not in get_args(Precision):
+        raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
     set_matmul_precision(precision)
     name = _resolve(model)
     if name.startswith(LOCAL_PREFIX):
@@ -185,7 +244,7 @@ def load_backbone(model: str, pretrained: str | None, device: str = "cpu", preci
         network, tokenizer = _load_named(name, pretrained)
     if getattr(network, "logit_bias", None) is not None:
         raise ConfigError(f"{model!r} has a logit bias (SigLIP); the methods here are defined for CLIP's softmax losses.")
-    return Backbone(network.to(pick_device(device)).eval(), tokenizer, precision)
+    return Backbone(network.to(pick_device(device)).eval(), tokenizer, cast("Precision", precision))
 
 
 def pick_device(device: str) -> torch.device:
@@ -200,7 +259,7 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def set_matmul_precision(precision: Precision) -> None:
+def set_matmul_precision(precision: str) -> None:
     """TF32 on or off, explicitly: PyTorch's own default differs between matrix products and convolutions."""
     allow = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = allow

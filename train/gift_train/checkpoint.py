@@ -7,12 +7,14 @@ After a task: `task-01-<name>.safetensors`, plain weights under open_clip's own 
 import errno
 import json
 import logging
+import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -21,9 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gift_shared.atomic import atomic_path
-from gift_shared.errors import DataError
+from gift_shared.errors import ConfigError, DataError
 from gift_train.backbone import Backbone
 from gift_train.loop import Training
+from gift_train.methods.base import Method
+from gift_train.ranks import ONE, Ranks
 
 KEEP_PROGRESS = 2
 METADATA_KEY = "gift"
@@ -54,32 +58,44 @@ def save_task(folder: Path, place: Place, student: Backbone, method_state: Mappi
     _save(path, student.network.state_dict(), place)
 
 
-def load_task(folder: Path, task_index: int, task_name: str, student: Backbone) -> tuple[Place, dict[str, Tensor]]:
-    """Put a finished task's weights into the student; returns its place and the method's state. Raises DataError."""
-    path = task_file(folder, task_index, task_name)
-    weights, place = _load(path, student.device)
-    student.load_weights(weights)
-    return place, load_method_state(path, student.device)
+def load_task(path: Path, student: Backbone, method: Method | None = None, ranks: Ranks = ONE) -> Place:
+    """Put a finished task's weights into the student, and what the method kept into it, if one is given. Raises DataError.
+
+    The main rank reads the files, which the others need not see.
+    """
+    weights, place = _load(path, student.device) if ranks.is_main else ({}, None)
+    found = ranks.from_main(lambda: place)
+    assert found is not None
+    weights = ranks.tensors_from_main(weights)
+    with _fitting(path):
+        student.load_weights(weights)
+    if method is not None:
+        load_method_state(path, method, student.device, ranks)
+    return found
 
 
-def load_method_state(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """What the method kept beside the weights at `path`; nothing for most methods. Raises DataError."""
+def load_method_state(path: Path, method: Method, device: torch.device, ranks: Ranks = ONE) -> None:
+    """Give the method what it kept beside the weights at `path`; nothing for most methods. Raises DataError."""
     state_file = path.with_suffix(".state.safetensors")
-    return _load(state_file, device)[0] if state_file.is_file() else {}
+    state = _load(state_file, device)[0] if ranks.is_main and state_file.is_file() else {}
+    state = {name: tensor.to(device, copy=True) for name, tensor in ranks.tensors_from_main(state).items()}
+    with _fitting(state_file):
+        method.load_state_dict(state)
 
 
 def load_weights_file(path: Path, student: Backbone) -> None:
-    """Put the weights of any safetensors file with open_clip's names into the student. Raises DataError or ConfigError."""
+    """Put the weights of any safetensors file with open_clip's names into the student. Raises DataError."""
     if not path.is_file():
         raise DataError(f"No checkpoint at {path}.")
-    try:
-        student.load_weights(load_file(path, device=str(student.device)))
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a readable safetensors file: {error}.") from error
+    weights = _read_tensors(path, student.device)
+    with _fitting(path):
+        student.load_weights(weights)
 
 
 def read_place(path: Path) -> Place:
     """The metadata of a checkpoint alone. Raises DataError if it is not one of ours."""
+    if not path.is_file():
+        raise DataError(f"No checkpoint at {path}.")
     try:
         with safe_open(path, framework="pt") as file:
             return _place(file.metadata(), path)
@@ -93,7 +109,7 @@ def save_progress(folder: Path, place: Place, training: Training) -> None:
     for number, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"method/{name}": tensor for name, tensor in training.method.state_dict().items()}
-    tensors |= {f"random/{name}": tensor for name, tensor in random_state().items()}
+    tensors |= {f"random/{name}": tensor for name, tensor in random_state(training.student.device).items()}
     name = f"task-{place.task_index + 1:02d}-step-{place.next_step:06d}.safetensors"
     _save(folder / "progress" / name, tensors, place)
     for path in _progress_files(folder)[:-KEEP_PROGRESS]:
@@ -101,18 +117,20 @@ def save_progress(folder: Path, place: Place, training: Training) -> None:
 
 
 def load_progress(folder: Path, task_index: int, training: Training) -> Place | None:
-    """Go on inside a task: load the newest readable progress of it into `training`. None if there is none."""
-    for path in reversed(_progress_files(folder)):
-        try:
-            place = read_place(path)
-        except DataError as error:
-            _log.warning("%s Trying the one before.", error)
-            continue
-        if place.task_index == task_index:
-            tensors, _ = _load(path, torch.device("cpu"))
-            _restore(tensors, training)
-            return place
-    return None
+    """Go on inside a task: load the newest readable progress of it into `training`, on all ranks. None if there is none.
+
+    Raises: DataError for a file that reads well and is of another run.
+    """
+    ranks = training.ranks
+    found = _newest_progress(folder, task_index) if ranks.is_main else None
+    told = ranks.from_main(lambda: None if found is None else (found[0], found[1]))
+    if told is None:
+        return None
+    path, place = told
+    tensors = ranks.tensors_from_main(None if found is None else found[2])
+    with _fitting(path):
+        _restore(tensors, training)
+    return place
 
 
 def clear_progress(folder: Path) -> None:
@@ -130,8 +148,8 @@ def seed_everything(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def random_state() -> dict[str, Tensor]:
-    """The states of all generators `seed_everything` seeds, as tensors."""
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators that training on `device` draws from, as tensors."""
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state = {
@@ -141,34 +159,63 @@ def random_state() -> dict[str, Tensor]:
         "numpy": torch.from_numpy(keys.astype(np.int64)),
         "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
     }
-    if torch.cuda.is_available():
-        state |= {f"cuda/{number}": tensor for number, tensor in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Take back what `random_state` gave."""
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take back what `random_state` gave, on this device or another of its kind."""
     torch.set_rng_state(state["torch"])
     version, *words = state["python"].tolist()
     random.setstate((version, tuple(words), next(iter(state["python_gauss"].tolist()), None)))
     position, has_gauss, cached = state["numpy_rest"].tolist()
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
-    for name, tensor in state.items():
-        if name.startswith("cuda/") and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensor, int(name.removeprefix("cuda/")))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _newest_progress(folder: Path, task_index: int) -> tuple[Path, Place, dict[str, Tensor]] | None:
+    for path in reversed(_progress_files(folder)):
+        try:
+            tensors, place = _load(path, torch.device("cpu"))
+        except DataError as error:
+            _log.warning("%s Trying the one before.", error)
+            continue
+        if place.task_index == task_index:
+            return path, place, tensors
+    return None
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """What is raised while a file's tensors are put where they belong means that the file is of something else."""
+    try:
+        yield
+    except (ConfigError, KeyError, ValueError, TypeError, LookupError, OverflowError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else repr(error)
+        raise DataError(f"{path} does not fit this run: {reason} Remove it or take the right one, and run again.") from error
 
 
 def _restore(tensors: Mapping[str, Tensor], training: Training) -> None:
     training.student.load_weights(_under(tensors, "student/"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under(tensors, "optimizer/").items():
-        number, key = name.split("/", 1)
-        state.setdefault(int(number), {})[key] = tensor
     groups = training.optimizer.state_dict()["param_groups"]
+    state = _optimizer_state(_under(tensors, "optimizer/"), list(training.parameters.values()))
     training.optimizer.load_state_dict({"state": state, "param_groups": groups})
     device = training.student.device
-    training.method.load_state_dict({name: tensor.to(device) for name, tensor in _under(tensors, "method/").items()})
-    set_random_state(_under(tensors, "random/"))
+    training.method.load_state_dict({name: tensor.to(device, copy=True) for name, tensor in _under(tensors, "method/").items()})
+    set_random_state(_under(tensors, "random/"), device)
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """`<number>/<name>` back to what torch wants; a moment has its parameter's shape, a count of steps none."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split("/", 1)
+        if tensor.shape not in (parameters[int(number)].shape, torch.Size()):
+            raise ValueError(f"optimizer/{name} is {list(tensor.shape)}")
+        state.setdefault(int(number), {})[key] = tensor.clone()
+    return state
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -192,11 +239,25 @@ def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:
     place = read_place(path)
-    return load_file(path, device=str(device)), place
+    return _read_tensors(path, device), place
+
+
+def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """On the CPU they lie in the file itself: what is kept must be copied, or the process dies (SIGBUS) with a file that is cut."""
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is not a readable safetensors file: {error}. Copy it again, or remove it.") from error
 
 
 def _place(metadata: dict[str, Any] | None, path: Path) -> Place:
     try:
-        return Place(**json.loads((metadata or {})[METADATA_KEY]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is a safetensors file but not a checkpoint of a run: its metadata lacks {METADATA_KEY!r}.") from error
+        place = Place(**json.loads((metadata or {})[METADATA_KEY]))
+        for name, kind in get_type_hints(Place).items():
+            if type(getattr(place, name)) is not kind or (kind is not str and not 0 <= getattr(place, name) < math.inf):
+                raise ValueError(f"{name} = {getattr(place, name)!r}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is a safetensors file but not a checkpoint of a run: its metadata lacks or garbles {METADATA_KEY!r} ({error})."
+        ) from error
+    return place

@@ -1,4 +1,4 @@
-"""gift-train: run | evaluate | report | table | watch | methods | validate | parity | data. Imports nothing heavy until a command runs."""
+"""gift-train: run | evaluate | report | table | submit | watch | methods | validate | parity | data. Imports nothing heavy until a command runs."""
 
 import json
 import warnings
@@ -10,6 +10,7 @@ import typer
 from gift_shared.console import run_app
 from gift_shared.errors import ConfigError
 from gift_train.data_cli import data_app
+from gift_train.submit import submit
 from gift_train.tables.cli import table
 
 app = typer.Typer(
@@ -29,6 +30,10 @@ DataRoot = Annotated[Path, typer.Option(help="Folder that holds the datasets.")]
 ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")]
+EvaluationCacheFolder = Annotated[
+    Path | None, typer.Option(help="Keep test images there as the model sees them; evaluations and runs share the folder.")
+]
+PrecisionName = Annotated[str, typer.Option("--precision", help="Of the towers: fp32, tf32 or bf16. Losses and weights stay fp32.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, for trials; repeatable.")]
 
 
@@ -46,7 +51,14 @@ def run(
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or as a .toml file; instead of --method.")] = None,
     model: Model = "mini",
     pretrained: Pretrained = None,
-    shards: Annotated[Path | None, typer.Option(help="Output folder of gift-generate render.")] = None,
+    shards: Annotated[str | None, typer.Option(help="Output folder of gift-generate render, or its URL (http, https, s3).")] = None,
+    shard_cache: Annotated[
+        Path | None,
+        typer.Option(envvar="GIFT_SHARD_CACHE", help="Where shards of a URL are kept for a while.  [default: ~/.cache/gift/shards]"),
+    ] = None,
+    shard_cache_gb: Annotated[
+        float | None, typer.Option(envvar="GIFT_SHARD_CACHE_GB", min=0, help="How much is kept there.  [default: 20]")
+    ] = None,
     reference_images: Annotated[
         Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
     ] = None,
@@ -55,9 +67,18 @@ def run(
     ] = None,
     data_root: DataRoot = Path("data"),
     manifests: ManifestFolders = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the towers, over the recipe's: fp32, tf32 or bf16. Losses and weights stay fp32.", show_default=False),
+    ] = None,
+    compiles: Annotated[bool, typer.Option("--compile", help="Compile the towers' blocks: faster, other last bits.")] = False,
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42,
     device: Device = "auto",
     num_workers: Workers = 0,
+    image_cache_gb: Annotated[
+        float, typer.Option(min=0, help="Memory for decoded images: of each dataset's training, its test and the replayed images.")
+    ] = 0.2,
+    evaluation_cache: EvaluationCacheFolder = None,
     overrides: Overrides = None,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many tasks; the same command goes on.")] = None,
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb, trackio ... (accelerate's trackers); repeatable.")] = None,
@@ -69,17 +90,20 @@ def run(
         from gift_train.methods.base import method_class
 
         method_class(method)  # a misspelt method is told as such, not as a missing recipe
-    from gift_train.sequence import RunRequest
+    from gift_shared.file_cache import FileCache
+    from gift_shared.storage import open_folder
+    from gift_train.preparation import RunRequest
     from gift_train.sequence import run as run_sequence
 
     summary = run_sequence(
         RunRequest(
             order=order,
             recipe=str(method or recipe),
-            overrides=overrides or [],
+            overrides=[*(overrides or []), *([] if precision is None else [f"precision={precision}"])],
+            compiles=compiles,
             model=model,
             pretrained=pretrained,
-            shards=shards,
+            shards=None if shards is None else open_folder(shards, FileCache(shard_cache, shard_cache_gb)),
             reference_images=reference_images,
             reference_captions=reference_captions,
             data_root=data_root,
@@ -88,10 +112,16 @@ def run(
             seed=seed,
             device=device,
             num_workers=num_workers,
+            room_bytes=round(image_cache_gb * 1e9),
+            evaluation_cache=evaluation_cache,
             stop_after=stop_after,
             trackers=tracker or [],
         )
     )
+    from gift_train.ranks import is_main_process
+
+    if not is_main_process():
+        return
     if summary is None:
         typer.echo(f"Stopped after {stop_after} tasks; the same command without --stop-after goes on.", err=True)
         return
@@ -110,10 +140,12 @@ def evaluate(
     data_root: DataRoot = Path("data"),
     manifests: ManifestFolders = None,
     device: Device = "auto",
+    precision: PrecisionName = "fp32",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None,
     num_workers: Workers = 0,
+    evaluation_cache: EvaluationCacheFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with full precision.")] = False,
 ) -> None:
     """Accuracy of a model or a checkpoint: zero-shot classifier from class names and all templates.
@@ -123,21 +155,25 @@ def evaluate(
     from gift_shared.manifests import Manifests
     from gift_train.backbone import load_backbone
     from gift_train.evaluate import evaluate_readings
+    from gift_train.evaluation_cache import EvaluationCache
     from gift_train.methods.zero_shot import ZeroShot
+    from gift_train.ranks import require_one_process
     from gift_train.restore import Restored, restore
     from gift_train.tasks import load_test
     from gift_train.transforms import image_transforms
 
+    require_one_process("gift-train evaluate")
     lookup = Manifests(tuple(manifests or ()))
     chosen = [lookup.task(name) for name in datasets or lookup.order(order).tasks]
-    student = load_backbone(model, pretrained, device)
+    student = load_backbone(model, pretrained, device, precision)
     restored = Restored(method=ZeroShot(ZeroShot.Config()), evaluation_batch_size=None)
     if checkpoint is not None:
         restored = restore(checkpoint, student)
-    transforms = image_transforms(*student.image_settings)
+    transforms = image_transforms(student.image_settings[0])
     tests = {manifest.name: (manifest, load_test(manifest, data_root, transforms)) for manifest in chosen}
     batch_size = batch_size or restored.evaluation_batch_size or 256
-    readings = evaluate_readings(restored.method, student, tests, batch_size=batch_size, num_workers=num_workers)
+    cache = None if evaluation_cache is None else EvaluationCache(evaluation_cache, num_workers)
+    readings = evaluate_readings(restored.method, student, tests, batch_size=batch_size, num_workers=num_workers, cache=cache)
     found = readings.pop("")
     mean = sum(found.values()) / len(found)
     if as_json:
@@ -163,6 +199,7 @@ def report(
 
 
 app.command()(table)
+app.command(context_settings={"allow_interspersed_args": False})(submit)
 
 
 @app.command()

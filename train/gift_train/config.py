@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from gift_shared.documents import is_file_name, read_toml
 from gift_shared.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
@@ -44,9 +45,11 @@ class Recipe:
     """Everything that decides a run's numbers, but the order, the seed, the model and the shards.
 
     steps: N of the schedule; a task makes N + 1 updates, the last with learning rate 0 (METHODS 1.7).
+    batch_size, replay_batch_size: images of one step, of all processes that share it. evaluation_batch_size: of one forward pass.
     learning_rate: peak, per optimizer update; `learning_rates` overrides it by dataset.
     reseed: "each-task" starts every task from the same random state, as the reference does (A5); "once" lets it run on.
     log_every, checkpoint_every: in steps; they change no number.
+    checkpoint_minutes: the state is saved besides when so much time has passed since the last time; it changes no number.
     diagnostics: note what a report shows beside the numbers (RUN/diagnostics); changes no number, costs a pass over the
     synthetic images a task.
     """
@@ -67,6 +70,7 @@ class Recipe:
     log_every: int
     checkpoint_every: int
     method_config: Any  # the method's own Config
+    checkpoint_minutes: float | None = None
     replay: ReplayRule | None = None
     diagnostics: bool = True
 
@@ -189,6 +193,8 @@ def _check(recipe: Recipe, where: str) -> None:
     for key in ("batch_size", "replay_batch_size", "evaluation_batch_size", "log_every", "checkpoint_every"):
         if getattr(recipe, key) < 1:
             raise ConfigError(f"{where}: {key} must be at least 1, found {getattr(recipe, key)}.")
+    if recipe.checkpoint_minutes is not None and recipe.checkpoint_minutes <= 0:
+        raise ConfigError(f"{where}: checkpoint_minutes must be above 0, found {recipe.checkpoint_minutes}. Leave it out for none.")
     if not 0 <= recipe.label_smoothing < 1:
         raise ConfigError(f"{where}: label_smoothing is a fraction from 0 to below 1, found {recipe.label_smoothing}.")
     for name, rate in (("learning_rate", recipe.learning_rate), *recipe.learning_rates.items()):
@@ -201,15 +207,14 @@ def _shipped() -> Path:
 
 
 def _read_with_base(path: Path, shipped: Path, depth: int) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"No recipe at {path}: there is no such file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    if not path.is_file():
+        raise ConfigError(f"No recipe at {path}: there is no such file.")
+    table = read_toml(path, ConfigError)
     base = table.pop("base", None)
     if base is None:
         return table
+    if not isinstance(base, str) or not is_file_name(base):
+        raise ConfigError(f"{path}: base must be the name of a recipe beside it or of the same benchmark, found {base!r}.")
     candidates = [folder / f"{base}.toml" for folder in (path.parent, shipped)]
     found = next((candidate for candidate in candidates if candidate.is_file() and candidate != path), None)
     if found is None or depth > 8:
@@ -231,7 +236,7 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} should read key=value, e.g. method_config.distill_weight=2.0.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word is a string: --set method_config.teacher=initial
     *path, last = key.split(".")
     for part in path:

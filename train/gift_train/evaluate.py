@@ -1,6 +1,7 @@
 """Accuracy on test sets: a zero-shot classifier from class names and all templates, and top-1 over the whole set."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +11,11 @@ from torch.utils.data import Dataset
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import Progress
 from gift_train.backbone import Backbone
-from gift_train.batches import BatchOrder, TaskBatch, collate_task, stream
+from gift_train.batches import BatchOrder, TaskBatch, collate_task, place_task, stream
+from gift_train.evaluation_cache import EvaluationCache
 from gift_train.losses import similarity_logits
+from gift_train.ranks import ONE, Ranks
+from gift_train.tasks import TaskImages
 
 TEXT_BATCH = 256  # prompts per forward pass
 
@@ -28,7 +32,7 @@ def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
     """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
     prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
     tokens = student.tokenize(prompts)
-    features = torch.cat([student.encode_texts(student.trim(part).to(student.device)) for part in torch.split(tokens, TEXT_BATCH)])
+    features = torch.cat([student.encode_texts(student.trim(part)) for part in torch.split(tokens, TEXT_BATCH)])
     per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(per_class, dim=-1)
 
@@ -44,36 +48,42 @@ def zero_shot_classifier(student: Backbone, manifest: TaskManifest) -> Callable[
 
 
 @torch.no_grad()
-def accuracy(
-    classify: Callable[[Tensor], Tensor], images: Dataset[Any], batch_size: int, device: torch.device, num_workers: int = 0
-) -> float:
-    """Top-1 accuracy in percent over the whole dataset of (image, label) items."""
-    return accuracies({"": classify}, images, batch_size, device, num_workers)[""]
-
-
-@torch.no_grad()
 def accuracies(
-    classifiers: Mapping[str, Callable[[Tensor], Tensor]], images: Dataset[Any], batch_size: int, device: torch.device, num_workers: int = 0
+    classifiers: Mapping[str, Callable[[Tensor], Tensor]],
+    images: Dataset[Any],
+    batch_size: int,
+    student: Backbone,
+    num_workers: int = 0,
+    ranks: Ranks = ONE,
 ) -> dict[str, float]:
-    """`accuracy` of several classifiers, by name, in one pass over the images."""
+    """Top-1 accuracy in percent over all (image, label) items, of each classifier by its name, in one pass over the images.
+
+    Ranks take whole batches, because a classifier may look at a batch as one (MoE-Adapter's vote).
+    """
     num_images = len(images)  # type: ignore[arg-type]
     order = BatchOrder(num_samples=num_images, batch_size=batch_size, seed=0, name="evaluate", is_shuffled=False)
-    correct = {name: torch.zeros((), dtype=torch.long, device=device) for name in classifiers}
+    correct = {name: torch.zeros((), dtype=torch.long, device=student.device) for name in classifiers}
     batch: TaskBatch
-    for batch in stream(images, order, collate_task, range(order.batches_per_epoch), num_workers):
-        placed = batch.to(device)
+    positions = range(order.batches_per_epoch)[ranks.share(order.batches_per_epoch)]
+    for batch in stream(images, order, collate_task, positions, num_workers):
+        placed = place_task(batch, student)
         for name, classify in classifiers.items():
             correct[name] += (classify(placed.images) == placed.labels).sum()
+    if ranks.world_size > 1:
+        counts = ranks.counts(order.batches_per_epoch)
+        correct = {name: ranks.sum(number * counts) for name, number in correct.items()}
     return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
 
 
 def evaluate_readings(
     method: Classifies,
     student: Backbone,
-    datasets: Mapping[str, tuple[TaskManifest, Dataset[Any]]],
+    datasets: Mapping[str, tuple[TaskManifest, TaskImages]],
     *,
     batch_size: int,
     num_workers: int = 0,
+    cache: EvaluationCache | None = None,
+    ranks: Ranks = ONE,
     description: str = "evaluate",
 ) -> dict[str, dict[str, float]]:
     """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
@@ -84,8 +94,9 @@ def evaluate_readings(
     with Progress(description, len(datasets), "dataset", stays=False) as progress:
         for name, (manifest, images) in datasets.items():
             progress.note(name)
+            prepared = images if cache is None else ranks.main_first(partial(cache.images, manifest, images))
             classifiers = method.classifiers(student, manifest)
-            for reading, value in accuracies(classifiers, images, batch_size, student.device, num_workers).items():
+            for reading, value in accuracies(classifiers, prepared, batch_size, student, num_workers, ranks).items():
                 found.setdefault(reading, {})[name] = value
             progress.advance()
     return found

@@ -15,7 +15,8 @@ class ImageDistillation:
         assert context.reference_tokens is not None
         self.weight = weight
         self.temperature = temperature
-        self.teacher = Teacher(teacher)
+        self.ranks = context.ranks
+        self.teacher = Teacher(teacher, context.ranks)
         self.reference_features = self.teacher.encode_texts(context.reference_tokens)
         if context.replay_pass is not None:
             self.teacher.remember(context.replay_pass(), captions=False)
@@ -25,7 +26,7 @@ class ImageDistillation:
         if self.weight == 0:
             return LossTerms()
         distillation = fixed_text_distillation(
-            student.encode_images(batch.images),
+            self.ranks.gather(student.encode_images(batch.images), len(batch.sample_keys)),
             self.teacher.image_features(batch),
             self.reference_features,
             scale=student.scale,

@@ -192,7 +192,7 @@ def replay_variant(fixture: Fixture, name: str) -> tuple[list[float], dict[str, 
         reference_tokens=_reference_tokens(fixture, student, chosen.texts),
         initial_weights=fixture.weights("initial"),
         replay_pass=None,
-        task_images=lambda _: iter(fixture.tensor("task_images")),
+        task_images=lambda _: (_task_batch(fixture, step) for step in range(num_steps)),
     )
     method.prepare(student, num_tasks=context.task_index + 1)
     method.begin_task(context, student)

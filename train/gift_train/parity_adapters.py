@@ -92,7 +92,7 @@ class AdapterReplay:
             reference_tokens=None,
             initial_weights=self.student.weights_copy(),
             replay_pass=None,
-            task_images=lambda _: iter(images),
+            task_images=lambda _: iter(()),
         )
         self.method.begin_task(context, self.student)
         parameters = self.method.trainable(self.student)

@@ -5,7 +5,6 @@ Like in every dataset here, an item is a tuple that begins with the image, [3, H
 
 import os
 import random
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import TaskManifest
 from gift_shared.schema import INDEX_FILE, Status
 from gift_shared.shards import IMAGE_SUFFIXES
+from gift_shared.storage import Folder, hold_shards
 from gift_shared.tables import read_output_index
+from gift_shared.tar_members import plain_members
 from gift_train.datasets.image_folder import SUFFIXES
 from gift_train.datasets.images import FILE_FORMATS, decode_rgb
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, TextSource
@@ -51,7 +52,12 @@ class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
         image = decode_rgb(content, f"{path} (byte {offset})", formats=FILE_FORMATS)
-        return self.transform(image), NO_LABEL, f"{path}:{offset}"
+        return self.transform(image), *self.about(index)
+
+    def about(self, index: int) -> tuple[int, str]:
+        """(NO_LABEL, sample key) of an item; its image is not loaded."""
+        path, offset, _ = self.places[index]
+        return NO_LABEL, f"{path}:{offset}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def reference_replay(method: Method, reference: Path | None, seed: int, transfor
 
 
 def no_task_images(
-    source: NoTaskSource, reference: Path | None, shards: Path | None, pretraining_source: str, transform: ImageTransform
+    source: NoTaskSource, reference: Path | None, shards: Folder | None, pretraining_source: str, transform: ImageTransform
 ) -> Dataset[tuple[Tensor, ...]] | None:
     """The images that stand for "no task", None if the method wants none.
 
@@ -130,12 +136,13 @@ def no_task_images(
     return open_reference_images(reference, transform)
 
 
-def pretraining_pictures(shards: Path, pretraining_source: str, transform: ImageTransform) -> ReplayDataset:
+def pretraining_pictures(shards: Folder, pretraining_source: str, transform: ImageTransform) -> ReplayDataset:
     """All usable pictures of a stage 1 output folder whose captions are of the pretraining source, in index order."""
     rows, _ = read_output_index(shards)
     usable = rows.filter(pc.and_(pc.equal(rows["status"], Status.OK), pc.equal(rows["source"], pretraining_source)))
     if not len(usable):
         raise DataError(f"{shards} holds no picture of the pretraining source {pretraining_source!r}. Plan and render some.")
+    hold_shards(shards, "no task", usable["shard"].unique().to_pylist())
     return ReplayDataset(shards, usable, transform)
 
 
@@ -167,9 +174,5 @@ def _in_folder(folder: Path) -> list[_Place]:
 
 
 def _in_tar(path: Path) -> list[_Place]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = [member for member in tar if member.isreg() and member.name.lower().endswith((*IMAGE_SUFFIXES, ".jpeg"))]
-            return [(path, member.offset_data, member.size) for member in members]
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} is not a readable, uncompressed tar: {error}.") from error
+    members = (member for member in plain_members(path) if member.name.lower().endswith((*IMAGE_SUFFIXES, ".jpeg")))
+    return [(path, member.offset_data, member.size) for member in members]

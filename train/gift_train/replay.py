@@ -1,68 +1,78 @@
 """Synthetic pictures with their captions, read from the shards of stage 1 by the rows that were selected for a task."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gift_shared.errors import ShardError
-from gift_shared.shards import read_image_bytes, shard_tar
-from gift_train.datasets.images import DecodedCache, decode_rgb
+from gift_shared.shards import read_image_bytes, tar_name
+from gift_shared.storage import Folder
+from gift_train.datasets.images import decode_rgb
+from gift_train.datasets.kept import ROOM_BYTES, remembering
 from gift_train.transforms import ImageTransform
 
 Tokenizer = Callable[[list[str]], Tensor]
 ReplaySample = tuple[Tensor, str, str]
 
 
-class ReplayDataset(Dataset[ReplaySample]):
-    """Item = (image float32 [3, H, W], caption, sample key), in the order of `rows` (INDEX_SCHEMA, status ok)."""
+class _Pictures:
+    """The picture of a row by its number, decoded."""
 
-    def __init__(self, out: Path, rows: pa.Table, transform: ImageTransform) -> None:
-        self.out = out
-        self.transform = transform
+    def __init__(self, shards: Folder, rows: pa.Table) -> None:
+        self.shards = shards
+        columns = ("shard", "byte_offset", "byte_size", "sha256", "sample_key")
+        self._places = list(zip(*(rows[column].to_pylist() for column in columns), strict=True))
+
+    def __call__(self, index: int) -> Image.Image:
+        shard, offset, size, sha256, sample_key = self._places[index]
+        content = read_image_bytes(self.shards, shard, offset, size, sha256)
+        return decode_rgb(content, f"{tar_name(self.shards, shard)} ({sample_key})", ShardError)
+
+
+class ReplayDataset(Dataset[ReplaySample]):
+    """Item = (image uint8 [3, S, S], caption, sample key), in the order of `rows` (INDEX_SCHEMA, status ok).
+
+    room_bytes: memory for images that are decoded once and kept.
+    """
+
+    def __init__(self, shards: Folder, rows: pa.Table, transform: ImageTransform, room_bytes: int = ROOM_BYTES) -> None:
         self.captions: list[str] = rows["caption"].to_pylist()
         self.sample_keys: list[str] = rows["sample_key"].to_pylist()
-        columns = ("shard", "byte_offset", "byte_size", "sha256")
-        self._places = list(zip(*(rows[column].to_pylist() for column in columns), strict=True))
-        self._cache = DecodedCache()
+        self._prepared = remembering(_Pictures(shards, rows), transform, len(rows), room_bytes)
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> ReplaySample:
         """Raises ShardError, naming shard and key, for a tar that is missing or changed and an image that does not decode."""
-        image = self._cache.get(index)
-        if image is None:
-            shard, offset, size, sha256 = self._places[index]
-            content = read_image_bytes(self.out, shard, offset, size, sha256)
-            image = decode_rgb(content, f"{shard_tar(self.out, shard)} ({self.sample_keys[index]})", ShardError)
-            self._cache.offer(index, image)
-        return self.transform(image), self.captions[index], self.sample_keys[index]
+        return self._prepared(index), *self.about(index)
+
+    def about(self, index: int) -> tuple[str, str]:
+        """(caption, sample key) of an item; its image is not loaded."""
+        return self.captions[index], self.sample_keys[index]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayBatch:
-    """B synthetic pictures and their captions. Equal captions have equal ids: they share an alignment target (METHODS 3.2)."""
+    """B synthetic pictures and their captions. Equal captions have equal ids: they share an alignment target (METHODS 3.2).
 
-    images: Tensor  # [B, 3, H, W] float32
+    On several ranks `images` are this rank's share, in the order of the batch; all else is the whole batch's.
+    """
+
+    images: Tensor  # [B or this rank's share, 3, H, W], uint8 as loaded, normalised float32 once placed
     captions: tuple[str, ...]
     tokens: Tensor  # [B, L] long
     caption_ids: Tensor  # [B] long, counted from 0 by first appearance in this batch
     sample_keys: tuple[str, ...]
 
-    def to(self, device: torch.device | str) -> "ReplayBatch":
-        """The same batch with its tensors on `device`."""
-        return ReplayBatch(
-            images=self.images.to(device, non_blocking=True),
-            captions=self.captions,
-            tokens=self.tokens.to(device, non_blocking=True),
-            caption_ids=self.caption_ids.to(device, non_blocking=True),
-            sample_keys=self.sample_keys,
-        )
+    def pin_memory(self) -> "ReplayBatch":
+        """The images in memory that is copied to a device without waiting; a DataLoader asks for it."""
+        return replace(self, images=self.images.pin_memory())
 
 
 class ReplayCollate:
@@ -77,7 +87,7 @@ class ReplayCollate:
         ids: dict[str, int] = {}
         caption_ids = torch.tensor([ids.setdefault(caption, len(ids)) for caption in captions], dtype=torch.long)
         return ReplayBatch(
-            images=torch.stack(images),
+            images=torch.stack([image for image in images if image is not None]),
             captions=captions,
             tokens=self._tokenize(captions),
             caption_ids=caption_ids,

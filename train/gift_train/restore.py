@@ -1,10 +1,10 @@
 """A weights file back as what it was when it was saved: the student's weights, and the method that knows how to read them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gift_shared.documents import read_json_object
 from gift_shared.errors import DataError
 from gift_train.backbone import Backbone
 from gift_train.checkpoint import load_method_state, load_weights_file
@@ -31,19 +31,17 @@ def restore(path: Path, student: Backbone) -> Restored:
     if path.parent.name != "checkpoints" or not run_file.is_file():
         load_weights_file(path, student)
         return Restored(method=ZeroShot(ZeroShot.Config()), evaluation_batch_size=None)
+    record = read_json_object(run_file, DataError, "Restore it from the run.")
     try:
-        record = json.loads(run_file.read_text(encoding="utf-8"))
         recipe, num_tasks = record["recipe"], len(record["datasets"])
         chosen, settings = method_class(recipe["method"]), _given(recipe["method_config"])
         batch_size = int(recipe["evaluation_batch_size"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{run_file} does not tell which method made {path.name} ({error!r}). Restore it from the run.") from error
     method = chosen(parse_table(chosen.Config, settings, f"{run_file} [method_config]"))
     method.prepare(student, num_tasks)
     load_weights_file(path, student)
-    state = load_method_state(path, student.device)
-    if state:
-        method.load_state_dict(state)
+    load_method_state(path, method, student.device)
     return Restored(method=method, evaluation_batch_size=batch_size)
 
 

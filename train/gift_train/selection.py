@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from gift_shared.errors import ConfigError, DataError, unknown_name
 from gift_shared.keys import hashed_seed
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import Status
+from gift_shared.storage import Folder
 from gift_shared.tables import read_output_index
 
 CAPTION_RULES = ("all", "pretraining-only")
@@ -42,18 +42,21 @@ class ReplaySelection:
             raise ConfigError("[replay] " + unknown_name("captions", self.captions, CAPTION_RULES))
 
 
-def select_replay(out: Path, order: OrderManifest, task_index: int, rule: ReplaySelection) -> pa.Table:
-    """The rows (INDEX_SCHEMA, all with an image) that the task at zero-based `task_index` replays, in the order used.
+def select_replay(shards: Folder, order: OrderManifest, rule: ReplaySelection) -> dict[str, pa.Table]:
+    """For every task of the order the rows it replays, see `select_rows`; the index is read once.
 
-    Warns with ReplayShortage if there are fewer than asked for. Raises DataError when none is left, ShardError if `out`
-    is not a finished output folder.
+    Raises as select_rows, and ShardError if `shards` is not a finished output folder.
     """
-    rows, _ = read_output_index(out)
-    return select_rows(rows, str(out), order, task_index, rule)
+    rows, _ = read_output_index(shards)
+    return {name: select_rows(rows, str(shards), order, task_index, rule) for task_index, name in enumerate(order.tasks)}
 
 
 def select_rows(rows: pa.Table, where: str, order: OrderManifest, task_index: int, rule: ReplaySelection) -> pa.Table:
-    """As select_replay, from an index already read; `where` names it in messages."""
+    """The rows (INDEX_SCHEMA, all with an image) that the task at zero-based `task_index` replays, in the order used.
+
+    rows: the index of an output folder; `where` names it in messages. Warns with ReplayShortage if there are fewer than asked for.
+    Raises DataError when none is left.
+    """
     task = order.tasks[task_index]
     if len(rows) and rows["task"][0].as_py() == POOL_TASK:
         chosen = _from_pool(rows, where, order, task_index, rule)
@@ -110,7 +113,8 @@ def _draw(
 ) -> NDArray[np.int64]:
     """places, entries: [N], row number and pool entry of each usable picture. Returns at most num_images row numbers."""
     shuffled = generator.permutation(len(places))
-    by_entry = shuffled[np.argsort(entries[shuffled], kind="stable")]  # grouped by entry, each group in random order
+    codes = entries.astype(np.uint16) if num_entries <= 2**16 else entries  # numpy sorts 16 bits ten times as fast
+    by_entry = shuffled[np.argsort(codes[shuffled], kind="stable")]  # grouped by entry, each group in random order
     counts = np.bincount(entries, minlength=num_entries)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     wanted = min(num_images, len(places))

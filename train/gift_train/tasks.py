@@ -13,33 +13,33 @@ from torch.utils.data import Dataset
 from gift_shared.errors import DataError
 from gift_shared.manifests import TaskManifest
 from gift_train.datasets.image_folder import open_image_folder
-from gift_train.datasets.images import CACHE_BYTES, DecodedCache, ImageSource, Selected
+from gift_train.datasets.images import ImageSource, Selected
+from gift_train.datasets.kept import ROOM_BYTES, DecodedImages, PixelCache, PreparedImages, remembering
 from gift_train.datasets.settings import DataSettings, data_settings
 from gift_train.datasets.webdataset_tars import open_tars
-from gift_train.transforms import ImageTransform, ImageTransforms
+from gift_train.transforms import ImageTransforms
 
 PARTS = ("train", "test")
+SMALL_SPLIT_BYTES = 100 * 10**6  # decoded: a second or two
 _PROBES = 16  # images decoded of a split that is too large to be decoded whole when it is opened
-_PROBE_BYTES_PER_PIXEL = 4
 
 
 class TaskImages(Dataset[tuple[Tensor, int]]):
-    """A split through one transform: item = (float32 [3, H, W], label). Views of one split share its decoded images."""
+    """A split through one transform: item = (uint8 [3, S, S], label)."""
 
-    def __init__(self, source: ImageSource, transform: ImageTransform, cache: DecodedCache) -> None:
+    def __init__(self, source: ImageSource, prepared: PreparedImages) -> None:
         self.source = source
-        self.transform = transform
-        self.cache = cache
+        self.prepared = prepared
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.cache.get(index)
-        if image is None:
-            image = self.source.image(index)
-            self.cache.offer(index, image)
-        return self.transform(image), int(self.source.labels[index])
+        return self.prepared(index), *self.about(index)
+
+    def about(self, index: int) -> tuple[int]:
+        """(label,) of an item; its image is not loaded."""
+        return (int(self.source.labels[index]),)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -57,31 +57,34 @@ class Task:
     test: TaskImages  # evaluation transform
 
 
-def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms) -> Task:
+def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> Task:
     """Open a task's images and check them against the manifest.
 
+    room_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
     Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
     classes, naming the file. Small splits are decoded whole, of large ones every file must exist and some are decoded;
     `gift-train data check --every-image` decodes them all.
     """
     sources = open_parts(manifest, data_root, PARTS)
-    caches = {part: DecodedCache() for part in PARTS}
-    for part in PARTS:
-        _probe(sources[part], caches[part])
     train, test = sources["train"], sources["test"]
-    return Task(
+    decoded = DecodedImages(train.image, PixelCache(len(train), room_bytes))
+    task = Task(
         manifest=manifest,
-        train=TaskImages(train, transforms.train, caches["train"]),
-        train_plain=TaskImages(train, transforms.evaluation, caches["train"]),
-        test=TaskImages(test, transforms.evaluation, caches["test"]),
+        train=TaskImages(train, PreparedImages(decoded, transforms.train)),
+        train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
+        test=TaskImages(test, remembering(test.image, transforms.evaluation, len(test), room_bytes)),
     )
+    _probe(task.train_plain, room_bytes)
+    _probe(task.test, room_bytes)
+    return task
 
 
-def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms) -> TaskImages:
+def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> TaskImages:
     """The test images alone, for datasets that are only evaluated. Raises as load_task."""
-    source, cache = open_parts(manifest, data_root, ("test",))["test"], DecodedCache()
-    _probe(source, cache)
-    return TaskImages(source, transforms.evaluation, cache)
+    source = open_parts(manifest, data_root, ("test",))["test"]
+    images = TaskImages(source, remembering(source.image, transforms.evaluation, len(source), room_bytes))
+    _probe(images, room_bytes)
+    return images
 
 
 def open_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) -> dict[str, ImageSource]:
@@ -174,11 +177,10 @@ def _check_classes(manifest: TaskManifest, settings: DataSettings, source: Image
         )
 
 
-def _probe(source: ImageSource, cache: DecodedCache) -> None:
-    """Decode a small split whole, which fills its cache, and a few images of a large one."""
-    first = source.image(0)
-    cache.offer(0, first)
-    fits = first.width * first.height * _PROBE_BYTES_PER_PIXEL * len(source) <= CACHE_BYTES
-    num_images = len(source) if fits else min(_PROBES, len(source))
-    for index in np.linspace(0, len(source) - 1, num_images, dtype=np.int64)[1:]:
-        cache.offer(int(index), source.image(int(index)))
+def _probe(images: TaskImages, room_bytes: int) -> None:
+    """Decode a small split whole, which is kept from then on, and a few images of a large one."""
+    first = images.source.image(0)
+    is_small = first.width * first.height * 3 * len(images) <= min(room_bytes, SMALL_SPLIT_BYTES)
+    num_images = len(images) if is_small else min(_PROBES, len(images))
+    for index in np.linspace(0, len(images) - 1, num_images, dtype=np.int64):
+        _ = images[int(index)]

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from gift_train.backbone import Backbone
+from gift_train.ranks import ONE, Ranks
 from gift_train.replay import ReplayBatch
 
 TEXT_BATCH = 256  # texts per forward pass without gradient
 
 
 class Teacher:
-    """A frozen backbone. Its features carry no gradient, L2-normalised, [B, D]."""
+    """A frozen backbone. Its features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, ranks: Ranks = ONE) -> None:
         self.backbone = backbone
+        self.ranks = ranks
         self._image_rows: dict[str, int] = {}
         self._text_rows: dict[str, int] = {}
         self._images = self._texts = torch.empty(0)
@@ -29,7 +31,7 @@ class Teacher:
         """
         images, texts, num_images = [], [], 0
         for batch in replay_pass:
-            images.append(self.backbone.encode_images(batch.images))
+            images.append(self._encode_images(batch))
             self._image_rows.update({key: num_images + row for row, key in enumerate(batch.sample_keys)})
             num_images += len(batch.sample_keys)
             if captions:
@@ -47,24 +49,27 @@ class Teacher:
     @torch.no_grad()
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """Features [N, D] of token rows [N, L]."""
-        return torch.cat([self.backbone.encode_texts(part) for part in torch.split(tokens, TEXT_BATCH)])
+        return torch.cat([self.ranks.encode(self.backbone.encode_texts, part) for part in torch.split(tokens, TEXT_BATCH)])
 
     @torch.no_grad()
     def image_features(self, batch: ReplayBatch) -> Tensor:
         """Features [B, D] of the batch's images, remembered or computed."""
         if self._image_rows:
             return self._images[_rows(self._image_rows, batch.sample_keys, self._images)]
-        return self.backbone.encode_images(batch.images)
+        return self._encode_images(batch)
 
     @torch.no_grad()
     def text_features(self, batch: ReplayBatch) -> Tensor:
         """Features [B, D] of the batch's captions, repeats included."""
         if self._text_rows:
             return self._texts[_rows(self._text_rows, batch.captions, self._texts)]
-        return encode_captions(self.backbone, batch)
+        return encode_captions(self.backbone, batch, self.ranks)
+
+    def _encode_images(self, batch: ReplayBatch) -> Tensor:
+        return self.ranks.gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
 
 
-def encode_captions(backbone: Backbone, batch: ReplayBatch) -> Tensor:
+def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = ONE) -> Tensor:
     """Text features [B, D] of a batch; each distinct caption passes the text tower once and its row is repeated.
 
     Values and gradients are those of encoding all B, up to the order of a sum. Uses that `caption_ids` count from 0 by first
@@ -75,11 +80,16 @@ def encode_captions(backbone: Backbone, batch: ReplayBatch) -> Tensor:
     for row, caption_id in enumerate(ids):
         first.setdefault(caption_id, row)
     if len(first) == len(ids):
-        return backbone.encode_texts(batch.tokens)
-    distinct = backbone.encode_texts(batch.tokens[list(first.values())])
+        return ranks.encode(backbone.encode_texts, batch.tokens)
+    distinct = ranks.encode(backbone.encode_texts, batch.tokens[list(first.values())])
     place = {caption_id: place for place, caption_id in enumerate(first)}
-    return distinct[[place[caption_id] for caption_id in ids]]
+    return distinct[_index([place[caption_id] for caption_id in ids], distinct)]
 
 
 def _rows(table: dict[str, int], names: Iterable[str], like: Tensor) -> Tensor:
-    return torch.tensor([table[name] for name in names], device=like.device)
+    return _index([table[name] for name in names], like)
+
+
+def _index(rows: list[int], like: Tensor) -> Tensor:
+    # Made on the CPU and sent without waiting: torch.tensor(..., device=...) and indexing by a list would wait for the device.
+    return torch.tensor(rows).to(like.device, non_blocking=True)

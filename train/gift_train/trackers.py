@@ -36,7 +36,8 @@ class Trackers:
     def close(self) -> None:
         """Flush and end all of them."""
         if self._accelerator is not None:
-            self._accelerator.end_training()
+            for tracker in self._accelerator.trackers:  # not end_training, which also ends the process group of a run on several ranks
+                tracker.finish()
 
 
 def check_trackers(names: Sequence[str]) -> None:

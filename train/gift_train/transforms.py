@@ -1,6 +1,8 @@
-"""Image transforms of the protocol. A picture comes in as an RGB PIL image and leaves as a normalised float32 tensor.
+"""Image transforms of the protocol, and the normalisation that follows them on the model's device.
 
-Randomness is torch's global generator, so a checkpoint that keeps its state keeps the crops of a resumed run.
+A picture comes in as an RGB PIL image and leaves as bytes, uint8 [3, S, S]: what is kept in memory or on disk, what loader processes
+hand over and what travels to an accelerator is a quarter of the floats it stands for. Randomness is torch's global generator, so a
+checkpoint that keeps its state keeps the crops of a resumed run.
 """
 
 import math
@@ -9,36 +11,75 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-ImageTransform = Callable[[Image.Image], Tensor]
+Pixels = NDArray[np.uint8]  # [H, W, 3], 0-255
 
 CROP_AREA = (0.9, 1.0)  # of the image's area
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 _CROP_TRIES = 10
 
 
+@dataclass(frozen=True)
+class ImageTransform:
+    """RGB image -> square of `image_size` pixels. A class, since loader workers must be able to pickle it."""
+
+    name: str  # of what it does; changes with it, as files of prepared images are told apart by it
+    to_square: Callable[[Image.Image, int], Image.Image]
+    image_size: int
+    is_random: bool
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """uint8 [S, S, 3]; what a cache keeps where the transform is repeatable."""
+        return np.array(self.to_square(image, self.image_size))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """uint8 [3, S, S]."""
+        return as_tensor(self.pixels(image))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageTransforms:
-    """The two transforms of a run: `train` for the current task's images, `evaluation` for tests, replay and memory."""
+    """The two transforms of a run: `train`, random, for the current task's images; `evaluation` for tests, replay and memory."""
 
     train: ImageTransform
     evaluation: ImageTransform
 
 
-def image_transforms(image_size: int, mean: Sequence[float], std: Sequence[float]) -> ImageTransforms:
-    """Both transforms for square inputs of `image_size` pixels; mean and std per channel, on the 0-1 scale.
+def image_transforms(image_size: int) -> ImageTransforms:
+    """Both transforms for square inputs of `image_size` pixels.
 
     train: random resized crop, no flip and no colour change. evaluation: shorter side to image_size, centre crop. Both
-    resize bicubically and end normalised, [3, image_size, image_size].
-    Source: METHODS 1.3. RGB conversion comes before the resize here and after it there: the difference is rounding.
+    resize bicubically. Source: METHODS 1.3. RGB conversion comes before the resize here and after it there: the difference is rounding.
     """
-    normalise = _Normalise(mean, std)
     return ImageTransforms(
-        train=_Transform(random_resized_crop, image_size, normalise),
-        evaluation=_Transform(centre_crop, image_size, normalise),
+        train=ImageTransform("random-resized-crop", random_resized_crop, image_size, is_random=True),
+        evaluation=ImageTransform("bicubic-centre-crop", centre_crop, image_size, is_random=False),
     )
+
+
+def as_tensor(pixels: Pixels) -> Tensor:
+    """[H, W, 3] -> [3, H, W], the same memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class Normalise:
+    """Bytes -> (pixel / 255 - mean) / std, float32: the value of torchvision's ToTensor and Normalize, to the last bit.
+
+    mean, std: [3], on the 0-1 scale. All operands are tensors on the images' device: a quotient by a Python number is a product with
+    its reciprocal on a GPU, which rounds differently.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(3, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(3, 1, 1)
+        self.white = torch.tensor(255, dtype=torch.float32, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [..., 3, H, W] in any memory format -> float32, contiguous."""
+        return images.contiguous().float().div_(self.white).sub_(self.mean).div_(self.std)
 
 
 def random_resized_crop(image: Image.Image, image_size: int) -> Image.Image:
@@ -75,30 +116,3 @@ def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-@dataclass(frozen=True)
-class _Transform:
-    """A class, since loader workers must be able to pickle it."""
-
-    to_square: Callable[[Image.Image, int], Image.Image]
-    image_size: int
-    normalise: "_Normalise"
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.normalise(self.to_square(image, self.image_size))
-
-
-class _Normalise:
-    """RGB PIL image -> (pixel / 255 - mean) / std, float32 [3, H, W]; the value of torchvision's ToTensor and Normalize."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mean = np.array(mean, dtype=np.float32)
-        self.std = np.array(std, dtype=np.float32)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        pixels = np.asarray(image).astype(np.float32)
-        pixels /= 255
-        pixels -= self.mean
-        pixels /= self.std
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

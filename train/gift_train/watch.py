@@ -1,6 +1,5 @@
 """gift-train watch: how a run is doing, in the terminal. Reads the run folder only, so it may start, stop or stay as it likes."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,11 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from gift_shared.errors import ConfigError
+from gift_shared.event_log import read_events
+from gift_train.run_files import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
+from gift_train.run_log import LOG_FILE
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
 RATE_SECONDS = 60.0  # the live rate is taken over so long
 QUIET_SECONDS = 120.0  # without a new line for longer, the view says so
+ENDINGS = {
+    "preempted": "preempted", "interrupted": "interrupted", "failed": "failed", "ended": "stopped as asked",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Snapshot:
     accuracy: dict[str, Any]
     is_finished: bool
     written: float | None  # when metrics.jsonl last grew, seconds since 1970
+    last_event: dict[str, Any] | None = None  # of log.jsonl
 
     @property
     def steps_per_task(self) -> int:
@@ -85,15 +91,14 @@ def watch_command(run: Path, *, once: bool, every: float) -> None:
 
 def read_snapshot(run: Path) -> Snapshot:
     """Read a run that may be running: a line that is being written is passed over."""
-    record = _json(run / "run.json")
-    if record is None:
-        raise ConfigError(f"{run} is no run folder: it has no run.json, which `gift-train run --out {run}` writes first.")
-    metrics = run / "metrics.jsonl"
-    text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
-    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    accuracy = _json(run / "accuracy_matrix.json") or {"zero_shot": None, "matrix": []}
+    if not (run / RUN_FILE).exists():
+        raise ConfigError(f"{run} is no run folder: it has no {RUN_FILE}, which `gift-train run --out {run}` writes first.")
+    record, metrics = read_record(run), run / METRICS_FILE
+    rows = read_metrics(run, len(record["datasets"]))
+    accuracy = read_accuracies(run, record["datasets"]) or {"zero_shot": None, "matrix": []}
     written = metrics.stat().st_mtime if metrics.is_file() else None
-    return Snapshot(record, rows, accuracy, (run / "summary.json").is_file(), written)
+    events = read_events(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    return Snapshot(record, rows, accuracy, (run / SUMMARY_FILE).is_file(), written, events[-1] if events else None)
 
 
 def frame(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
@@ -118,9 +123,19 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     if rate:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"
     lines.append(Text(where))
-    if snapshot.written is not None and now - snapshot.written > QUIET_SECONDS:
+    stopped = _stopped(snapshot.last_event)
+    if stopped is not None:
+        lines.append(Text(stopped, style="yellow"))
+    elif snapshot.written is not None and now - snapshot.written > QUIET_SECONDS:
         lines.append(Text(f"no new line for {_duration(now - snapshot.written)}: evaluating, or stopped", style="yellow"))
     return Group(*lines)
+
+
+def _stopped(event: dict[str, Any] | None) -> str | None:
+    """That the last start of the run ended before the run did, and why."""
+    if event is None or event["event"] not in ENDINGS:
+        return None
+    return f"{ENDINGS[event['event']]} {event.get('time', '')}: {event.get('message', '')}".rstrip(": ")
 
 
 def _terms(snapshot: Snapshot) -> list[RenderableType]:
@@ -184,7 +199,3 @@ def _duration(seconds: float) -> str:
     if minutes < 2:
         return f"{int(seconds)} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

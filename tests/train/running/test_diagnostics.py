@@ -12,7 +12,8 @@ from PIL import Image
 from gift_shared.errors import DataError
 from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.diagnostics.record import half_share
-from gift_train.sequence import RunRequest, run
+from gift_train.preparation import RunRequest
+from gift_train.sequence import run
 
 SETTINGS = (
     "steps=12",

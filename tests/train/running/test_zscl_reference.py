@@ -25,7 +25,7 @@ images = "reference"
 texts = "file"
 num_images = 9
 """
-EVALUATION = image_transforms(8, (0.5,) * 3, (0.5,) * 3).evaluation
+EVALUATION = image_transforms(8).evaluation
 SENTENCES = ["a cat on a mat", "two boats", "a red barn in the snow", "two boats"]
 
 

@@ -1,9 +1,12 @@
-"""Encoded bytes -> RGB images, and a bounded memory for those that are read at every epoch. PIL only, named formats only."""
+"""Encoded bytes -> RGB images, and the labelled images of a dataset. PIL only, named formats only."""
 
+import hashlib
 import io
+import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,6 @@ FILE_FORMATS = (*SHARD_FORMATS, "BMP", "GIF", "PPM", "TIFF")  # a few of SUN397'
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 # What PIL's decoders raise on broken files; UnidentifiedImageError is an OSError.
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-CACHE_BYTES = 128 * 2**20  # for each split of each dataset: the mini world fits, 224-pixel benchmarks are read from disk
-_BYTES_PER_PIXEL = 4  # PIL's own storage of an RGB pixel
 
 
 def decode_rgb(
@@ -27,7 +28,10 @@ def decode_rgb(
     """Decode an image to RGB. Raises `error_class`, naming `where`, if it is none of `formats` or broken."""
     try:
         with Image.open(io.BytesIO(content), formats=formats) as image:
-            return image.convert("RGB")
+            if image.mode != "RGB":
+                return image.convert("RGB")
+            image.load()
+            return image  # as it is: converting would copy it
     except UNDECODABLE as error:
         reason = "no such image format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise error_class(f"{where} does not decode as an image ({', '.join(formats)}): {reason}. Replace the file.") from error
@@ -54,6 +58,10 @@ class ImageSource(ABC):
     def encoded(self, index: int) -> bytes | None:
         """The image's bytes as they lie on disk; None where it is not kept as a file of its own."""
 
+    @abstractmethod
+    def identity(self) -> str | None:
+        """A digest that changes when the images or their order may have changed; None where nothing tells."""
+
 
 class FileImages(ImageSource):
     """Images that are files of their own."""
@@ -74,6 +82,9 @@ class FileImages(ImageSource):
         except OSError as error:
             raise DataError(f"{self.where(index)} cannot be read ({error.strerror}). Put the file back.") from error
 
+    def identity(self) -> str:
+        return files_identity(self.paths)
+
 
 class Selected(ImageSource):
     """Some images of another source, in the given order: one side of a split."""
@@ -93,21 +104,20 @@ class Selected(ImageSource):
     def encoded(self, index: int) -> bytes | None:
         return self.source.encoded(int(self.indices[index]))
 
+    def identity(self) -> str | None:
+        whole = self.source.identity()
+        return None if whole is None else digest_of(whole.encode(), self.indices.tobytes())
 
-class DecodedCache:
-    """Keeps decoded images until its room is used up; those that no longer fit are decoded at each use."""
 
-    def __init__(self, num_bytes: int = CACHE_BYTES) -> None:
-        self.room = num_bytes
-        self.kept: dict[int, Image.Image] = {}
+def files_identity(paths: Iterable[Path], *more: bytes) -> str:
+    """A digest of the files' places, lengths and times of change, and of `more`. Nothing is read."""
+    told = []
+    for path in paths:
+        status = path.stat()
+        told.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest_of(b"".join(told), *more)
 
-    def get(self, index: int) -> Image.Image | None:
-        """The kept image, or None."""
-        return self.kept.get(index)
 
-    def offer(self, index: int, image: Image.Image) -> None:
-        """Keep the image if there is room."""
-        size = image.width * image.height * _BYTES_PER_PIXEL
-        if size <= self.room and index not in self.kept:
-            self.room -= size
-            self.kept[index] = image
+def digest_of(*parts: bytes) -> str:
+    """sha256 of parts that are told apart by their lengths."""
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()

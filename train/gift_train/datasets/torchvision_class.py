@@ -15,7 +15,7 @@ from PIL import Image
 
 from gift_shared.errors import DataError, ManifestError, unknown_name
 from gift_shared.manifests import TaskManifest
-from gift_train.datasets.images import UNDECODABLE, ImageSource
+from gift_train.datasets.images import UNDECODABLE, ImageSource, digest_of, files_identity
 from gift_train.datasets.settings import DataSettings
 
 OUR_ARGUMENTS = ("self", "root", "download", "transform", "transforms", "target_transform", "loader")
@@ -51,6 +51,12 @@ class TorchvisionImages(ImageSource):
 
     def encoded(self, index: int) -> bytes | None:
         return None if self.paths is None else self.paths[index].read_bytes()
+
+    def identity(self) -> str | None:
+        if self.paths is not None:
+            return files_identity(self.paths)
+        pixels = getattr(self.dataset, "data", None)  # CIFAR and MNIST hold all images in one array
+        return None if pixels is None else digest_of(np.ascontiguousarray(pixels).tobytes(), self.order.tobytes())
 
 
 def open_torchvision(manifest: TaskManifest, settings: DataSettings, data_root: Path, arguments: dict[str, Any]) -> TorchvisionImages:

@@ -1,9 +1,9 @@
 """Random access to local WebDataset tars of labelled images: `<key>.jpg|.png|.webp` beside `<key>.cls`.
 
-Members are found by walking the headers once; contents are read by offset. Anything else in a tar is never decoded.
+Members are found by walking the headers once; contents are read by offset. Anything else in a tar is never decoded,
+and a tar that holds links, pickles or paths out of its folder is refused whole.
 """
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from PIL import Image
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_shared.shards import IMAGE_SUFFIXES
-from gift_train.datasets.images import ImageSource, decode_rgb
+from gift_shared.tar_members import plain_members
+from gift_train.datasets.images import ImageSource, decode_rgb, files_identity
 
 LABEL_SUFFIX = ".cls"
 _MAX_LABEL_BYTES = 32
@@ -54,6 +55,9 @@ class TarImages(ImageSource):
             raise DataError(f"{self.where(index)}: the tar was cut short while it was in use. Copy it again.")
         return content
 
+    def identity(self) -> str:
+        return files_identity(self.tars)
+
 
 def open_tars(manifest: TaskManifest, data_root: Path, pattern: str) -> TarImages:
     """Open the tars a manifest names, e.g. `birds/train-{000000..000003}.tar`. Raises DataError if one is missing or broken."""
@@ -70,27 +74,18 @@ def open_tars(manifest: TaskManifest, data_root: Path, pattern: str) -> TarImage
 def _read_table(name: str, path: Path) -> list[tuple[str, tuple[int, int], int]]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as content:
-            for member in tar:
-                key, suffix = _key_and_suffix(member.name)
-                if suffix not in (*IMAGE_SUFFIXES, LABEL_SUFFIX):
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{name}: member {member.name!r} of {path} is no plain file (a link or device). Pack the data again.")
-                if key in (labels if suffix == LABEL_SUFFIX else images):
-                    raise DataError(f"{name}: sample {key!r} stands twice in {path}. Pack the data again.")
-                if suffix == LABEL_SUFFIX:
-                    content.seek(member.offset_data)
-                    labels[key] = _label(name, path, member.name, content.read(min(member.size, _MAX_LABEL_BYTES)))
-                else:
-                    images[key] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{name}: {path} is no readable, uncompressed tar ({error}). Copy it again.") from error
-    size = path.stat().st_size
-    for key, (offset, length) in images.items():
-        if offset + length > size:
-            raise DataError(f"{name}: {path} is truncated: {key!r} ends at byte {offset + length}, the file at {size}. Copy it again.")
+    with path.open("rb") as content:
+        for member in plain_members(path):
+            key, suffix = _key_and_suffix(member.name)
+            if suffix not in (*IMAGE_SUFFIXES, LABEL_SUFFIX):
+                continue
+            if key in (labels if suffix == LABEL_SUFFIX else images):
+                raise DataError(f"{name}: sample {key!r} stands twice in {path}. Pack the data again.")
+            if suffix == LABEL_SUFFIX:
+                content.seek(member.offset_data)
+                labels[key] = _label(name, path, member.name, content.read(min(member.size, _MAX_LABEL_BYTES)))
+            else:
+                images[key] = (member.offset_data, member.size)
     lone = images.keys() ^ labels.keys()
     if lone:
         raise DataError(f"{name}: sample {min(lone)!r} of {path} lacks its image or its {LABEL_SUFFIX}; {len(lone)} are incomplete.")

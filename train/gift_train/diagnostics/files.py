@@ -72,9 +72,10 @@ def read_diagnostics(path: Path, kind: str) -> pa.Table:
     """Read one file. Raises DataError if it is not a Parquet file of this kind and version."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}. Delete it; the report does without.") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY)
-    if version != str(VERSION).encode() or table.schema.names != SCHEMAS[kind].names:
+    if version != str(VERSION).encode() or not table.schema.remove_metadata().equals(SCHEMAS[kind]):
         raise DataError(f"{path} is of version {version!r}, this program reads {VERSION}. Delete it; the report does without.")
     return table

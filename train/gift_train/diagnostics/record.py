@@ -23,6 +23,7 @@ from gift_train.consolidation import Weights
 from gift_train.diagnostics.files import ZERO_SHOT, diagnostics_file, read_diagnostics, write_diagnostics
 from gift_train.losses import similarity_logits
 from gift_train.methods.base import Method
+from gift_train.ranks import Ranks
 from gift_train.replay import ReplayCollate, ReplayDataset
 from gift_train.tasks import Task
 
@@ -34,7 +35,7 @@ PICTURE_PIXELS = 96
 
 @dataclass(frozen=True)
 class NotingMethod:
-    """A method to evaluate, remembering every label that its own classifier gives, by dataset."""
+    """A method to evaluate, remembering every label that its own classifier gives, by dataset; on several ranks those of its batches."""
 
     method: Method
     predicted: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -51,6 +52,12 @@ class NotingMethod:
 
         return classifiers | {"": classify}
 
+    def share(self, ranks: Ranks) -> None:
+        """Put together what all ranks noted, in the order of the images."""
+        for dataset, notes in self.predicted.items():
+            own = torch.cat(notes).cpu() if notes else torch.empty(0, dtype=torch.long)
+            self.predicted[dataset] = ranks.collect(own)
+
 
 def record_predictions(run: Path, number: int, name: str, tasks: Mapping[str, Task], noted: NotingMethod) -> None:
     """Write the predictions after task `number`, and for a task some of the images that it made the model forget."""
@@ -60,7 +67,7 @@ def record_predictions(run: Path, number: int, name: str, tasks: Mapping[str, Ta
         columns["dataset"] += [dataset] * len(labels)
         columns["index"] += range(len(labels))
         columns["label"] += labels.tolist()
-        columns["predicted"] += torch.cat(parts).tolist()
+        columns["predicted"] += torch.cat(parts)[: len(labels)].tolist()  # of fewer batches than ranks every rank took all
     write_diagnostics(diagnostics_file(run, "predictions", number, name), "predictions", columns)
 
 
@@ -140,7 +147,7 @@ def half_share(fisher: Weights, most: int = FISHER_SAMPLE) -> float:
 def _log_probabilities(backbone: Backbone, images: ReplayDataset, captions: list[str], batch_size: int) -> tuple[Tensor, Tensor]:
     """Cosines and log probabilities [N, K] of every image against every distinct caption, on the CPU."""
     tokens = backbone.tokenize(captions)
-    texts = torch.cat([backbone.encode_texts(backbone.trim(part).to(backbone.device)) for part in torch.split(tokens, TEXT_BATCH)])
+    texts = torch.cat([backbone.encode_texts(backbone.trim(part)) for part in torch.split(tokens, TEXT_BATCH)])
     order = BatchOrder(num_samples=len(images), batch_size=batch_size, seed=0, name="diagnose", is_shuffled=False)
     batches = stream(images, order, ReplayCollate(backbone.tokenize), range(order.batches_per_epoch))
     features = torch.cat([backbone.encode_images(place_replay(batch, backbone).images) for batch in batches])

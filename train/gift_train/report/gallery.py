@@ -5,19 +5,23 @@ Synthetic images are read back from the shards through the run's own selection; 
 
 import base64
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from gift_shared.errors import GiftError
 from gift_shared.shards import read_image_bytes
+from gift_shared.storage import Folder, index_file, open_folder
 from gift_shared.tables import read_index
 from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.report.runs import Run
 
 THUMBNAIL_PIXELS = 96
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class RunPictures:
     def __init__(self, run: Run) -> None:
         self.run = run
         shards = (run.record.get("shards") or {}).get("path")
-        self.shards = Path(shards) if shards is not None and Path(shards).is_dir() else None
+        self.shards = None if shards is None else _folder_with_index(shards)
 
     def synthetic(self, per_task: int) -> list[SyntheticImage]:
         """Up to `per_task` images of every task: extremes of what diagnostics say of them, and evenly spaced ones."""
@@ -127,6 +131,16 @@ class RunPictures:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
         return _data_uri(buffer.getvalue())
+
+
+def _folder_with_index(location: str) -> Folder | None:
+    """The shards a run was trained on, if they can still be had."""
+    try:
+        folder = open_folder(location)
+        return folder if index_file(folder).is_file() else None
+    except GiftError as error:
+        _log.warning("No synthetic pictures of a run over %s: %s", location, error)
+        return None
 
 
 def evenly_spaced(rows: Sequence[Any], count: int) -> list[Any]:

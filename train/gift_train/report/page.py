@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gift_shared.atomic import write_text
+from gift_shared.worker_logs import render_times
 from gift_train.report import charts
 from gift_train.report.charts import Chart
 from gift_train.report.gallery import ForgottenImage, RunPictures
@@ -142,6 +143,9 @@ def _record(run: Run) -> Record:
     command = record.get("command") or ""
     command = command if isinstance(command, str) else shlex.join([Path(command[0]).name, *command[1:]] if command else [])
     stages = [(stage, accelerators, _hours(seconds)) for stage, seconds in (run.summary.get("seconds") or {}).items()]
+    waited = run.summary.get("waited")
+    if waited is not None:
+        stages.append(("of training, waiting for images", accelerators, f"{waited:.0%}"))
     return Record(
         name=run.path.name,
         command=command,
@@ -159,11 +163,10 @@ def _generation_stage(run: Run) -> list[tuple[str, str, str]]:
     shards = (run.record.get("shards") or {}).get("path")
     if shards is None:
         return []
-    lines = [line for path in sorted(Path(shards).glob("timings-*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut a line short
-    if not entries:
+    times = render_times(Path(shards)).values()
+    if not times:
         return []
-    num_images, seconds = (sum(entry[key] for entry in entries) for key in ("images", "seconds"))
+    num_images, seconds = sum(images for images, _ in times), sum(seconds for _, seconds in times)
     return [(f"generate {num_images:,} images", "once, for every run over these shards", _hours(seconds))]
 
 

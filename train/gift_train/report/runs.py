@@ -1,6 +1,5 @@
 """Run folders, as the report sees them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
+from gift_train.run_files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps of all tasks, in order; empty for a run that does not train."""
-        path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        """The logged steps of all tasks, in order; empty for a run that does not train. Raises DataError."""
+        return read_metrics(self.path, len(self.datasets))
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
@@ -68,11 +67,12 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def load_run(path: Path) -> Run:
-    """Read one finished run. Raises ConfigError if it is unfinished or unreadable."""
-    try:
-        summary, accuracy, record = (json.loads((path / name).read_text()) for name in ("summary.json", "accuracy_matrix.json", "run.json"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is not finished ({Path(error.filename).name} is missing). Run its `gift-train run` again.") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} holds a JSON file that cannot be read: {error}.") from error
+    """Read one finished run. Raises ConfigError if it is unfinished, DataError if a file of it is damaged."""
+    for name in (SUMMARY_FILE, MATRIX_FILE, RUN_FILE):
+        if not (path / name).exists():
+            raise ConfigError(f"{path} is not finished ({name} is missing). Run its `gift-train run` again.")
+    record, summary = read_record(path), read_summary(path)
+    accuracy = read_accuracies(path, record["datasets"])
+    if accuracy is None or len(accuracy["matrix"]) != len(record["datasets"]):
+        raise ConfigError(f"{path} is not finished ({MATRIX_FILE} lacks rows). Run its `gift-train run` again.")
     return Run(path, summary, accuracy, record)

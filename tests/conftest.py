@@ -1,0 +1,120 @@
+"""A real web server for the tests that read shards by URL: nginx on a free port of the loopback, logging every request."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+SECONDS_TO_START = 60
+CONFIGURATION = """
+daemon off;
+master_process off;
+pid {state}/pid;
+events {{ worker_connections 64; }}
+http {{
+    {temporaries}
+    log_format plain "$request_method $uri $status $body_bytes_sent";
+    access_log {state}/log plain;
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+        {rules}
+    }}
+}}
+"""
+
+
+@dataclass
+class Site:
+    """A folder served by nginx. `rules` go into nginx's server block."""
+
+    root: Path
+    state: Path
+    port: int
+    rules: str
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def requests(self, method: str = "GET", ending: str = "", status: str = "") -> list[str]:
+        """What was asked for so far: `METHOD URI STATUS BYTES`, of finished requests."""
+        lines = [line.split() for line in (self.state / "log").read_text().splitlines()]
+        return [" ".join(line) for line in lines if line[0] == method and line[1].endswith(ending) and line[2].startswith(status)]
+
+    def start(self) -> None:
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporaries = " ".join(f"{name}_temp_path {self.state}/{name};" for name in names)
+        text = CONFIGURATION.format(state=self.state, temporaries=temporaries, port=self.port, root=self.root, rules=self.rules)
+        (self.state / "nginx.conf").write_text(text)
+        command = [str(NGINX), "-p", str(self.state), "-e", str(self.state / "errors"), "-c", str(self.state / "nginx.conf")]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wait_for_port(self.port, self._process)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until somebody listens there, or the process that should has ended."""
+    end = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            assert process.poll() is None, f"the server has ended with exit code {process.returncode}"
+            assert time.monotonic() < end, "the server does not listen"
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def listening() -> Iterator[Callable[[Callable[[int], list[str]]], int]]:
+    """`listening(command)` starts a server by its command, which is made from the port it shall use, and returns the port."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(command: Callable[[int], list[str]]) -> int:
+        port = free_port()
+        processes.append(subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        wait_for_port(port, processes[-1])
+        return port
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+    """`served(folder)` serves a folder until the test ends; `served(folder, rules)` with nginx's rules beside."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    sites: list[Site] = []
+
+    def serve(root: Path, rules: str = "") -> Site:
+        site = Site(root, tmp_path_factory.mktemp("nginx"), free_port(), rules)
+        site.start()
+        sites.append(site)
+        return site
+
+    yield serve
+    for site in sites:
+        site.kill()

@@ -1,0 +1,232 @@
+"""safetensors and what stands beside them: checkpoints, parity fixtures, model folders."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from hostile import VALUES, damages, fuzz, reads_or_tells, table_changes
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gift_generate.model_folder import check_model_folder, fingerprint
+from gift_train import checkpoint
+from gift_train.backbone import Backbone, load_backbone
+from gift_train.checkpoint import METADATA_KEY, Place
+from gift_train.config import OptimizerSettings, parse_table
+from gift_train.loop import Schedule, Training, build_optimizer
+from gift_train.methods.base import method_class
+from gift_train.parity import Fixture, replay_variant
+
+PARITY = Path(__file__).parents[1] / "golden/parity"
+PLACE = Place(task_index=0, task_name="colours", next_step=1, metrics_bytes=0, train_seconds=1.0)
+VISION = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
+TEXT = {"context_length": 8, "vocab_size": 514, "width": 64, "heads": 1, "layers": 1}
+
+
+def training(method_name="zscl"):
+    """A training after one update, of a method that keeps much of its own inside a task."""
+    torch.manual_seed(3)
+    student = Backbone(open_clip.CLIP(16, open_clip.CLIPVisionCfg(**VISION), open_clip.CLIPTextCfg(**TEXT)), None)
+    chosen = method_class(method_name)
+    settings = {"distill_weight": 1.0, "temperature": 2.0}
+    own = {"l2_weight": 1.0, "average_every": 1}
+    if method_name == "icarl":
+        own = {"teacher": "last", "memory_size": 4, "herding_candidates": 4, "quota": "even"}
+    method = chosen(parse_table(chosen.Config, settings | own, "test"))
+    if method_name == "zscl":
+        method.average, method.num_sampled = student.weights_copy(), 1
+    parameters = student.parameters()
+    optimizer = build_optimizer(parameters, OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0))
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    schedule = Schedule(peak=1e-3, warmup_steps=1, total_steps=4)
+    return Training(method=method, student=student, parameters=parameters, optimizer=optimizer, schedule=schedule)
+
+
+@pytest.fixture(scope="module")
+def this(tmp_path_factory):
+    """(folder, training, path of its saved progress, path of its saved task)."""
+    folder, made = tmp_path_factory.mktemp("checkpoints"), training()
+    checkpoint.save_progress(folder, PLACE, made)
+    checkpoint.save_task(folder, PLACE, made.student, made.method.state_dict())
+    return folder, made, next((folder / "progress").iterdir()), checkpoint.task_file(folder, 0, "colours")
+
+
+def use(this):
+    """Go on inside the task, and go on after it; then make a step, which finds tensors that do not fit."""
+    folder, made, progress, task = this
+    reads_or_tells(lambda: checkpoint.load_progress(folder, 0, made), progress)
+    made.optimizer.step()
+    beside = task.with_suffix(".state.safetensors")
+    reads_or_tells(lambda: checkpoint.load_task(task, made.student, made.method), task, beside)
+    reads_or_tells(lambda: checkpoint.load_weights_file(task, made.student), task)
+
+
+@pytest.fixture
+def whole(this):
+    """The files as they were saved; put back after each test."""
+    files = {path: path.read_bytes() for path in (this[2], this[3], this[3].with_suffix(".state.safetensors"))}
+    yield files
+    for path, content in files.items():
+        path.write_bytes(content)
+
+
+@fuzz(60)
+@given(which=st.integers(0, 2), damage=damages())
+def test_a_damaged_checkpoint_is_told(this, whole, which, damage):
+    for number, (path, content) in enumerate(whole.items()):
+        path.write_bytes(damage(content) if number == which else content)
+    use(this)
+
+
+def changed(tensors, steps):
+    """Some tensors gone, renamed, of another shape or type."""
+    names = sorted(tensors)
+    for kind, number, name in steps:
+        key = names[number % len(names)]
+        if key not in tensors:
+            continue
+        tensor = tensors.pop(key)
+        if kind == "rename":
+            tensors[name.replace("\0", "") or "x"] = tensor
+        elif kind == "shape":
+            tensors[key] = torch.zeros(3, 2)
+        elif kind == "scalar":
+            tensors[key] = torch.zeros(())
+        elif kind == "type":
+            tensors[key] = tensor.to(torch.int64)
+        elif kind == "empty":
+            tensors[key] = torch.zeros(0)
+        elif kind == "huge":
+            tensors[key] = torch.full_like(tensor, 100) * 10**9
+    return tensors
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["drop", "rename", "shape", "scalar", "type", "empty", "huge"]),
+        st.one_of(st.integers(0, 500), st.integers(-12, -1)),
+        st.sampled_from(["method/x", "optimizer/x", "optimizer/0/x", "optimizer/99999/step", "optimizer/-1/step", "random/cuda/9", "a/b"]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@fuzz(60)
+@given(which=st.integers(0, 2), steps=STEPS, place=st.one_of(st.none(), table_changes()))
+def test_a_checkpoint_of_something_else_is_told(this, whole, which, steps, place):
+    for path, content in whole.items():
+        path.write_bytes(content)
+    path = list(whole)[which]
+    table = {"task_index": 0, "task_name": "colours", "next_step": 1, "metrics_bytes": 0, "train_seconds": 1.0}
+    metadata = {METADATA_KEY: json.dumps(table if place is None else place(table))}
+    tensors = changed(load_file(path), steps)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata=metadata)
+    use(this)
+
+
+@pytest.fixture(scope="module")
+def fixture(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parity")
+    for name in ("fixture.safetensors", "fixture.json"):
+        shutil.copy(PARITY / name, folder / name)
+    return folder
+
+
+def use_fixture(folder, names):
+    fixture = Fixture(folder)
+    for name in names:
+        replay_variant(fixture, name)
+
+
+@fuzz(12)
+@given(damage=damages(), is_json=st.booleans())
+def test_a_damaged_parity_fixture_is_told(fixture, damage, is_json):
+    for name in ("fixture.safetensors", "fixture.json"):
+        content = (PARITY / name).read_bytes()
+        (fixture / name).write_bytes(damage(content) if name.endswith(".json") == is_json else content)
+    reads_or_tells(lambda: use_fixture(fixture, ["finetune"]), fixture / "fixture.safetensors", fixture / "fixture.json", "These tensors")
+
+
+@fuzz(12)
+@given(change=table_changes())
+def test_a_parity_fixture_with_anything_in_it_is_told(fixture, change):
+    shutil.copy(PARITY / "fixture.safetensors", fixture / "fixture.safetensors")
+    table = json.loads((PARITY / "fixture.json").read_text())
+    table = {key: value for key, value in table.items() if key != "variants"} | {"variants": {"finetune": table["variants"]["finetune"]}}
+    (fixture / "fixture.json").write_text(json.dumps(change(table)))
+    reads_or_tells(lambda: use_fixture(fixture, ["finetune"]), fixture / "fixture.safetensors", fixture / "fixture.json")
+
+
+CLIP = {
+    "model_cfg": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT | {"tokenizer_kwargs": {"bpe_path": "merges.txt.gz"}}},
+    "preprocess_cfg": {"size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    with gzip.open(folder / "merges.txt.gz", "wt") as file:
+        file.write("#version")
+    save_file(training().student.network.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps(CLIP))
+    load_backbone(str(folder), None)
+    return folder
+
+
+@fuzz(25)
+@given(name=st.sampled_from(["open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz"]), damage=damages())
+def test_a_damaged_model_folder_is_told(clip, name, damage):
+    content = (clip / name).read_bytes()
+    (clip / name).write_bytes(damage(content))
+    try:
+        reads_or_tells(lambda: load_backbone(str(clip), None), clip)
+    finally:
+        (clip / name).write_bytes(content)
+
+
+@fuzz(40)
+@given(change=table_changes())
+def test_a_model_folder_with_anything_in_its_configuration_is_told(clip, change):
+    (clip / "open_clip_config.json").write_text(json.dumps(change(CLIP)))
+    try:
+        reads_or_tells(lambda: load_backbone(str(clip), None), clip)
+    finally:
+        (clip / "open_clip_config.json").write_text(json.dumps(CLIP))
+
+
+DIFFUSION = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.32.0"} | {
+    name: ["transformers" if name in ("text_encoder", "tokenizer") else "diffusers", "X"]
+    for name in ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+}
+
+
+@fuzz(40)
+@given(change=table_changes(), damage=st.one_of(st.none(), damages()), value=VALUES)
+def test_a_diffusion_folder_with_anything_in_its_index_is_told(tmp_path_factory, change, damage, value):
+    folder = tmp_path_factory.mktemp("diffusion")
+    for name in DIFFUSION:
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").write_bytes(b"x")
+    content = json.dumps(change(DIFFUSION | {"more": value})).encode()
+    (folder / "model_index.json").write_bytes(content if damage is None else damage(content))
+
+    def read():
+        check_model_folder(folder)
+        fingerprint(folder)
+
+    reads_or_tells(read, folder)
+
+
+def test_the_metadata_of_a_checkpoint_are_what_was_saved(this):
+    with safe_open(this[2], framework="pt") as file:
+        assert json.loads(file.metadata()[METADATA_KEY])["task_name"] == "colours"

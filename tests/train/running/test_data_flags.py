@@ -1,0 +1,43 @@
+"""How images are kept and loaded changes no number of a run."""
+
+import json
+
+import torch
+from safetensors.torch import load_file
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def same_runs(first, second):
+    for path in sorted((first / "checkpoints").glob("*.safetensors")):
+        one, other = load_file(path), load_file(second / "checkpoints" / path.name)
+        if not all(torch.equal(one[name], other[name]) for name in one):
+            return False
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in ("metrics.jsonl", "accuracy_matrix.json"))
+
+
+def test_room_workers_and_caches_change_no_number(quick_run, world, gift_train, tmp_path):
+    assert quick_run("gift", tmp_path / "plain").code == 0
+    assert quick_run("gift", tmp_path / "streams", "--image-cache-gb", "0").code == 0
+    cache = tmp_path / "cache"
+    assert quick_run("gift", tmp_path / "cached", "--evaluation-cache", cache, "--num-workers", "1").code == 0
+    assert same_runs(tmp_path / "plain", tmp_path / "streams")
+    assert same_runs(tmp_path / "plain", tmp_path / "cached")
+    files = sorted(path.name for path in cache.iterdir())
+    assert [name.partition("-")[0] for name in files] == ["colours", "stripes"]
+
+    checkpoint = tmp_path / "plain/checkpoints/task-02-stripes.safetensors"
+    arguments = ["evaluate", *world.arguments, "--checkpoint", checkpoint, "--json"]
+    plain, cached = gift_train(*arguments), gift_train(*arguments, "--evaluation-cache", cache)
+    assert json.loads(plain.out)["accuracy"] == json.loads(cached.out)["accuracy"]
+    assert sorted(path.name for path in cache.iterdir()) == files  # the run's files served
+
+
+def test_the_share_waited_is_noted_beside_the_times(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run").code == 0
+    waited = read(tmp_path / "run/timing.json")["waited"]
+    assert waited.keys() == {"colours", "stripes"}
+    assert all(0 < share < 1 for share in waited.values())
+    assert min(waited.values()) <= read(tmp_path / "run/summary.json")["waited"] <= max(waited.values())

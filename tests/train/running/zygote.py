@@ -1,0 +1,40 @@
+"""A process that has imported what `gift-train` needs and forks a start of it for every line it is given: starts that cost no imports.
+
+stdin: the arguments of one start as JSON. stdout: its process id; once it has ended, its exit code (negative: the signal).
+"""
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    import gift_train.sequence  # noqa: F401  (what a start would import; no computation yet, so nothing that a fork would break)
+    from gift_train import cli
+    from gift_train.methods.base import METHOD_NAMES, method_class
+
+    for name in METHOD_NAMES:
+        method_class(name)
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            sys.argv = ["gift-train", *json.loads(line)]
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            try:
+                cli.main()
+            except SystemExit as stop:
+                os._exit(stop.code if isinstance(stop.code, int) else 0)
+            finally:
+                sys.stderr.flush()
+            os._exit(0)
+        tell(process)
+        tell(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+
+
+def tell(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
