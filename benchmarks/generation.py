@@ -66,7 +66,8 @@ def main() -> None:
                 findings += approximation_findings(details, workers, 12 if arguments.quick else 48, arguments.pictures)
             if arguments.quick:
                 details["sd15_small"] = sd15_runs(Path(folder))
-    report("generation" if arguments.device == "cpu" else "generation_gpu", findings, details)
+    name = "generation" if arguments.device == "cpu" else "generation_gpu"
+    report(f"{name}_quick" if arguments.quick else name, findings, details)
 
 
 class Workers:
@@ -74,6 +75,7 @@ class Workers:
 
     def __init__(self, count: int, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
+        self.processor_seconds = 0.0  # of all workers together, in the last call of `render`
         self.folder = folder
         self._ends: list[Connection] = []
         self._processes = []
@@ -97,7 +99,9 @@ class Workers:
         cuts = np.linspace(0, len(rows), len(self._ends) + 1).astype(int)
         for end, first, last in zip(self._ends, cuts, cuts[1:], strict=False):
             end.send((options, rows[first:last], image_format))
-        return [content for end in self._ends for content in end.recv()]
+        answers = [end.recv() for end in self._ends]
+        self.processor_seconds = sum(seconds for _, seconds in answers)
+        return [content for contents, _ in answers for content in contents]
 
 
 def serve(pipe: Connection, folder: Path, shard: str) -> None:
@@ -108,9 +112,10 @@ def serve(pipe: Connection, folder: Path, shard: str) -> None:
         if options not in renderers:
             renderers[options] = open_renderer(options)
         source = RenderedPictures(renderers[options], ImageEncoder(image_format), max_attempts=1)
+        started = time.process_time()
         pictures = source.pictures(rows, lambda count: None)
         write_shard(folder, shard, rows, pictures, {})
-        pipe.send([picture.content for picture in pictures])
+        pipe.send(([picture.content for picture in pictures], time.process_time() - started))
 
 
 def mini_rows(num_images: int, guidance_scale: float, steps: int) -> Rows:
@@ -163,7 +168,7 @@ def speed_findings(details: dict[str, Any], workers: Workers, is_quick: bool, is
     from gift_mini.locations import stable_diffusion_folder
 
     findings = []
-    for steps, guidance_scale, num_images, rounds in ((12, 3.0, 64, 5), (FULL_STEPS, 7.5, 32, 3)):
+    for steps, guidance_scale, num_images, rounds in ((12, 3.0, 64, 3), (FULL_STEPS, 7.5, 32, 2)):
         rows = mini_rows(16 if is_quick else num_images, guidance_scale, steps)
         pipeline = plain_pipeline(stable_diffusion_folder(), steps)
         variants: dict[str, Callable[[], Any]] = {
@@ -261,20 +266,17 @@ def time_by_part(pipeline: Any, steps: int) -> dict[str, float]:
 
 
 def approximation_findings(details: dict[str, Any], workers: Workers, num_images: int, pictures: Path | None) -> list[Finding]:
-    """Every approximation beside the full run of the same rows: speed, pixels, and what the mini CLIP sees in them."""
+    """Every approximation beside the full run of the same rows: processor time, pixels, and what the mini CLIP sees in them."""
     full_rows = mini_rows(num_images, 3.0, FULL_STEPS)
     variants = {"full run": (MINI, full_rows)}
     for name, (steps, changes) in APPROXIMATIONS.items():
         variants[name] = (dataclasses.replace(MINI, **changes), [row | {"denoising_steps": steps} for row in full_rows])
-    for options, rows in variants.values():
-        workers.render(options, rows[:2])  # load
     files: dict[str, list[bytes]] = {}
-
-    def render(name: str) -> None:
-        options, rows = variants[name]
+    seconds: dict[str, float] = {}
+    for name, (options, rows) in variants.items():
+        workers.render(options, rows[:2])  # load
         files[name] = workers.render(options, rows, image_format="png")
-
-    seconds = seconds_each({name: functools.partial(render, name) for name in variants}, rounds=1, warmup=0)
+        seconds[name] = workers.processor_seconds
     images = {name: np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in contents]) for name, contents in files.items()}
     seen = {name: predictions(each, full_rows) for name, each in images.items()}
     labels = np.array([row["class_index"] for row in full_rows])

@@ -243,10 +243,12 @@ def test_two_runs_with_other_settings_started_at_once_are_not_mixed(command, wor
     assert command("verify", "--out", out).code == 0
 
 
-def test_with_everybody_stopped_status_tells_who_is_alive(command, workers, long_plan: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_with_everybody_stopped_status_tells_who_is_alive(command, workers, manifests: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "out", tmp_path / "p.parquet"
+    sizes = ("--images-per-task", 320, "--images-per-shard", 16)  # enough for both to have told of some when the first looks
+    assert command("plan", "--out", plan, "--manifests", manifests, "--order", "tiny", *sizes).code == 0
     size = ("--model", "flat-color", "--height", 1024, "--width", 1024, "--batch-size", 1)
-    start = ("render", "--plan", long_plan, "--out", out, *size, "--world-size", 2, "--rank")
+    start = ("render", "--plan", plan, "--out", out, *size, "--world-size", 2, "--rank")
     first, second = workers.start(*start, 0), workers.start(*start, 1)
     wait_for(lambda: len([seen for seen in Watch(out, Beats()).workers() if seen.record.shard and seen.record.images_made]) == 2)
     os.kill(first, signal.SIGSTOP)

@@ -93,6 +93,7 @@ def _add_pictures(run: Path, shards: Path, captions: Sequence[str], datasets: Se
     rows = save_shards(shards, captions, datasets)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"shards": {"path": str(shards)}}))
+    write_index(shards / "index.parquet", pa.Table.from_pylist([row for task in datasets for row in rows[task]], INDEX_SCHEMA), {})
     (shards / "workers").mkdir()
     (shards / "workers" / "00000-w.jsonl").write_text(json.dumps({"event": "shard", "images": 24, "seconds": 90.0}) + "\n")
     rng = np.random.default_rng(0)

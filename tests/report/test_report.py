@@ -123,9 +123,9 @@ def test_an_order_of_one_task_has_no_transfer_and_is_reported(tmp_path: Path, sa
 
 
 def test_page_stays_small_however_much_there_is_to_show(tmp_path: Path, save_run, add_pictures) -> None:
-    datasets = [f"dataset {number}" for number in range(11)]
+    datasets = [f"dataset_{number}" for number in range(11)]
     for number in range(12):
-        save_run(tmp_path / "runs" / f"run-{number:02d}", "gift" if number == 3 else f"recipe {number}", datasets=datasets)
+        save_run(tmp_path / "runs" / f"run-{number:02d}", "gift" if number == 3 else f"recipe_{number}", datasets=datasets)
     add_pictures(tmp_path / "runs/run-03", tmp_path / "out", [f"caption {number}" for number in range(40)], datasets)
     assert 200_000 < len(page(tmp_path / "runs", tmp_path / "report").encode()) <= 5_000_000
 

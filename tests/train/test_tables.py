@@ -79,7 +79,8 @@ def make_index(folder, tasks, num_images):
         dict.fromkeys(INDEX_SCHEMA.names) | {
             "task": task, "index": index, "sample_key": f"{task}-{index}", "caption": "a fox.", "source": "mini_base",
             "sample_seed": index, "guidance_scale": 7.5, "denoising_steps": 50, "shard": "s", "status": "ok", "message": "",
-            "attempts": 1, "used_seed": index,
+            "attempts": 1, "used_seed": index, "width": 8, "height": 8, "image_name": f"{task}-{index}.png", "byte_offset": 512, "byte_size": 70,
+            "sha256": 64 * "0",
         }
         for task in tasks for index in range(num_images)
     ]  # fmt: skip
@@ -329,7 +330,7 @@ def test_a_folder_that_holds_another_run_is_never_run_over(tmp_path):
 
 def test_a_damaged_record_is_named(tmp_path):
     (make_run(tmp_path, "finetune", 1) / "run.json").write_text("{")
-    with pytest.raises(GiftError, match=r"finetune-seed1/run.json is not readable JSON .* Restore it, or move its folder away"):
+    with pytest.raises(GiftError, match=r"finetune-seed1/run.json is not a JSON object: .* Restore it, or choose another folder"):
         table("1", "--world", "mini", "--runs", tmp_path)
 
 

@@ -33,6 +33,7 @@ def test_evaluation_transform_equals_torchvision(size):
     normalise = Normalise(MEAN, STD, torch.device("cpu"))
     assert torch.equal(normalise(images)[0], expected)
     assert torch.equal(normalise(images.contiguous()), normalise(images))
+    assert torch.equal(normalise._computed(images), normalise(images))  # what other devices do
 
 
 def test_training_transform_has_the_crops_of_torchvision():

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import pickle
+import textwrap
 import warnings
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -24,15 +25,17 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train import towers
+from gift_train.clip_folder import CONFIG_FILE, check_sizes, read_config
 from gift_train.packed_texts import PackedTexts, pack_texts
 from gift_train.transforms import Normalise
 
 Precision = Literal["fp32", "tf32", "bf16"]
 MINI = "mini"
 LOCAL_PREFIX = "local-dir:"
-CONFIG_FILE = "open_clip_config.json"
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
 PACKED_KEPT = 4  # sets of texts whose tree is remembered
+_UNREADABLE = (OSError, EOFError, zlib.error, SafetensorError, pickle.UnpicklingError)
+_MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
 class Backbone:
@@ -104,12 +107,8 @@ class Backbone:
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrite the weights in place. Raises ConfigError if names or shapes are of another model."""
         own = self.network.state_dict(keep_vars=True)
-        if set(own) - set(FROZEN) != set(weights) - set(FROZEN):
-            odd = sorted((set(own) ^ set(weights)) - set(FROZEN))
-            raise ConfigError(f"These weights are of another model: {odd[0]!r} is on one side only ({len(odd)} names differ).")
+        _check_same_model(own, weights)
         for name, weight in weights.items():
-            if own[name].shape != weight.shape:
-                raise ConfigError(f"These weights are of another model: {name!r} is {list(weight.shape)}, not {list(own[name].shape)}.")
             own[name].copy_(weight)
 
     def frozen_copy(self) -> Backbone:
@@ -292,12 +291,24 @@ def backbone_from_tensors(weights: Mapping[str, Tensor]) -> Backbone:
                 layers=_num_blocks(weights, "transformer.resblocks."),
             ),
         }
-    except (KeyError, ValueError, IndexError) as error:
-        raise ConfigError(f"These tensors are not a CLIP of the OpenAI form: {error}.") from error
+        with torch.device("meta"):  # takes no memory, whatever the sizes
+            outline = open_clip.CLIP(**sizes, quick_gelu=True).state_dict()
+    except _MISFIT as error:
+        raise ConfigError(f"These tensors are not a CLIP of the OpenAI form: {error!r}.") from error
+    _check_same_model(outline, weights)
     backbone = Backbone(open_clip.CLIP(**sizes, quick_gelu=True).eval(), None)
-    backbone.network.logit_scale.data.copy_(weights.get("logit_scale", backbone.network.logit_scale))
     backbone.load_weights(weights)
     return backbone
+
+
+def _check_same_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if set(own) - set(FROZEN) != set(weights) - set(FROZEN):
+        odd = sorted((set(own) ^ set(weights)) - set(FROZEN))
+        raise ConfigError(f"These weights are of another model: {odd[0]!r} is on one side only ({len(odd)} names differ).")
+    for name, weight in weights.items():
+        if name not in own or own[name].shape != weight.shape:
+            expected = list(own[name].shape) if name in own else "there"
+            raise ConfigError(f"These weights are of another model: {name!r} is {list(weight.shape)}, not {expected}.")
 
 
 def _num_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -320,22 +331,21 @@ def _resolve(model: str) -> str:
 
 
 def _load_folder(folder: Path) -> tuple[torch.nn.Module, Callable[..., Tensor]]:
-    config_file = folder / CONFIG_FILE
-    if not config_file.is_file():
-        raise ConfigError(f"Model folder {folder} has no {CONFIG_FILE}; it must hold that file and open_clip_model.safetensors.")
-    try:
-        text_settings = json.loads(config_file.read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config_file} is not an open_clip configuration (model_cfg with text_cfg and vision_cfg): {error}.") from error
-    network = _create(f"{LOCAL_PREFIX}{folder}", require_pretrained=True)
+    config = read_config(folder)["model_cfg"]
+    name, text = f"{LOCAL_PREFIX}{folder}", config["text_cfg"]
+    with _telling(str(folder)):
+        towers_settings = vars(open_clip.CLIPVisionCfg(**config["vision_cfg"])), vars(open_clip.CLIPTextCfg(**text))
+    check_sizes(folder, config["embed_dim"], *towers_settings)
+    network = _create(name, require_pretrained=True)
     overrides = {}
-    merges = text_settings.get("tokenizer_kwargs", {}).get("bpe_path")
+    merges = (text.get("tokenizer_kwargs") or {}).get("bpe_path")
     if merges is not None:
         # A path in a folder that moves must be relative to the folder; open_clip would look in the working directory.
         overrides["bpe_path"] = str(folder / merges)
         if not (folder / merges).is_file():
-            raise ConfigError(f"{config_file} names the tokenizer merges {merges!r}, which are not in {folder}.")
-    return network, open_clip.get_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)
+            raise ConfigError(f"{folder / CONFIG_FILE} names the tokenizer merges {merges!r}, which are not in {folder}.")
+    with _telling(f"{folder}, tokenizer {merges or ''}".strip()):
+        return network, open_clip.get_tokenizer(name, **overrides)
 
 
 def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Callable[..., Tensor]]:
@@ -353,9 +363,16 @@ def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Cal
 
 
 def _create(name: str, **options: object) -> Any:
+    with _telling(name.removeprefix(LOCAL_PREFIX)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        return open_clip.create_model(name, precision="fp32", device="cpu", weights_only=True, **options)
+
+
+@contextlib.contextmanager
+def _telling(model: str) -> Iterator[None]:
+    """open_clip asserts, divides and looks up where a configuration or a file is not right; all of it is told as one error."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-            return open_clip.create_model(name, precision="fp32", device="cpu", weights_only=True, **options)
-    except (RuntimeError, ValueError, OSError, TypeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"Model {name.removeprefix(LOCAL_PREFIX)} could not be loaded: {error}") from error
+        yield
+    except (*_UNREADABLE, *_MISFIT) as error:
+        reason = textwrap.shorten(str(error) or repr(error), 1000)
+        raise ConfigError(f"Model {model} could not be loaded: {reason}") from error

@@ -208,13 +208,16 @@ def _restore(tensors: Mapping[str, Tensor], training: Training) -> None:
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """`<number>/<name>` back to what torch wants; a moment has its parameter's shape, a count of steps none."""
+    """`<number>/<name>` back to what AdamW wants of a parameter it has moved; one without a gradient yet has nothing."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split("/", 1)
-        if tensor.shape not in (parameters[int(number)].shape, torch.Size()):
-            raise ValueError(f"optimizer/{name} is {list(tensor.shape)}")
         state.setdefault(int(number), {})[key] = tensor.clone()
+    for number, kept in state.items():
+        shapes = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
+        found = {key: tensor.shape for key, tensor in kept.items()}
+        if found != shapes or not all(tensor.is_floating_point() for tensor in kept.values()):
+            raise ValueError(f"optimizer/{number} holds {found}, not {shapes}")
     return state
 
 

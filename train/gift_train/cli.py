@@ -1,4 +1,4 @@
-"""gift-train: run | evaluate | report | table | submit | watch | methods | validate | parity | data. Imports nothing heavy until a command runs."""
+"""gift-train: the trainer's command line. Imports nothing heavy until a command runs."""
 
 import json
 import warnings

@@ -8,6 +8,7 @@ file, so that a stale one is never read, and runs may share a folder. Files can 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +89,14 @@ class EvaluationCache:
     def _make(self, path: Path, manifest: TaskManifest, images: TaskImages) -> None:
         order = BatchOrder(num_samples=len(images), batch_size=_BATCH, seed=0, name="cache", is_shuffled=False)
         unkept = _Unkept(images)
-        batches = stream(unkept, order, torch.stack, range(order.batches_per_epoch), self.num_workers)
+        batches = stream(unkept, order, _stacked, range(order.batches_per_epoch), self.num_workers)
         size = images.prepared.transform.image_size
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
         # Written, not mapped: on a full disk a write is an error one can tell, a mapped page is a crash.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             write_array_header_1_0(file, header)
             for batch in with_progress(batches, f"prepare {manifest.name}", order.batches_per_epoch, "batch", stays=False):
-                file.write(np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()))
+                file.write(np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()).data)
             file.flush()
 
 
@@ -108,6 +109,10 @@ class _Unkept(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.transform(self.read(index))
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(images))
 
 
 def _opened(path: Path, images: TaskImages) -> Pixels | None:

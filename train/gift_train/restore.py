@@ -31,7 +31,7 @@ def restore(path: Path, student: Backbone) -> Restored:
     if path.parent.name != "checkpoints" or not run_file.is_file():
         load_weights_file(path, student)
         return Restored(method=ZeroShot(ZeroShot.Config()), evaluation_batch_size=None)
-    record = read_json_object(run_file, DataError, "Restore it from the run.")
+    record = read_json_object(run_file, {}, DataError, "Restore it from the run.")
     try:
         recipe, num_tasks = record["recipe"], len(record["datasets"])
         chosen, settings = method_class(recipe["method"]), _given(recipe["method_config"])

@@ -135,7 +135,7 @@ def test_an_error_that_one_process_meets_ends_the_group_with_its_words(gift, wor
     code, _, err = finished(TORCHRUN, *gift(tmp_path / "run", "--shards", tmp_path / "shards"))
     assert code != 0
     assert err.count("error: ") == 1
-    assert last["sample_key"] in err
+    assert f"colours-00000.tar was changed after indexing: other sha256 at byte {last['byte_offset']}" in err
 
 
 @pytest.mark.slow

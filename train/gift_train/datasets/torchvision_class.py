@@ -94,7 +94,7 @@ def torchvision_class(manifest: TaskManifest, settings: DataSettings) -> type:
 
 def require_arguments(manifest: TaskManifest, dataset_class: type, arguments: dict[str, Any]) -> None:
     """Refuse arguments that the class does not take, and those that are ours to give. Raises ManifestError."""
-    free = [name for name in inspect.signature(dataset_class.__init__).parameters if name not in OUR_ARGUMENTS]
+    free = [name for name in inspect.signature(dataset_class).parameters if name not in OUR_ARGUMENTS]
     for name in arguments:
         if name not in free:
             raise ManifestError(f"{manifest.name} [data]: " + unknown_name(f"argument of {dataset_class.__name__}", name, free))

@@ -7,7 +7,7 @@ and a tar that holds links, pickles or paths out of its folder is refused whole.
 from pathlib import Path
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 from PIL import Image
 
 from gift_shared.errors import DataError, ManifestError
