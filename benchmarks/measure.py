@@ -1,7 +1,6 @@
 """What every benchmark shares: variants timed turn by turn in one run, peak memory in a process of its own, a table and a JSON file."""
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -55,8 +54,13 @@ def seconds_each(variants: Mapping[str, Callable[[], Any]], *, rounds: int, warm
 
 
 def peak_gigabytes() -> float:
-    """Most memory this process has held so far, resident, in GB (10^9 bytes). Call it in a process of its own."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Most memory this process has held so far, resident, in GB (10^9 bytes). Call it in a process of its own.
+
+    Not getrusage's ru_maxrss, which on Linux starts at what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(kilobytes) * 1024 / 1e9
 
 
 def in_own_process(script: str, *arguments: str) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def first_step(world: Path, name: str, model: list[str], device: str) -> dict[st
 def first_image(out: Path, device: str) -> float:
     """Seconds until the first shard, of one image, counts."""
     plan = out.with_suffix(".parquet")
-    subprocess.run(command("gift-generate", "plan", "--images-per-task", "1", "--images-per-shard", "1", "--steps", "5", "--out", plan), check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    planned = command("gift-generate", "plan", "--images-per-task", "1", "--images-per-shard", "1", "--steps", "5", "--out", plan)
+    subprocess.run(planned, check=True, stdout=subprocess.DEVNULL)
     render = command("gift-generate", "render", "--plan", plan, "--out", out, "--batch-size", "1", "--device", device)
     return seconds_until(lambda: any((out / "shards").glob("*.parquet")), render, out.with_suffix(".txt"))
 

@@ -1,4 +1,4 @@
-"""A real web server for the tests that read shards by URL: nginx on a free port of the loopback, logging every request."""
+"""For all tests: how they share the cores, and a real web server, nginx on a free port of the loopback that logs every request."""
 
 import os
 import shutil
@@ -29,6 +29,13 @@ http {{
     }}
 }}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a file stays in one process, for its fixtures' sake, and there is one SLURM for all of its files."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else str(item.path)))
 
 
 @dataclass

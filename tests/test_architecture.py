@@ -98,6 +98,12 @@ def test_the_trainer_has_one_door_to_open_clip() -> None:
     assert users == {"backbone.py"}
 
 
+@pytest.mark.parametrize("library", ["fsspec", "s3fs", "aiohttp", "botocore"])
+def test_one_module_speaks_to_servers_of_shards(library: str) -> None:
+    found = {package: importers(package, library) for package in PACKAGES}
+    assert {package: files for package, files in found.items() if files} == {"gift_shared": {"remote_files.py"}}
+
+
 @pytest.mark.parametrize("package", ["gift_generate", "gift_train"])
 def test_the_command_line_imports_nothing_heavy(package: str) -> None:
     """Followed through our own modules: what `cli.py` imports at its top level, and what that imports, and so on."""

@@ -21,7 +21,7 @@ from gift_train.checkpoint import METADATA_KEY, Place
 from gift_train.config import OptimizerSettings, parse_table
 from gift_train.loop import Schedule, Training, build_optimizer
 from gift_train.methods.base import method_class
-from gift_train.parity import Fixture, replay_variant
+from gift_train.parity import check_fixture
 
 PARITY = Path(__file__).parents[1] / "golden/parity"
 PLACE = Place(task_index=0, task_name="colours", next_step=1, metrics_bytes=0, train_seconds=1.0)
@@ -141,29 +141,27 @@ def fixture(tmp_path_factory):
     return folder
 
 
-def use_fixture(folder, names):
-    fixture = Fixture(folder)
-    for name in names:
-        replay_variant(fixture, name)
+def numbers_of_one():
+    """The numbers of the fixture with its first variant alone: the others would take seconds and are read alike."""
+    table = json.loads((PARITY / "fixture.json").read_text())
+    return table | {"variants": {"finetune": table["variants"]["finetune"]}}
 
 
 @fuzz(12)
 @given(damage=damages(), is_json=st.booleans())
 def test_a_damaged_parity_fixture_is_told(fixture, damage, is_json):
     for name in ("fixture.safetensors", "fixture.json"):
-        content = (PARITY / name).read_bytes()
+        content = json.dumps(numbers_of_one()).encode() if name.endswith(".json") else (PARITY / name).read_bytes()
         (fixture / name).write_bytes(damage(content) if name.endswith(".json") == is_json else content)
-    reads_or_tells(lambda: use_fixture(fixture, ["finetune"]), fixture / "fixture.safetensors", fixture / "fixture.json", "These tensors")
+    reads_or_tells(lambda: list(check_fixture(fixture)), fixture / "fixture.safetensors", fixture / "fixture.json")
 
 
 @fuzz(12)
 @given(change=table_changes())
 def test_a_parity_fixture_with_anything_in_it_is_told(fixture, change):
     shutil.copy(PARITY / "fixture.safetensors", fixture / "fixture.safetensors")
-    table = json.loads((PARITY / "fixture.json").read_text())
-    table = {key: value for key, value in table.items() if key != "variants"} | {"variants": {"finetune": table["variants"]["finetune"]}}
-    (fixture / "fixture.json").write_text(json.dumps(change(table)))
-    reads_or_tells(lambda: use_fixture(fixture, ["finetune"]), fixture / "fixture.safetensors", fixture / "fixture.json")
+    (fixture / "fixture.json").write_text(json.dumps(change(numbers_of_one())))
+    reads_or_tells(lambda: list(check_fixture(fixture)), fixture / "fixture.safetensors", fixture / "fixture.json")
 
 
 CLIP = {

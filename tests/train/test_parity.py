@@ -93,7 +93,7 @@ def test_missing_tensor_is_named(copied, missing):
 
 def test_weights_of_another_architecture_are_told(copied):
     change_tensors(copied, lambda tensors: tensors.pop("previous/visual.conv1.weight"))
-    with pytest.raises(ConfigError, match="not a CLIP of the OpenAI form"):
+    with pytest.raises(DataError, match=r"fixture\.safetensors.*not a CLIP of the OpenAI form"):
         next(check_fixture(copied))
 
 

@@ -79,8 +79,8 @@ def make_index(folder, tasks, num_images):
         dict.fromkeys(INDEX_SCHEMA.names) | {
             "task": task, "index": index, "sample_key": f"{task}-{index}", "caption": "a fox.", "source": "mini_base",
             "sample_seed": index, "guidance_scale": 7.5, "denoising_steps": 50, "shard": "s", "status": "ok", "message": "",
-            "attempts": 1, "used_seed": index, "width": 8, "height": 8, "image_name": f"{task}-{index}.png", "byte_offset": 512, "byte_size": 70,
-            "sha256": 64 * "0",
+            "attempts": 1, "used_seed": index, "width": 8, "height": 8, "image_name": f"{task}-{index}.png", "byte_offset": 512,
+            "byte_size": 70, "sha256": 64 * "0",
         }
         for task in tasks for index in range(num_images)
     ]  # fmt: skip
@@ -356,6 +356,8 @@ def test_a_table_of_ones_own_is_checked(tmp_path):
 def test_seeds_shards_and_durations_read_as_written():
     assert parse_seeds("1, 2,3") == [1, 2, 3]
     assert parse_shards(["out", "25-steps=fewer"], load_table("steps")) == {None: Path("out"), "25-steps": Path("fewer")}
+    by_url = parse_shards(["http://host/a=b", "25-steps=http://host/fewer"], load_table("steps"))
+    assert {label: str(folder) for label, folder in by_url.items()} == {None: "http://host/a=b", "25-steps": "http://host/fewer"}
     assert [spoken(seconds) for seconds in (12, 200, 18420)] == ["12 s", "3 min 20 s", "5 h 07 min"]
 
 

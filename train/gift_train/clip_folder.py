@@ -38,10 +38,12 @@ def check_sizes(folder: Path, embed_dim: int, vision: Mapping[str, Any], text: M
     `timm_model_name` or `hf_model_name`, has its sizes from there and is not looked at. Raises: ConfigError.
     """
     path, fewest = folder / CONFIG_FILE, 0.0
+    if embed_dim < 1:
+        raise ConfigError(f"{path}: model_cfg: embed_dim must be above 0, found {embed_dim}. {_ADVICE}")
     if vision["timm_model_name"] is None:
         side, patch = _sizes(path, "vision_cfg", vision, "image_size"), _sizes(path, "vision_cfg", vision, "patch_size")[0]
-        inputs = 3 * patch**2 + side[0] * side[-1] // patch**2  # one kernel, and a position for every patch
-        fewest += _fewest_numbers(path, "vision_cfg", vision, inputs + embed_dim)
+        rows = 3 * patch**2 + side[0] * side[-1] // patch**2  # one kernel, and a position for every patch
+        fewest += _fewest_numbers(path, "vision_cfg", vision, rows + embed_dim)
     if text["hf_model_name"] is None:
         context, words = (_sizes(path, "text_cfg", text, name)[0] for name in ("context_length", "vocab_size"))
         fewest += _fewest_numbers(path, "text_cfg", text, words + context + embed_dim) + context**2  # the causal mask

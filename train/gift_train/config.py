@@ -143,6 +143,8 @@ def parse_table(cls: type[T], table: Mapping[str, Any], where: str, given: Mappi
 
     Raises: ConfigError for unknown, missing and mistyped keys, and what the class itself refuses.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, found {table!r}.")
     given = given or {}
     fields = {field.name: field for field in dataclasses.fields(cls) if field.name not in given}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -171,8 +173,6 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: " + unknown_name("value", str(value), map(str, typing.get_args(hint))))
         return value
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where} must be a table, found {value!r}.")
         return parse_table(typing.cast(type, hint), value, where)
     if origin is dict:
         if not isinstance(value, dict):

@@ -4,8 +4,9 @@ A fixture is `<name>.safetensors` (inputs, and a probe of the final weights per 
 optimizer, and per variant the losses of every step). All sizes are read off the tensors.
 """
 
-import json
+import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gift_shared.errors import ConfigError, DataError
+from gift_shared.documents import read_json_object, shape_fault
+from gift_shared.errors import ConfigError, DataError, NonFiniteError
 from gift_train import parity_adapters
 from gift_train.backbone import Backbone, backbone_from_tensors
 from gift_train.batches import TaskBatch, place_replay
@@ -72,6 +74,15 @@ class VariantResult:
     note: str = ""
 
 
+_NUMBERS = {
+    "optimizer": {
+        "lr": float, "warmup": int, "total": int, "betas": [float], "eps": float, "weight_decay": float, "label_smoothing": float,
+    },
+    "stride": int,
+    "variants": {str: {"losses?": [{"loss": float}]}},
+}  # fmt: skip
+
+
 class Fixture:
     """Inputs and golden numbers. Raises DataError for a file that is not such a fixture."""
 
@@ -79,18 +90,22 @@ class Fixture:
         tensors_file, numbers_file = _locate(path)
         self.path = tensors_file
         self.tensors, self.numbers = _read_fixture(tensors_file, numbers_file)
-        try:
-            settings = self.numbers["optimizer"]
-            self.label_smoothing = float(settings["label_smoothing"])
-            self.schedule = Schedule(peak=settings["lr"], warmup_steps=settings["warmup"], total_steps=settings["total"])
-            self.optimizer = OptimizerSettings(
-                beta1=settings["betas"][0], beta2=settings["betas"][1], epsilon=settings["eps"], weight_decay=settings["weight_decay"]
-            )
-            self.stride = int(self.numbers["stride"])
-            self.golden: Mapping[str, Mapping[str, Any]] = dict(self.numbers["variants"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(f"{numbers_file} lacks or garbles a number of the fixture: {error!r}.") from error
-        self._check_tensors()
+        fault = shape_fault(self.numbers, _NUMBERS)
+        if fault is not None:
+            raise DataError(f"{numbers_file} lacks or garbles a number of the fixture{fault}.")
+        settings, betas = self.numbers["optimizer"], self.numbers["optimizer"]["betas"]
+        fractions = [settings["label_smoothing"], *betas]
+        if len(betas) != 2 or not all(0 <= fraction < 1 for fraction in fractions) or not 0 <= settings["warmup"] < settings["total"]:
+            raise DataError(f"{numbers_file}: two betas and label_smoothing from 0 to below 1, and warmup below total, are expected.")
+        if min(settings["lr"], settings["eps"], settings["weight_decay"], self.numbers["stride"] - 1) < 0:
+            raise DataError(f"{numbers_file}: lr, eps and weight_decay are 0 or more, stride 1 or more.")
+        self.label_smoothing = float(settings["label_smoothing"])
+        self.schedule = Schedule(peak=settings["lr"], warmup_steps=settings["warmup"], total_steps=settings["total"])
+        self.optimizer = OptimizerSettings(beta1=betas[0], beta2=betas[1], epsilon=settings["eps"], weight_decay=settings["weight_decay"])
+        self.stride = int(self.numbers["stride"])
+        self.golden: Mapping[str, Mapping[str, Any]] = self.numbers["variants"]
+        with _telling(tensors_file):
+            self._check_tensors()
 
     def tensor(self, name: str) -> Tensor:
         """An input by name. Raises DataError if it is missing."""
@@ -111,8 +126,16 @@ class Fixture:
             raise DataError(f"{self.path}: images and their labels or captions disagree in steps or batch size.")
         if self.tensor("synthetic_captions").max() >= len(self.tensor("caption_tokens")):
             raise DataError(f"{self.path}: a synthetic image names a caption that 'caption_tokens' does not hold.")
+        counted = [labels, *(self.tensor(name) for name in ("class_tokens", "caption_tokens", "synthetic_captions"))]
+        if any(tensor.is_floating_point() or not tensor.numel() or tensor.min() < 0 for tensor in counted):
+            raise DataError(f"{self.path}: labels, captions and tokens must be whole numbers from 0.")
+        vocabulary = len(self.tensor("previous/token_embedding.weight"))
+        if max(int(self.tensor(name).max()) for name in ("class_tokens", "caption_tokens")) >= vocabulary:
+            raise DataError(f"{self.path}: a token is not among the {vocabulary} of 'previous/token_embedding.weight'.")
         if labels.max() >= len(self.tensor("class_tokens")):
             raise DataError(f"{self.path}: a label has no row in 'class_tokens'.")
+        if len(images) > self.schedule.total_steps + 1:
+            raise DataError(f"{self.path} has {len(images)} batches; its schedule ends after {self.schedule.total_steps + 1} updates.")
 
 
 def check_fixture(path: Path) -> Iterator[VariantResult]:
@@ -125,11 +148,15 @@ def check_fixture(path: Path) -> Iterator[VariantResult]:
         tensors_file, numbers_file = _locate(file)
         tensors, numbers = _read_fixture(tensors_file, numbers_file)
         if is_adapter_fixture(tensors):
-            yield _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file)))
+            with _telling(tensors_file):
+                result = _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file)))
+            yield result
             continue
         fixture = Fixture(file)
         for name in fixture.golden:
-            yield _check_variant(fixture, name)
+            with _telling(tensors_file):
+                result = _check_variant(fixture, name)
+            yield result
 
 
 def _check_adapters(replay: AdapterReplay) -> VariantResult:
@@ -243,11 +270,22 @@ def _reference_tokens(fixture: Fixture, student: Backbone, texts: TextSource) ->
     return student.trim(fixture.tensor(names[texts])) if texts in names else None
 
 
-def _read_fixture(tensors_file: Path, numbers_file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@contextmanager
+def _telling(tensors_file: Path) -> Iterator[None]:
+    """Tensors that do not fit each other, or train to infinity, are noticed by what computes with them."""
     try:
-        return load_file(tensors_file), json.loads(numbers_file.read_text(encoding="utf-8"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{tensors_file} with {numbers_file.name} is not a readable fixture: {error}.") from error
+        yield
+    except (ConfigError, NonFiniteError, RuntimeError, ValueError, LookupError, ArithmeticError) as error:
+        reason = textwrap.shorten(str(error) or repr(error), 500)
+        raise DataError(f"{tensors_file} cannot be replayed: {reason} Copy the fixture again, both its files.") from error
+
+
+def _read_fixture(tensors_file: Path, numbers_file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    numbers = read_json_object(numbers_file, {}, DataError)
+    try:
+        return load_file(tensors_file), numbers
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{tensors_file} is not readable safetensors: {error}.") from error
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gift_shared.documents import shape_fault
 from gift_shared.errors import DataError
 from gift_train.backbone import Backbone, backbone_from_tensors
 from gift_train.batches import TaskBatch
@@ -25,6 +26,12 @@ WEIGHT_BOUND = 1e-5
 LABEL_SMOOTHING = 0.2
 PEAK, WARMUP_STEPS = 1e-3, 2
 _OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
+_NUMBERS = {
+    "losses": [float],
+    "expert_counts": {str: [int]},
+    **dict.fromkeys(("num_tasks", "task_index", "num_experts", "top_k", "bottleneck"), int),
+    "scale": float,
+}
 _NO_SELECTOR = {
     "features": "none",
     "no_task_images": "reference",
@@ -49,20 +56,22 @@ class AdapterReplay:
     def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], where: str) -> None:
         self.tensors = tensors
         self.where = where
-        try:
-            self.losses = [float(loss) for loss in numbers["losses"]]
-            self.counts = {str(name): list(map(int, counts)) for name, counts in numbers["expert_counts"].items()}
-            self.num_tasks, self.task_index = int(numbers["num_tasks"]), int(numbers["task_index"])
-            mixture = {
-                "num_experts": numbers["num_experts"],
-                "top_k": numbers["top_k"],
-                "bottleneck": numbers["bottleneck"],
-                "expert_scale": numbers["scale"],
-                "dropout": 0.0,
-                "gate_noise": 0.0,
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"The numbers beside {where} lack or garble one of MoE-Adapter's: {error!r}.") from error
+        if (fault := shape_fault(numbers, _NUMBERS)) is not None:
+            raise DataError(f"The numbers beside {where} lack or garble one of MoE-Adapter's{fault}.")
+        self.losses: list[float] = numbers["losses"]
+        self.counts: dict[str, list[int]] = numbers["expert_counts"]
+        self.num_tasks, self.task_index = numbers["num_tasks"], numbers["task_index"]
+        mixture = {
+            "num_experts": numbers["num_experts"],
+            "top_k": numbers["top_k"],
+            "bottleneck": numbers["bottleneck"],
+            "expert_scale": numbers["scale"],
+            "dropout": 0.0,
+            "gate_noise": 0.0,
+        }
+        held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("moe/"))
+        if numbers["num_experts"] * max(numbers["bottleneck"], self.num_tasks) > held:
+            raise DataError(f"{where} holds {held} numbers of adapters, too few for what the numbers beside it say.")
         self._check_batches()
         settings = {"mixture": mixture, "selector": _NO_SELECTOR, "routing": "batch", "balance_weight": 0.0}
         self.method = MoeAdapter(parse_table(MoeAdapter.Config, settings, where))

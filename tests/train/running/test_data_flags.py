@@ -41,3 +41,23 @@ def test_the_share_waited_is_noted_beside_the_times(quick_run, tmp_path):
     assert waited.keys() == {"colours", "stripes"}
     assert all(0 < share < 1 for share in waited.values())
     assert min(waited.values()) <= read(tmp_path / "run/summary.json")["waited"] <= max(waited.values())
+
+
+def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, monkeypatch):
+    from gift_shared.manifests import Manifests
+    from gift_train.backbone import Backbone, load_backbone
+    from gift_train.diagnostics.record import NotingMethod
+    from gift_train.evaluate import evaluate_readings
+    from gift_train.methods.zero_shot import ZeroShot
+    from gift_train.tasks import load_test
+    from gift_train.transforms import image_transforms
+
+    student = load_backbone(str(world.root / "model"), None)
+    manifest = Manifests((world.root / "manifests",)).task("colours")
+    images = load_test(manifest, world.root / "data", image_transforms(student.image_settings[0]))
+    encoded, encode = [], Backbone.encode_texts
+    monkeypatch.setattr(Backbone, "encode_texts", lambda self, tokens: encoded.append(len(tokens)) or encode(self, tokens))
+    noted = NotingMethod(ZeroShot(ZeroShot.Config()))
+    evaluate_readings(noted, student, {"colours": (manifest, images)}, batch_size=4)
+    assert len(noted.predicted["colours"]) > 1  # batches
+    assert encoded == [len(manifest.class_names) * len(manifest.templates)]
