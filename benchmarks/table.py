@@ -9,7 +9,7 @@ from measure import RESULTS
 def main() -> None:
     """One line per finding that has a target, in the order of the files' names."""
     print("| what | measured | target | |\n|---|---:|---:|---|")
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(set(RESULTS.glob("*.json")) - set(RESULTS.glob("*_quick.json"))):
         record = json.loads(path.read_text(encoding="utf-8"))
         for finding in record["findings"]:
             if finding["target"] is not None:

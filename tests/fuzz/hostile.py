@@ -104,13 +104,13 @@ def table_changes(draw):
                 return table
             holder, key = places[number % len(places)]
             if kind == "value":
-                holder[key] = value
+                holder[key] = _copied(value)
             elif kind == "drop":
                 del holder[key]
             elif isinstance(holder, list):
-                holder.append(value)
+                holder.append(_copied(value))
             elif kind == "add":
-                holder[name] = value
+                holder[name] = _copied(value)
             else:
                 holder[name] = holder.pop(key)
         return table

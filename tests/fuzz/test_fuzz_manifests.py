@@ -104,7 +104,7 @@ KEYS = st.one_of(
 PAIRS = st.tuples(KEYS, st.one_of(st.text(max_size=20), VALUES.map(json.dumps)))
 
 
-@fuzz(50)
+@fuzz(150)
 @given(pairs=st.lists(PAIRS, min_size=1, max_size=3))
 def test_any_override_is_taken_or_told(pairs):
     overrides = [f"{key}={value}" for key, value in pairs]

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gift_generate.model_folder import check_model_folder, fingerprint
+from gift_shared.errors import ConfigError
 from gift_train import checkpoint
 from gift_train.backbone import Backbone, load_backbone
 from gift_train.checkpoint import METADATA_KEY, Place
@@ -198,6 +199,18 @@ def test_a_model_folder_with_anything_in_its_configuration_is_told(clip, change)
     (clip / "open_clip_config.json").write_text(json.dumps(change(CLIP)))
     try:
         reads_or_tells(lambda: load_backbone(str(clip), None), clip)
+    finally:
+        (clip / "open_clip_config.json").write_text(json.dumps(CLIP))
+
+
+@pytest.mark.parametrize(("tower", "size"), [("vision_cfg", "image_size"), ("vision_cfg", "width"), ("text_cfg", "vocab_size")])
+def test_a_configuration_of_a_giant_is_refused_before_it_is_built(clip, tower, size):
+    config = json.loads(json.dumps(CLIP))
+    config["model_cfg"][tower][size] = 2**40
+    (clip / "open_clip_config.json").write_text(json.dumps(config))
+    try:
+        with pytest.raises(ConfigError, match=r"open_clip_config\.json describes a model of .* numbers or more"):
+            load_backbone(str(clip), None)
     finally:
         (clip / "open_clip_config.json").write_text(json.dumps(CLIP))
 

@@ -285,7 +285,7 @@ def _read_fixture(tensors_file: Path, numbers_file: Path) -> tuple[dict[str, Ten
     try:
         return load_file(tensors_file), numbers
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{tensors_file} is not readable safetensors: {error}.") from error
+        raise DataError(f"{tensors_file} is not a readable fixture: {error}.") from error
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

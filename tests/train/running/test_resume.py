@@ -1,0 +1,148 @@
+"""A run that is told to leave, runs out of disk or saves by the clock: what it leaves behind, what its log says, how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gift_train import loop
+
+
+def same_runs(first, second):
+    """Equal weights, log and accuracies, bit for bit."""
+    names = sorted(path.name for path in (first / "checkpoints").glob("*.safetensors"))
+    if names != sorted(path.name for path in (second / "checkpoints").glob("*.safetensors")):
+        return False
+    for name in names:
+        one, other = load_file(first / "checkpoints" / name), load_file(second / "checkpoints" / name)
+        if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
+            return False
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in ("metrics.jsonl", "accuracy_matrix.json"))
+
+
+def events(run, *names):
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if not names or row["event"] in names]
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """A function: send this process the signal after so many steps of the runs to come; 0 for never."""
+    training_step = loop.training_step
+
+    def arm(after, number=signal.SIGTERM):
+        calls = []
+
+        def step_and_signal(*arguments):
+            calls.append(None)
+            if len(calls) == after:
+                os.kill(os.getpid(), number)
+            return training_step(*arguments)
+
+        monkeypatch.setattr(loop, "training_step", step_and_signal)
+
+    return arm
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_leave_saves_its_step_and_goes_on_from_it(quick_run, signalled, tmp_path, number):
+    assert quick_run("gift", tmp_path / "whole").code == 0
+    signalled(7, number)  # step 6 of 0..12; the last checkpoint was before step 5
+    left = quick_run("gift", tmp_path / "run")
+    assert left.code == 75
+    assert f"Stopped by {number.name}: gift 1/2 colours, from step 7 of 13 on. Nothing is lost" in left.err
+    assert "Traceback" not in left.err
+    signalled(0)
+    assert quick_run("gift", tmp_path / "run").code == 0
+    assert [event["step"] for event in events(tmp_path / "run", "resumed")] == [7]
+    assert same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_is_told_to_leave_at_a_tasks_last_step_keeps_the_task_and_leaves_its_evaluation(quick_run, signalled, tmp_path):
+    assert quick_run("finetune", tmp_path / "whole").code == 0
+    signalled(13)
+    left = quick_run("finetune", tmp_path / "run")
+    assert left.code == 75
+    assert "evaluation, after task 1/2" in left.err
+    assert json.loads((tmp_path / "run/accuracy_matrix.json").read_text())["matrix"] == []
+    signalled(0)
+    assert quick_run("finetune", tmp_path / "run").code == 0
+    assert [event["task"] for event in events(tmp_path / "run", "task_started", "resumed")] == ["colours", "stripes"]
+    assert same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_log_tells_what_happened_to_a_run_over_all_its_starts(quick_run, gift_train, signalled, tmp_path):
+    signalled(7)
+    quick_run("finetune", tmp_path / "run")
+    told = gift_train("watch", tmp_path / "run", "--once")
+    assert "preempted" in told.out
+    signalled(0)
+    assert quick_run("finetune", tmp_path / "run").code == 0
+    found = [event["event"] for event in events(tmp_path / "run")]
+    first = ["started", "evaluated", "task_started", "checkpoint_saved", "checkpoint_saved", "preempted"]
+    second = ["started", "resumed", "checkpoint_saved", "task_ended", "evaluated"]
+    third = ["task_started", "checkpoint_saved", "checkpoint_saved", "task_ended", "evaluated", "ended"]
+    assert found == first + second + third
+    started = events(tmp_path / "run", "started")[0]
+    assert started["world_size"] == 1
+    assert "--method" in started["command"]
+    assert set(events(tmp_path / "run", "evaluated")[-1]["accuracy"]) == {"colours", "stripes"}
+
+
+def test_a_failure_is_in_the_log_with_its_message(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--set", "learning_rate=1e30").code == 2
+    failed = events(tmp_path / "run")[-1]
+    assert (failed["event"], failed["error"]) == ("failed", "NonFiniteError")
+    assert "cross_entropy" in failed["message"]
+
+
+def test_the_state_is_saved_by_the_clock_too_and_the_last_two_are_kept(quick_run, signalled, tmp_path):
+    assert quick_run("gift", tmp_path / "whole").code == 0
+    clock = ("--set", "checkpoint_every=1000", "--set", "checkpoint_minutes=1e-9")
+    signalled(7)
+    assert quick_run("gift", tmp_path / "run", *clock).code == 75
+    assert [event["step"] for event in events(tmp_path / "run", "checkpoint_saved")] == list(range(1, 8))
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints/progress").iterdir())
+    assert kept == ["task-01-step-000006.safetensors", "task-01-step-000007.safetensors"]
+    signalled(0)
+    assert quick_run("gift", tmp_path / "run", *clock).code == 0
+    assert same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_checkpoint_is_due_by_steps_or_by_minutes_whichever_comes_first(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    clock = loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100, checkpoint_minutes=2))
+    assert [clock.is_due(step) for step in (0, 98, 99, 100)] == [False, False, True, False]
+    now[0] = 120.0
+    assert clock.is_due(0)
+    clock.restart()
+    assert not clock.is_due(0)
+    assert not loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100)).is_due(0)
+
+
+@pytest.mark.parametrize("size", ["300k", "1000k", "1500k"])  # full at the first checkpoint; later; at a task's own
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room_and_ends_the_same(quick_run, tmp_path, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root: " + mounted.stderr.decode().strip())
+    try:
+        assert quick_run("gift", tmp_path / "whole").code == 0
+        outcome = quick_run("gift", disk / "run")
+        assert outcome.code == 2
+        assert outcome.err.splitlines()[-1].startswith("error: The disk is full (")
+        assert "Traceback" not in outcome.err
+        assert not list((disk / "run").rglob("*.tmp"))
+        for path in (disk / "run").rglob("*.safetensors"):
+            load_file(path)
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert quick_run("gift", disk / "run").code == 0
+        assert same_runs(tmp_path / "whole", disk / "run")
+    finally:
+        subprocess.run(["umount", disk], check=True)
