@@ -173,12 +173,6 @@ def gift_train(monkeypatch, capsys):
 
 
 @pytest.fixture
-def quick_gift(world):
-    """The arguments of a quick run of GIFT, for a process of its own; --out is missing."""
-    return ["run", "--method", "gift", *world.arguments, world.shards, "--set", "replay.num_images=10", *QUICK]
-
-
-@pytest.fixture
 def quick_run(gift_train, world):
     """A function: method, out and more flags -> Outcome of a run of a few steps."""
 

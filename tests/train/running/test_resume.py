@@ -48,7 +48,7 @@ def signalled(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_leave_saves_its_step_and_goes_on_from_it(quick_run, signalled, tmp_path, number):
     assert quick_run("gift", tmp_path / "whole").code == 0
     signalled(7, number)  # step 6 of 0..12; the last checkpoint was before step 5
@@ -125,7 +125,10 @@ def test_a_checkpoint_is_due_by_steps_or_by_minutes_whichever_comes_first(monkey
     assert not loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100)).is_due(0)
 
 
-@pytest.mark.parametrize("size", ["300k", "1000k", "1500k"])  # full at the first checkpoint; later; at a task's own
+LATER = [pytest.param(size, marks=pytest.mark.slow) for size in ("1000k", "1500k")]
+
+
+@pytest.mark.parametrize("size", ["300k", *LATER])  # full at the first checkpoint; later; at a task's own
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room_and_ends_the_same(quick_run, tmp_path, size):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -1,12 +1,7 @@
 """Whole runs through the command line: what they write, that they repeat, that they go on where they stopped."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -177,19 +172,3 @@ def test_a_damaged_newest_progress_falls_back_to_the_one_before(quick_run, tmp_p
     newest.write_bytes(newest.read_bytes()[:100])
     assert quick_run("finetune", tmp_path / "resumed").code == 0
     assert same_runs(tmp_path / "whole", tmp_path / "resumed")
-
-
-@pytest.mark.slow
-def test_killed_runs_end_as_the_undisturbed_one(quick_run, quick_gift, tmp_path):
-    assert quick_run("gift", tmp_path / "whole").code == 0
-    command = [sys.executable, "-m", "gift_train.cli", *quick_gift, "--out", str(tmp_path / "killed")]
-    for delay in (1.0, 0.4, 0.05, 0.3, 0.0):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "killed/run.json").exists():
-            time.sleep(0.01)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    assert same_runs(tmp_path / "whole", tmp_path / "killed")
