@@ -26,7 +26,13 @@ class Trackers:
         # The accelerator serves its trackers only: devices, precision and batches are the trainer's own.
         place = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers"))
         self._accelerator = Accelerator(log_with=list(names), project_config=place, cpu=True)
-        self._accelerator.init_trackers(PROJECT, config=dict(settings))
+        own = folder / "trackers"
+        own.mkdir(parents=True, exist_ok=True)
+        try:
+            # wandb would else write into the working directory
+            self._accelerator.init_trackers(PROJECT, config=dict(settings), init_kwargs={"wandb": {"dir": str(own)}})
+        except ImportError as error:
+            raise ConfigError(f"--tracker {', '.join(names)} cannot be used: {error}. Install it whole, or leave it out.") from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Tell one step's numbers; `step` counts over the whole run."""
