@@ -29,6 +29,7 @@ def main() -> None:
             os._exit(0)
         tell(process)
         tell(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    os._exit(0)  # nothing to put in order, which would take torch seconds
 
 
 def tell(number: int) -> None:
