@@ -214,6 +214,8 @@ def _optimizer_state(tensors: Mapping[str, Tensor], parameters: Sequence[Tensor]
         number, key = name.split("/", 1)
         state.setdefault(int(number), {})[key] = tensor.clone()
     for number, kept in state.items():
+        if not 0 <= number < len(parameters):
+            raise ValueError(f"optimizer/{number} belongs to none of {len(parameters)} parameters")
         shapes = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
         found = {key: tensor.shape for key, tensor in kept.items()}
         if found != shapes or not all(tensor.is_floating_point() for tensor in kept.values()):

@@ -36,7 +36,7 @@ def restore(path: Path, student: Backbone) -> Restored:
         recipe, num_tasks = record["recipe"], len(record["datasets"])
         chosen, settings = method_class(recipe["method"]), _given(recipe["method_config"])
         batch_size = int(recipe["evaluation_batch_size"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(f"{run_file} does not tell which method made {path.name} ({error!r}). Restore it from the run.") from error
     method = chosen(parse_table(chosen.Config, settings, f"{run_file} [method_config]"))
     method.prepare(student, num_tasks)
