@@ -143,7 +143,6 @@ def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception
             errors += [aiohttp.ClientError]
         elif protocol in ("s3", "s3a"):
             import botocore.exceptions
-            import s3fs  # noqa: F401 - a missing one is told here
 
             options = {"config_kwargs": {"connect_timeout": stall, "read_timeout": stall, "retries": {"max_attempts": 0}}}
             errors += [botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError]

@@ -1,6 +1,7 @@
 """Command lines as jobs of SLURM, through submitit: what a job may use, its submission, and waiting for its end."""
 
 import contextlib
+import importlib.util
 import inspect
 import io
 import itertools
@@ -150,10 +151,8 @@ def parse_words(context: typer.Context, words: Sequence[str], valid: Sequence[st
 
 def require_executor(resources: Resources) -> None:
     """Raises ConfigError, before anything is prepared, if jobs cannot be submitted from here."""
-    try:
-        import submitit  # noqa: F401  (asks only whether it is there)
-    except ImportError:
-        raise ConfigError("Submitting jobs needs submitit: pip install 'gift-cl[cluster]'.") from None
+    if importlib.util.find_spec("submitit") is None:
+        raise ConfigError("Submitting jobs needs submitit: pip install 'gift-cl[cluster]'.")
     missing = [program for program in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(program) is None]
     if resources.executor == "slurm" and missing:
         raise ConfigError(

@@ -4,11 +4,15 @@ A request is a JSON line on stdin, its answer one on stdout: {"start": arguments
 {"poll": process number} -> exit code, null while it runs.
 """
 
+import importlib
 import json
 import os
 import sys
 
-from gift_generate import claims, cli, output_folder, pipeline, rendered, renderer  # noqa: F401  (imported for the forks)
+from gift_generate import cli
+
+for module in ("claims", "output_folder", "pipeline", "rendered", "renderer"):  # for the forks
+    importlib.import_module(f"gift_generate.{module}")
 
 
 def serve() -> None:

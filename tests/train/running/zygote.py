@@ -3,16 +3,17 @@
 stdin: the arguments of one start as JSON. stdout: its process id; once it has ended, its exit code (negative: the signal).
 """
 
+import importlib
 import json
 import os
 import sys
 
 
 def main() -> None:
-    import gift_train.sequence  # noqa: F401  (what a start would import; no computation yet, so nothing that a fork would break)
     from gift_train import cli
     from gift_train.methods.base import METHOD_NAMES, method_class
 
+    importlib.import_module("gift_train.sequence")  # what a start would import; no computation yet, so nothing that a fork would break
     for name in METHOD_NAMES:
         method_class(name)
     for line in sys.stdin:
