@@ -129,7 +129,6 @@ class RemoteFiles:
 def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception], ...]]:
     """fsspec's file system for a URL, and what it raises for a server's fault besides OSError."""
     protocol = url.partition("://")[0]
-    options: dict[str, Any] = {}
     errors: list[type[Exception]] = [OSError]
     try:
         import fsspec
@@ -139,20 +138,23 @@ def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception
 
             limits = aiohttp.ClientTimeout(total=SLOWEST * stall, sock_connect=stall, sock_read=stall)
             # trust_env: a cluster's proxy (HTTPS_PROXY), and passwords of ~/.netrc
-            options = {"client_kwargs": {"timeout": limits, "headers": {"Accept-Encoding": "identity"}, "trust_env": True}}
+            client = {"timeout": limits, "headers": {"Accept-Encoding": "identity"}, "trust_env": True}
+            file_system = fsspec.filesystem(protocol, skip_instance_cache=True, client_kwargs=client)
             errors += [aiohttp.ClientError]
         elif protocol in ("s3", "s3a"):
             import botocore.exceptions
+            import s3fs
 
-            options = {"config_kwargs": {"connect_timeout": stall, "read_timeout": stall, "retries": {"max_attempts": 0}}}
+            patience = {"connect_timeout": stall, "read_timeout": stall, "retries": {"max_attempts": 0}}
+            file_system = s3fs.S3FileSystem(skip_instance_cache=True, config_kwargs=patience)
+            file_system.retries = 1  # the patience is ours
             errors += [botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError]
-        file_system = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
+        else:
+            file_system = fsspec.filesystem(protocol, skip_instance_cache=True)
     except ImportError as error:
         raise ConfigError(f'{url} needs the package {error.name or protocol}: pip install "gift-cl[remote]".') from error
     except ValueError as error:
         raise ConfigError(f"{url}: {error}. Give a folder, or a URL with http, https or s3.") from error
-    if protocol in ("s3", "s3a"):
-        file_system.retries = 1  # the patience is ours
     return file_system, tuple(errors)
 
 
