@@ -87,9 +87,11 @@ def test_the_generator_has_one_door_to_the_model(library: str) -> None:
 
 
 def test_the_generator_has_torch_behind_that_door_alone() -> None:
-    assert importers("gift_generate", "torch") == {"stable_diffusion.py", "approximations.py"}
-    users = {path.name for path in modules("gift_generate") if "gift_generate.approximations" in set(imports(path))}
-    assert users == {"stable_diffusion.py"}
+    behind = {"approximations", "exact_savings"}
+    assert importers("gift_generate", "torch") == {"stable_diffusion.py", *(f"{name}.py" for name in behind)}
+    for name in behind:
+        users = {path.name for path in modules("gift_generate") if f"gift_generate.{name}" in set(imports(path))}
+        assert users == {"stable_diffusion.py"}
 
 
 def test_the_trainer_has_one_door_to_open_clip() -> None:
