@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gift_generate.model_folder import check_model_folder, fingerprint
-from gift_shared.errors import ConfigError
+from gift_shared.errors import ConfigError, DataError
 from gift_train import checkpoint
 from gift_train.backbone import Backbone, load_backbone
 from gift_train.checkpoint import METADATA_KEY, Place
@@ -85,6 +85,26 @@ def test_a_damaged_checkpoint_is_told(this, whole, which, damage):
     for number, (path, content) in enumerate(whole.items()):
         path.write_bytes(damage(content) if number == which else content)
     use(this)
+
+
+@fuzz(60)
+@given(which=st.integers(0, 2), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_a_tensor_is_noticed(this, whole, caplog, which, place, bit):
+    for path, content in whole.items():
+        path.write_bytes(content)
+    path, content = list(whole.items())[which]
+    start = 8 + int.from_bytes(content[:8], "little")
+    damaged = bytearray(content)
+    damaged[start + int(place * (len(content) - start))] ^= 1 << bit
+    path.write_bytes(damaged)
+    folder, made, progress, task = this
+    if path == progress:
+        caplog.clear()
+        assert checkpoint.load_progress(folder, 0, made) is None
+        assert "is damaged: its bytes are not those that were written (CRC-32)" in caplog.text
+    else:
+        with pytest.raises(DataError, match=r"is damaged: its bytes are not those that were written \(CRC-32\)"):
+            checkpoint.load_task(task, made.student, made.method)
 
 
 def changed(tensors, steps):

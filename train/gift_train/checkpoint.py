@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from gift_train.ranks import ONE, Ranks
 
 KEEP_PROGRESS = 2
 METADATA_KEY = "gift"
+CHECKSUM_KEY = "gift_crc32"
 _log = logging.getLogger(__name__)
 
 
@@ -232,14 +234,24 @@ def _progress_files(folder: Path) -> list[Path]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    told = json.dumps(asdict(place))
+    metadata = {METADATA_KEY: told, CHECKSUM_KEY: _checksum(told, here), "format": "pt"}
     with atomic_path(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(asdict(place)), "format": "pt"})
+            save_file(here, temporary, metadata=metadata)
         except SafetensorError as error:
             if "os error 28" in str(error):  # the library tells a full disk in words only
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
+
+
+def _checksum(place: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the place and of all tensors in order of their names: the format itself would not notice a flipped bit."""
+    checksum = zlib.crc32(place.encode())
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:
@@ -248,11 +260,20 @@ def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:
 
 
 def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """On the CPU they lie in the file itself: what is kept must be copied, or the process dies (SIGBUS) with a file that is cut."""
+    """On the CPU they lie in the file itself: what is kept must be copied, or the process dies (SIGBUS) with a file that is cut.
+
+    Raises: DataError for what is no safetensors file, or whose bytes are not those that were written. Files of others have no checksum.
+    """
     try:
-        return load_file(path, device=str(device))
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a readable safetensors file: {error}. Copy it again, or remove it.") from error
+    expected = metadata.get(CHECKSUM_KEY)
+    if expected is not None and _checksum(metadata.get(METADATA_KEY, ""), tensors) != expected:
+        raise DataError(f"{path} is damaged: its bytes are not those that were written (CRC-32). Copy it again, or remove it.")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _place(metadata: dict[str, Any] | None, path: Path) -> Place:

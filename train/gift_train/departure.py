@@ -33,6 +33,11 @@ class Departure:
         if self._notice.has_come if self._on_any_rank is None else self._on_any_rank(self._notice.has_come):
             self.leave(what_is_left)
 
+    def check_alone(self, what_is_left: str) -> None:
+        """Leave if told to and this is the only rank, which may do so wherever it likes. Raises Preempted."""
+        if self._on_any_rank is None:
+            self.check(what_is_left)
+
     def leave(self, what_is_left: str) -> NoReturn:
         """Raise Preempted, which says what is left to do."""
         self._notice.obey(what_is_left)
@@ -41,11 +46,6 @@ class Departure:
     def watching(self, method: Classifies, what_is_left: str) -> "Leaving":
         """The method to evaluate, such that evaluation ends at once when the run must leave: it is done again from its start."""
         return Leaving(method, self, what_is_left)
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether this is the only rank, which may leave wherever it likes."""
-        return self._on_any_rank is None
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,11 @@ class Leaving:
     def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """The method's own classifiers. Raises Preempted when the run was told to leave."""
         self.departure.check(self.what_is_left)
-        classifiers = self.method.classifiers(student, manifest)
-        return {name: self._asking(classify) for name, classify in classifiers.items()} if self.departure.is_alone else classifiers
+        return {name: self._asking(classify) for name, classify in self.method.classifiers(student, manifest).items()}
 
     def _asking(self, classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def classify_or_leave(images: Tensor) -> Tensor:
-            self.departure.check(self.what_is_left)
+            self.departure.check_alone(self.what_is_left)
             return classify(images)
 
         return classify_or_leave

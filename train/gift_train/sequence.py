@@ -75,9 +75,10 @@ def _learn(this: Run, index: int, name: str) -> None:
         this.folder.cut_metrics(place.metrics_bytes)
         return
     label = f"{this.recipe.method} {index + 1}/{len(this.order.tasks)} {name}"
-    this.record.departure.check(f"{label}, from its start on")
+    from_its_start = f"{label}, from its start on"
+    this.record.departure.check(from_its_start)
     _load_start(this, index)
-    inputs = _inputs(this, index, name)
+    inputs = _inputs(this, index, name, from_its_start)
     seed_everything(inputs.task_seed)
     replay = replay_stream(inputs, method, student)
     measures = StepMeasures.at_task_start(method, student) if this.recipe.diagnostics and ranks.is_main else None
@@ -130,7 +131,7 @@ def _first_place(this: Run, index: int, name: str) -> Place:
     return Place(task_index=index, task_name=name, next_step=0, metrics_bytes=size, train_seconds=0.0)
 
 
-def _inputs(this: Run, index: int, name: str) -> TaskInputs:
+def _inputs(this: Run, index: int, name: str, what_is_left: str) -> TaskInputs:
     return TaskInputs(
         recipe=this.recipe,
         seed=this.request.seed,
@@ -147,6 +148,7 @@ def _inputs(this: Run, index: int, name: str) -> TaskInputs:
         reference_images=this.reference_images,
         reference_texts=this.reference_texts,
         ranks=this.ranks,
+        may_leave=lambda: this.record.departure.check_alone(what_is_left),
     )
 
 

@@ -59,6 +59,7 @@ class TaskInputs:
     reference_images: Dataset[Any] | None = None  # (image, NO_LABEL, sample key), for methods that replay them
     reference_texts: ReferenceTexts | None = None
     ranks: Ranks = ONE
+    may_leave: Callable[[], None] = lambda: None  # asked before every batch a method looks at before its first step; may raise Preempted
 
     @property
     def task(self) -> Task:
@@ -183,6 +184,7 @@ def _one_pass(inputs: TaskInputs, student: Backbone, replay: ReplayStream) -> It
         is_shuffled=False,
     )
     for batch in stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch), inputs.num_workers, inputs.ranks):
+        inputs.may_leave()
         yield place_replay(batch, student)
 
 
@@ -191,8 +193,9 @@ def _image_stream(inputs: TaskInputs, student: Backbone, dataset: Dataset[Any], 
     order = BatchOrder(num_samples=num_samples, batch_size=inputs.recipe.batch_size, seed=inputs.task_seed, name=name)
 
     def take(num_batches: int) -> Iterator[Tensor]:
-        batches = stream(dataset, order, stack_images, range(num_batches), inputs.num_workers)
-        return (student.place_images(images) for images in batches)
+        for images in stream(dataset, order, stack_images, range(num_batches), inputs.num_workers):
+            inputs.may_leave()
+            yield student.place_images(images)
 
     return ImageStream(batches_per_epoch=order.batches_per_epoch, take=take)
 

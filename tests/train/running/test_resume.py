@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from gift_train import loop
+from gift_train.methods.base import method_class
 
 
 def same_runs(first, second):
@@ -59,6 +60,28 @@ def test_a_run_that_is_told_to_leave_saves_its_step_and_goes_on_from_it(quick_ru
     signalled(0)
     assert quick_run("gift", tmp_path / "run").code == 0
     assert [event["step"] for event in events(tmp_path / "run", "resumed")] == [7]
+    assert same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+FEW_UPDATES = ("--set", "method_config.selector.no_task_updates=20", "--set", "method_config.selector.task_updates=20")
+
+
+@pytest.mark.parametrize("method", ["gift", "moe_adapter"])
+def test_a_run_that_is_told_to_leave_while_a_task_is_prepared_does_so_at_once(quick_run, world, monkeypatch, tmp_path, method):
+    flags = (world.shards, *FEW_UPDATES) if method == "moe_adapter" else ()
+    assert quick_run(method, tmp_path / "whole", *flags).code == 0
+    begin_task = method_class(method).begin_task
+
+    def signal_and_begin(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begin_task(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(method_class(method), "begin_task", signal_and_begin)
+        left = quick_run(method, tmp_path / "run", *flags)
+    assert left.code == 75
+    assert f"Stopped by SIGTERM: {method} 1/2 colours, from its start on. Nothing is lost" in left.err
+    assert quick_run(method, tmp_path / "run", *flags).code == 0
     assert same_runs(tmp_path / "whole", tmp_path / "run")
 
 
@@ -123,6 +146,22 @@ def test_a_checkpoint_is_due_by_steps_or_by_minutes_whichever_comes_first(monkey
     clock.restart()
     assert not clock.is_due(0)
     assert not loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100)).is_due(0)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(quick_run, signalled, tmp_path, caplog):
+    assert quick_run("gift", tmp_path / "whole").code == 0
+    signalled(7)
+    assert quick_run("gift", tmp_path / "run", "--set", "checkpoint_every=3").code == 75
+    before, newest = sorted((tmp_path / "run/checkpoints/progress").iterdir())
+    assert (before.stem, newest.stem) == ("task-01-step-000006", "task-01-step-000007")
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    signalled(0)
+    assert quick_run("gift", tmp_path / "run", "--set", "checkpoint_every=3").code == 0
+    assert f"{newest} is damaged: its bytes are not those that were written (CRC-32)" in caplog.text
+    assert [event["step"] for event in events(tmp_path / "run", "resumed")] == [6]
+    assert same_runs(tmp_path / "whole", tmp_path / "run")
 
 
 LATER = [pytest.param(size, marks=pytest.mark.slow) for size in ("1000k", "1500k")]
