@@ -267,6 +267,17 @@ def test_every_missing_run_is_printed_as_a_command_of_its_own(tmp_path):
     assert words[words.index("--out") + 1] == str(tmp_path / "mtil-1/gift_without_awc-seed2")
 
 
+def test_what_the_runs_work_with_is_handed_on(tmp_path):
+    make_index(tmp_path / "out", ["aircraft"], 1)
+    shared = ("--evaluation-cache", "kept", "--image-cache-gb", "1.5", "--compile", "--num-workers", "3")
+    arguments = ("teacher", "--runs", tmp_path, "--shards", tmp_path / "out", "--only", "gift_without_awc", "--commands")
+    words = shlex.split(table(*arguments, *shared).stdout)
+    for flag in ("--evaluation-cache", "--image-cache-gb", "--num-workers"):
+        assert words[words.index(flag) + 1] == shared[shared.index(flag) + 1]
+    assert "--compile" in words
+    assert not {"--evaluation-cache", "--image-cache-gb", "--compile"} & set(shlex.split(table(*arguments).stdout))
+
+
 def test_each_method_is_handed_its_own_references(tmp_path):
     (tmp_path / "web.txt").write_text("a fox\n")
     references = ("--reference-images", "tiny", "--reference-images", "zscl=imagenet", "--reference-captions", tmp_path / "web.txt")

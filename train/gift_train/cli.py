@@ -10,6 +10,19 @@ import typer
 from gift_shared.console import run_app
 from gift_shared.errors import ConfigError
 from gift_train.data_cli import data_app
+from gift_train.options import (
+    Compiles,
+    DataRoot,
+    Device,
+    EvaluationCacheFolder,
+    ImageCacheGb,
+    ManifestFolders,
+    Model,
+    Order,
+    Overrides,
+    Pretrained,
+    Workers,
+)
 from gift_train.submit import submit
 from gift_train.tables.cli import table
 
@@ -23,18 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 
-Order = Annotated[str, typer.Option(help="Order of tasks, by name or as a .toml file.")]
-Model = Annotated[str, typer.Option(help="mini, an open_clip name (ViT-B-16), or a folder with open_clip_config.json and weights.")]
-Pretrained = Annotated[str | None, typer.Option(help="With an open_clip name: a tag (openai), a weights file, or random.")]
-DataRoot = Annotated[Path, typer.Option(help="Folder that holds the datasets.")]
-ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")]
-EvaluationCacheFolder = Annotated[
-    Path | None, typer.Option(help="Keep test images there as the model sees them; evaluations and runs share the folder.")
-]
 PrecisionName = Annotated[str, typer.Option("--precision", help="Of the towers: fp32, tf32 or bf16. Losses and weights stay fp32.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, for trials; repeatable.")]
 
 
 def main() -> None:
@@ -71,13 +73,11 @@ def run(
         str | None,
         typer.Option(help="Of the towers, over the recipe's: fp32, tf32 or bf16. Losses and weights stay fp32.", show_default=False),
     ] = None,
-    compiles: Annotated[bool, typer.Option("--compile", help="Compile the towers' blocks: faster, other last bits.")] = False,
+    compiles: Compiles = False,
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42,
     device: Device = "auto",
     num_workers: Workers = 0,
-    image_cache_gb: Annotated[
-        float, typer.Option(min=0, help="Memory for decoded images: of each dataset's training, its test and the replayed images.")
-    ] = 0.2,
+    image_cache_gb: ImageCacheGb = 0.2,
     evaluation_cache: EvaluationCacheFolder = None,
     overrides: Overrides = None,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many tasks; the same command goes on.")] = None,

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gift_train.options import DataRoot, ManifestFolders
+
 if TYPE_CHECKING:
     from gift_shared.manifests import TaskManifest
 
@@ -14,8 +16,6 @@ data_app = typer.Typer(
 
 Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets by name.  [default: those of --order]", show_default=False)]
 Order = Annotated[str, typer.Option(help="Order whose datasets are meant if none is named.")]
-DataRoot = Annotated[Path, typer.Option(help="Folder that holds the datasets.")]
-ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
 
 
 @data_app.command()

@@ -40,8 +40,9 @@ def test_what_is_missing_is_run_and_what_is_there_is_not_run_again(own_table, tm
     assert first.code == 0, first.err
     assert "Run 1 of 1: finetune, seed 42" in first.err
     begun = json.loads((tmp_path / "runs/pair/finetune-seed42/run.json").read_text())["started"]
-    second = own_table("--run")
+    second = own_table("--run", "--evaluation-cache", tmp_path / "kept")
     assert second.code == 0, second.err
+    assert len(list((tmp_path / "kept").iterdir())) >= 2, "the test images of both tasks, as the model sees them"
     assert "needs 2 runs: 1 there, 1 missing" in second.err
     assert "Run 1 of 1: gift_beta_0.5, seed 42 (0 s so far, about" in second.err
     assert json.loads((tmp_path / "runs/pair/finetune-seed42/run.json").read_text())["started"] == begun

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gift_shared.errors import ConfigError
+from gift_train.options import Compiles, DataRoot, Device, EvaluationCacheFolder, ImageCacheGb, ManifestFolders, Pretrained, Workers
 
 if TYPE_CHECKING:
     from gift_train.tables.command import TableRequest
@@ -47,11 +48,14 @@ def table(
     model: Annotated[
         str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai on mtil, mini on mini]", show_default=False)
     ] = None,
-    pretrained: Annotated[str | None, typer.Option(help="With an open_clip name: a tag, a weights file, or random.")] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the datasets.")] = Path("data"),
-    manifests: Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")] = "auto",
-    num_workers: Annotated[int, typer.Option(help="Processes that load images; they change no number.")] = 0,
+    pretrained: Pretrained = None,
+    data_root: DataRoot = Path("data"),
+    manifests: ManifestFolders = None,
+    device: Device = "auto",
+    num_workers: Workers = 0,
+    image_cache_gb: ImageCacheGb = 0.2,
+    evaluation_cache: EvaluationCacheFolder = None,
+    compiles: Compiles = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over every recipe, for trials; repeatable.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the table as .txt, .md, .tex, .csv.  [default: RUNS/<order>/tables]")
@@ -79,6 +83,9 @@ def asked(given: Mapping[str, Any]) -> "tuple[TableRequest, Machine]":
         manifests=_paths(given["manifests"]),
         device=given["device"],
         num_workers=given["num_workers"],
+        room_bytes=round(given["image_cache_gb"] * 1e9),
+        evaluation_cache=_path(given["evaluation_cache"]),
+        compiles=given["compiles"],
     )
     request = TableRequest(
         name=given["name"],

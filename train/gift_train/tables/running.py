@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gift_shared.errors import ConfigError
+from gift_train.datasets.kept import ROOM_BYTES
 from gift_train.preparation import RunRequest
 from gift_train.ranks import require_one_process
 from gift_train.sequence import run
@@ -14,12 +15,15 @@ from gift_train.tables.needed import NeededRun, Setting, State, obstacle
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where runs find their data and what they run on; nothing here changes a number."""
+    """Where runs find their data and what they run on; nothing here changes a number, but last bits if it compiles."""
 
     data_root: Path
     manifests: Sequence[Path]
     device: str
     num_workers: int
+    room_bytes: int
+    evaluation_cache: Path | None
+    compiles: bool
 
 
 def run_request(needed: NeededRun, setting: Setting, machine: Machine) -> RunRequest:
@@ -39,6 +43,9 @@ def run_request(needed: NeededRun, setting: Setting, machine: Machine) -> RunReq
         seed=needed.seed,
         device=machine.device,
         num_workers=machine.num_workers,
+        room_bytes=machine.room_bytes,
+        evaluation_cache=machine.evaluation_cache,
+        compiles=machine.compiles,
         stop_after=None,
     )
 
@@ -57,8 +64,11 @@ def command_line(request: RunRequest) -> list[str]:
         "--seed": request.seed,
         "--device": request.device,
         "--num-workers": request.num_workers,
+        "--image-cache-gb": request.room_bytes / 1e9 if request.room_bytes != ROOM_BYTES else None,
+        "--evaluation-cache": request.evaluation_cache,
     }
     words = ["gift-train", "run", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
+    words += ["--compile"] if request.compiles else []
     words += [word for folder in request.manifests for word in ("--manifests", str(folder))]
     words += [word for override in request.overrides for word in ("--set", override)]
     return [*words, "--out", str(request.out)]
