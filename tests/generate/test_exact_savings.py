@@ -112,11 +112,15 @@ BUILDS = {
 
 
 @pytest.mark.parametrize("is_guided", [True, False], ids=["guided", "not guided"])
+@pytest.mark.parametrize("is_fused", [True, False], ids=["joint keys and values", "apart"])
 @pytest.mark.parametrize("build", BUILDS)
 @torch.inference_mode()
-def test_halves_that_share_their_first_layers_come_out_the_same(build: str, is_guided: bool) -> None:
+def test_every_saving_gives_the_values_of_a_plain_unet(build: str, is_fused: bool, is_guided: bool) -> None:
     unet, plain = small_unet(0, **BUILDS[build]), small_unet(0, **BUILDS[build])
+    if is_fused:  # as on a GPU
+        unet.fuse_qkv_projections()
     compute_text_once(unet)
+    feed_forward_in_pieces(unet)
     latents, text = torch.randn(3, 4, 8, 8), torch.randn(6, 7, 24)
     both = torch.cat([latents, latents]) if is_guided else torch.randn(6, 4, 8, 8)
     for step in (900, 100):
