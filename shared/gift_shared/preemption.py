@@ -46,3 +46,9 @@ class PreemptionNotice:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._came.append(signal.Signals(number))
+
+
+def leave_signals_to_main_process(_: int = 0) -> None:
+    """For a worker process, which a signal to the whole group or job step reaches too: it ends when the main process is done with it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

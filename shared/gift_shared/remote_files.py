@@ -3,11 +3,14 @@
 fsspec's own file systems talk to the servers (http, https, s3 and whatever else is installed); this adds patience and our errors.
 """
 
+import asyncio
+import inspect
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +20,10 @@ from gift_shared.errors import ConfigError, ShardError
 T = TypeVar("T")
 BLOCK_BYTES = 16 * 2**20  # of one request: what is lost when a connection breaks, and held in memory
 TEMPORARY_STATUS = (408, 425, 429)  # besides 5xx: asked too early or too often
-MISSING_STATUS, FORBIDDEN_STATUS = (404, 410), (401, 403)
+MISSING_STATUS, FORBIDDEN_STATUS, BEYOND_END_STATUS = (404, 410), (401, 403), 416
+OWN_FAULTS = ("Credential", "InvalidURL", "InvalidUrl", "ProfileNotFound", "ParamValidation", "NoRegion")  # error classes, in part
+REMOTE_EXTRA = ("http", "https", "s3", "s3a")
+LOOK = 0.25  # seconds between looks whether a request is still wanted
 SLOWEST = 30  # a block that has not come after so many stalls' time is a failure, however steadily it drips
 
 _log = logging.getLogger(__name__)
@@ -25,6 +31,14 @@ _log = logging.getLogger(__name__)
 
 class NotThereError(ShardError):
     """The server says that it has no such file."""
+
+
+class CutShortError(ShardError):
+    """The file ends before the piece that was asked for: it was replaced meanwhile."""
+
+
+class GivenUpError(Exception):
+    """Nobody wants the answer any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +67,15 @@ class RemoteFacts:
 
 
 class RemoteFiles:
-    """The files below a URL. Can be pickled and forked: every process opens connections of its own."""
+    """The files below a URL. Can be pickled and forked: every process opens connections of its own.
+
+    is_given_up: set by who does not want the answers any more; whatever other threads wait for then ends with GivenUpError.
+    """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url = url.rstrip("/")
         self.patience = patience or Patience()
+        self.is_given_up = False
         self._opened: tuple[int, Any, tuple[type[Exception], ...]] | None = None
         _ = self._file_system  # a missing package is told at once
 
@@ -70,7 +88,7 @@ class RemoteFiles:
 
     def facts(self, relative: str) -> RemoteFacts:
         """Size and version of a file. Raises ShardError (NotThereError) if it is not there, or its server does not answer."""
-        info = self._tried(relative, lambda: self._file_system.info(self.url_of(relative)))
+        info = self._tried(relative, lambda: self._ask("info", self.url_of(relative)))
         version = info.get("ETag") or info.get("Last-Modified") or info.get("LastModified")
         if info.get("size") is None:
             raise ShardError(f"{self.url_of(relative)}: its server tells no length, so nobody could see that it is cut short.")
@@ -84,9 +102,35 @@ class RemoteFiles:
             yield block
             position += len(block)
 
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises GivenUpError."""
+        end = time.monotonic() + seconds
+        while not self.is_given_up and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK))
+        if self.is_given_up:
+            raise GivenUpError
+
+    def _ask(self, method: str, url: str, **arguments: int) -> Any:
+        """One request, which can be given up, and fails when it takes too long however steadily it drips."""
+        files = self._file_system
+        if not files.async_impl:
+            return getattr(files, method)(url, **arguments)
+        request = asyncio.run_coroutine_threadsafe(getattr(files, f"_{method}")(url, **arguments), files.loop)
+        longest = SLOWEST * self.patience.stall
+        end = time.monotonic() + longest
+        try:
+            while not wait([request], timeout=LOOK).done:
+                if self.is_given_up:
+                    raise GivenUpError
+                if time.monotonic() > end:
+                    raise TimeoutError(f"no whole answer within {longest:g} s")
+            return request.result()
+        finally:
+            request.cancel()
+
     def _block(self, relative: str, start: int, size: int) -> bytes:
         end = min(start + BLOCK_BYTES, size)
-        content = bytes(self._file_system.cat_file(self.url_of(relative), start=start, end=end))
+        content = bytes(self._ask("cat_file", self.url_of(relative), start=start, end=end))
         is_whole = start == 0 and len(content) == size  # from a server that knows no ranges
         if len(content) != end - start and not is_whole:
             raise ConnectionError(f"{len(content)} of {end - start} bytes came")
@@ -103,9 +147,9 @@ class RemoteFiles:
                     raise final(f"{url} {reason}") from error
                 if failures == self.patience.attempts:
                     break
-            wait = self.patience.wait(failures)
-            _log.warning("%s: %s; attempt %d of %d in %.1f s.", url, reason, failures + 1, self.patience.attempts, wait)
-            time.sleep(wait)
+            pause = self.patience.wait(failures)
+            _log.warning("%s: %s; attempt %d of %d in %.1f s.", url, reason, failures + 1, self.patience.attempts, pause)
+            self.pause(pause)
         seconds = time.monotonic() - started
         raise ShardError(
             f"{url} could not be read in {self.patience.attempts} attempts over {seconds:.0f} s: {reason}."
@@ -129,16 +173,18 @@ class RemoteFiles:
 def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception], ...]]:
     """fsspec's file system for a URL, and what it raises for a server's fault besides OSError."""
     protocol = url.partition("://")[0]
-    errors: list[type[Exception]] = [OSError]
+    errors: list[type[Exception]] = [OSError, ValueError]
     try:
         import fsspec
+        from fsspec.config import conf
 
         if protocol in ("http", "https"):
             import aiohttp
 
-            limits = aiohttp.ClientTimeout(total=SLOWEST * stall, sock_connect=stall, sock_read=stall)
+            limits = aiohttp.ClientTimeout(sock_connect=stall, sock_read=stall)
             # trust_env: a cluster's proxy (HTTPS_PROXY), and passwords of ~/.netrc
-            client = {"timeout": limits, "headers": {"Accept-Encoding": "identity"}, "trust_env": True}
+            client = _settings("client_kwargs", "http", "https") | {"timeout": limits, "trust_env": True}
+            client["headers"] = dict(client.get("headers") or {}) | {"Accept-Encoding": "identity"}
             file_system = fsspec.filesystem(protocol, skip_instance_cache=True, client_kwargs=client)
             errors += [aiohttp.ClientError]
         elif protocol in ("s3", "s3a"):
@@ -146,16 +192,28 @@ def _open_file_system(url: str, stall: float) -> tuple[Any, tuple[type[Exception
             import s3fs
 
             patience = {"connect_timeout": stall, "read_timeout": stall, "retries": {"max_attempts": 0}}
+            patience = _settings("config_kwargs", "s3", "s3a") | patience
             file_system = s3fs.S3FileSystem(skip_instance_cache=True, config_kwargs=patience)
             file_system.retries = 1  # the patience is ours
             errors += [botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError]
         else:
+            # A file system that needs a host besides is refused before it is made: half an object complains when it is collected.
+            inspect.signature(fsspec.get_filesystem_class(protocol).__init__).bind(None, **conf.get(protocol, {}))
             file_system = fsspec.filesystem(protocol, skip_instance_cache=True)
     except ImportError as error:
-        raise ConfigError(f'{url} needs the package {error.name or protocol}: pip install "gift-cl[remote]".') from error
-    except ValueError as error:
+        if protocol in REMOTE_EXTRA:
+            raise ConfigError(f'{url} needs the package {error.name or "fsspec"}: pip install "gift-cl[remote]".') from error
+        raise ConfigError(f"{url} needs another package: {error}.") from error
+    except (TypeError, ValueError) as error:  # TypeError: it takes more than a URL to open
         raise ConfigError(f"{url}: {error}. Give a folder, or a URL with http, https or s3.") from error
     return file_system, tuple(errors)
+
+
+def _settings(key: str, *protocols: str) -> dict[str, Any]:
+    """What fsspec's own settings say of an argument that we give too: ours would replace it whole."""
+    from fsspec.config import conf
+
+    return {name: value for protocol in protocols for name, value in (conf.get(protocol, {}).get(key) or {}).items()}
 
 
 def _judged(error: BaseException) -> tuple[type[ShardError] | None, str]:
@@ -169,10 +227,12 @@ def _judged(error: BaseException) -> tuple[type[ShardError] | None, str]:
         return NotThereError, "is not there (404). Check the URL; is the folder complete?"
     if isinstance(error, PermissionError) or status in FORBIDDEN_STATUS:
         return ShardError, f"may not be read ({status or 403}). Check URL, rights and credentials."
+    if status == BEYOND_END_STATUS:
+        return CutShortError, "is shorter than its server said (416)"
     if status is not None and status < 500 and status not in TEMPORARY_STATUS:
-        return ShardError, f"may not be asked for: the server answered {status}. Check the URL."
-    if "Credential" in kind or "InvalidURL" in kind:
-        return ShardError, f"cannot be asked for ({kind}: {told}). Check URL and credentials."
+        return ShardError, f"may not be asked for: the server answered {status}. Check URL and credentials; has a token expired?"
+    if isinstance(error, ValueError) or any(name in kind for name in OWN_FAULTS):
+        return ShardError, f"cannot be asked for ({kind}: {told}). Check URL, endpoint and credentials."
     return None, f"{kind} ({told})" if status is None else f"the server answered {status}"
 
 

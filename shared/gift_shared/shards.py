@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from gift_shared.errors import ShardError
 from gift_shared.schema import SHARD_FOLDER
-from gift_shared.storage import Folder, RemoteFolder, hold_shards
+from gift_shared.storage import Folder, MayLeave, RemoteFolder, hold_shards
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".webp")
 MOST_OPEN_TARS = 64
@@ -36,23 +36,27 @@ def tar_name(folder: Folder, shard: str) -> str:
     return f"{folder}/{SHARD_FOLDER}/{shard}.tar"
 
 
-def require_images(folder: Folder, selections: Collection[pa.Table]) -> None:
+def require_images(folder: Folder, selections: Collection[pa.Table], may_leave: MayLeave = lambda: None) -> None:
     """Whether the images of these rows (INDEX_SCHEMA, status ok) are all there and unchanged: told at the start of a long run.
 
     First every tar's presence and length, which takes no time, then every image's digest. What is behind a URL is fetched for that;
-    if the cache cannot hold all selections at once, only presence and length are seen to, and that it can hold each. Raises ShardError.
+    if the cache cannot hold all selections at once, only presence and length are seen to, and that it can hold each. All of it may take
+    long: `may_leave` is asked all the while and may raise. Raises ShardError.
     """
     needed = [_ends(rows) for rows in selections]
     everything = {shard: max(ends.get(shard, 0) for ends in needed) for shard in sorted(frozenset().union(*needed))}
-    sizes = folder.sizes(everything) if isinstance(folder, RemoteFolder) else {shard: _size(folder, shard) for shard in everything}
+    sizes = (
+        folder.sizes(everything, may_leave) if isinstance(folder, RemoteFolder) else {shard: _size(folder, shard) for shard in everything}
+    )
     for shard, end in everything.items():
         if sizes[shard] < end:
             raise _truncated(tar_name(folder, shard), end)
     if isinstance(folder, RemoteFolder) and not _all_fit(folder, sizes, needed):
         return
-    hold_shards(folder, "run", everything)
+    hold_shards(folder, "run", everything, may_leave)
     for rows in selections:
         for place in rows.select(["shard", "byte_offset", "byte_size", "sha256"]).to_pylist():
+            may_leave()
             read_image_bytes(folder, **place)
 
 

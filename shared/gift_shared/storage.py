@@ -3,31 +3,39 @@
 To all who read shards the two look alike: they ask `index_file` and `tar_file` for a path on this machine.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gift_shared.console import FULL_DISK
 from gift_shared.errors import ConfigError, ShardError
 from gift_shared.file_cache import GB, FileCache
 from gift_shared.progress import Progress
-from gift_shared.remote_files import NotThereError, Patience, RemoteFiles
+from gift_shared.remote_files import CutShortError, NotThereError, Patience, RemoteFiles
 from gift_shared.schema import INDEX_FILE, SHARD_FOLDER, TAR_BYTES, TAR_SHA256
 
 REQUESTS_AT_ONCE = 16
 TARS_AT_ONCE = 4
 DAMAGED_ATTEMPTS = 3  # of fetching a file whose bytes are not what they should be: it may be being replaced
+QUESTION = 1.0  # seconds between questions whether to go on fetching
+NO_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError)  # what pyarrow raises for a file that is damaged or none of its own
 MB = 10**6
+
+T = TypeVar("T")
+MayLeave = Callable[[], None]  # raises to leave
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +62,9 @@ class RemoteFolder:
             facts = self.files.facts(INDEX_FILE)
             version = hashlib.sha256((facts.version or str(time.time_ns())).encode()).hexdigest()[:12]
             copy = self.cache.path(self.files.url_of(f"{version}-{INDEX_FILE}"))
-            with self.cache.alone_with(copy):
+            with self.cache.alone_with(copy, self.files.pause):
+                if copy.is_file() and not _is_parquet(copy):
+                    copy.unlink()
                 if not copy.is_file():
                     self._until_sound(INDEX_FILE, lambda: self._copy(INDEX_FILE, copy, _require_parquet))
             self._index = copy
@@ -72,35 +82,35 @@ class RemoteFolder:
         whenever it is read. Raises ShardError naming the URL.
         """
         copy = self.tar(shard)
-        with self.cache.alone_with(copy):
+        with self.cache.alone_with(copy, self.files.pause):
             if other_than is not None and copy.is_file() and copy.stat().st_ino == other_than:
                 copy.unlink()
             if not copy.is_file():
                 self._until_sound(_tar(shard), lambda: self._copy(_tar(shard), copy, self._tar_check(shard), on_bytes))
             self.cache.used(copy)
 
-    def sizes(self, shards: Collection[str]) -> dict[str, int]:
-        """Bytes of each tar, of its copy or as the server says. Raises ShardError for one that is not there."""
-        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            return dict(zip(shards, pool.map(self._size, shards), strict=True))
+    def sizes(self, ends: Mapping[str, int], may_leave: MayLeave = lambda: None) -> dict[str, int]:
+        """Bytes of each tar, of its copy or as the server says; a copy that ends before the byte given for it is dropped.
 
-    def hold(self, purpose: str, shards: Collection[str]) -> None:
-        """Fetch these tars and keep them until the same purpose holds others. Raises ShardError, also if the cache is too small."""
+        Raises ShardError for a tar that is not there.
+        """
+        sizes = self._in_threads(REQUESTS_AT_ONCE, [partial(self._size, shard, end) for shard, end in ends.items()], may_leave)
+        return dict(zip(ends, sizes, strict=True))
+
+    def hold(self, purpose: str, shards: Collection[str], may_leave: MayLeave = lambda: None) -> None:
+        """Fetch these tars and keep them until the same purpose holds others. `may_leave` is asked every second and may raise.
+
+        Raises ShardError, also if the cache is too small.
+        """
         others = (held for name, held in self._held.items() if name != purpose)
-        wanted = self.sizes(sorted(frozenset(shards).union(*others)))
+        wanted = self.sizes(dict.fromkeys(sorted(frozenset(shards).union(*others)), 0), may_leave)
         self.require_room(sum(wanted.values()))
         self._held[purpose] = frozenset(shards)
         missing = [shard for shard in wanted if not self.tar(shard).is_file()]
         total = sum(wanted[shard] for shard in missing)
-        with Progress(f"fetching {self}", -(-total // MB), "megabyte", stays=False) as progress, ThreadPoolExecutor(TARS_AT_ONCE) as pool:
+        with Progress(f"fetching {self}", -(-total // MB), "megabyte", stays=False) as progress:
             arrived = _Megabytes(progress)
-            jobs = [pool.submit(self.fetch, shard, on_bytes=arrived) for shard in wanted]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            finally:  # after an error the rest is not fetched any more
-                for job in jobs:
-                    job.cancel()
+            self._in_threads(TARS_AT_ONCE, [partial(self.fetch, shard, on_bytes=arrived) for shard in wanted], may_leave)
 
     def require_room(self, num_bytes: int) -> None:
         """Raises ShardError if the cache cannot hold tars of so many bytes at once."""
@@ -114,9 +124,31 @@ class RemoteFolder:
         """Whether all of these are kept already."""
         return frozenset(shards) <= frozenset().union(*self._held.values())
 
-    def _size(self, shard: str) -> int:
+    def _in_threads(self, most: int, calls: Sequence[Callable[[], T]], may_leave: MayLeave) -> list[T]:
+        """The results of calls that ask the server, in their order. After an error, or Ctrl-C, what is under way is given up."""
+        with ThreadPoolExecutor(most) as pool:
+            jobs = [pool.submit(call) for call in calls]
+            pending = set(jobs)
+            try:
+                while pending:
+                    may_leave()
+                    done, pending = wait(pending, timeout=QUESTION, return_when=FIRST_EXCEPTION)
+                    for job in done:
+                        job.result()
+            except BaseException:
+                self.files.is_given_up = True
+                pool.shutdown(cancel_futures=True)
+                self.files.is_given_up = False
+                raise
+        return [job.result() for job in jobs]
+
+    def _size(self, shard: str, end: int) -> int:
         copy = self.tar(shard)
-        return copy.stat().st_size if copy.is_file() else self.files.facts(_tar(shard)).size
+        with contextlib.suppress(FileNotFoundError):
+            if (size := copy.stat().st_size) >= end:
+                return size
+            copy.unlink()  # cut short, or of another time
+        return self.files.facts(_tar(shard)).size
 
     def _tar_check(self, shard: str) -> "Check":
         """What the shard's own Parquet says its tar is; no check where the URL has the index alone."""
@@ -124,11 +156,11 @@ class RemoteFolder:
         try:
             content = b"".join(self.files.blocks(relative, self.files.facts(relative).size))
             claims = pq.read_schema(io.BytesIO(content)).metadata or {}
+            expected = tuple(claims.get(key.encode(), b"?").decode() for key in (TAR_BYTES, TAR_SHA256))
         except NotThereError:
             return lambda path, digest: None
-        except pa.ArrowInvalid as error:
+        except NO_PARQUET as error:
             raise _DamagedError(f"cannot be checked: {self.files.url_of(relative)} is no readable Parquet file ({error})") from error
-        expected = tuple(claims.get(key.encode(), b"?").decode() for key in (TAR_BYTES, TAR_SHA256))
 
         def check(path: Path, digest: str) -> None:
             found = (str(path.stat().st_size), digest)
@@ -140,8 +172,23 @@ class RemoteFolder:
     def _copy(self, relative: str, copy: Path, check: "Check", on_bytes: Callable[[int], Any] | None = None) -> None:
         size = self.files.facts(relative).size
         kept = {self.tar(shard) for held in self._held.values() for shard in held} | ({self._index} if self._index else set())
+        for is_last in (False, True):
+            try:
+                self._fill(relative, copy, size, kept, check, on_bytes)
+            except OSError as error:
+                if error.errno not in FULL_DISK:
+                    raise
+                if is_last or not self.cache.drop(size, kept, self.files.pause):  # the bound is kept, but others fill the disk too
+                    raise ShardError(
+                        f"{self.cache.folder}: the disk of the shard cache is full. Free some space there, or give another folder with"
+                        " --shard-cache; the same command goes on."
+                    ) from error
+            else:
+                return
+
+    def _fill(self, relative: str, copy: Path, size: int, kept: set[Path], check: "Check", on_bytes: Callable[[int], Any] | None) -> None:
         digest = hashlib.sha256()
-        with self.cache.new_copy(copy, size, kept) as temporary:
+        with self.cache.new_copy(copy, size, kept, self.files.pause) as temporary:
             with temporary.open("r+b") as file:
                 for block in self.files.blocks(relative, size):
                     file.write(block)
@@ -155,11 +202,11 @@ class RemoteFolder:
         for attempt in range(1, DAMAGED_ATTEMPTS + 1):
             try:
                 return fetch()
-            except _DamagedError as damage:
-                fault = str(damage)
+            except (_DamagedError, CutShortError) as damage:
+                fault = str(damage).removeprefix(f"{url} ")
             if attempt < DAMAGED_ATTEMPTS:
                 _log.warning("%s %s; fetching it again (%d of %d).", url, fault, attempt + 1, DAMAGED_ATTEMPTS)
-                time.sleep(self.files.patience.wait(attempt))
+                self.files.pause(self.files.patience.wait(attempt))
         raise ShardError(f"{url} {fault}; it came so {DAMAGED_ATTEMPTS} times. Run gift-generate verify where it lies, and copy it again.")
 
 
@@ -174,7 +221,11 @@ def open_folder(location: str | Path, cache: FileCache | None = None) -> Folder:
     """
     if isinstance(location, Path) or "://" not in location:
         return Path(location)
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError as error:  # not repeated, it may carry a password
+        scheme = location.partition("://")[0]
+        raise ConfigError(f"--shards {scheme}://... is no URL. Write it as https://host/folder or s3://bucket/folder.") from error
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
     if parts.username or parts.query or parts.fragment:
@@ -188,10 +239,10 @@ def index_file(folder: Folder) -> Path:
     return folder.index() if isinstance(folder, RemoteFolder) else folder / INDEX_FILE
 
 
-def hold_shards(folder: Folder, purpose: str, shards: Collection[str]) -> None:
+def hold_shards(folder: Folder, purpose: str, shards: Collection[str], may_leave: MayLeave = lambda: None) -> None:
     """Have these shards on this machine before work begins that reads them in any order; a folder here has them. See RemoteFolder.hold."""
     if isinstance(folder, RemoteFolder) and not folder.holds(shards):
-        folder.hold(purpose, shards)
+        folder.hold(purpose, shards, may_leave)
 
 
 class _Megabytes:
@@ -210,10 +261,18 @@ def _tar(shard: str) -> str:
     return f"{SHARD_FOLDER}/{shard}.tar"
 
 
-def _require_parquet(path: Path, _: str) -> None:
+def _require_parquet(path: Path, _: str = "") -> None:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for _ in file.iter_batches():
                 pass
-    except (pa.ArrowInvalid, OSError) as error:
+    except NO_PARQUET as error:
         raise _DamagedError(f"is no readable Parquet file ({error})") from error
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        _require_parquet(path)
+    except _DamagedError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from gift_shared.atomic import atomic_path
 from gift_shared.errors import GiftError, PlanError, ShardError
 from gift_shared.keys import KEY_PATTERN
 from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, PLAN_SCHEMA, SCHEMA_VERSION, VERSION_KEY, Status
-from gift_shared.storage import Folder, index_file
+from gift_shared.storage import NO_PARQUET, Folder, index_file
 
 MOST_ROWS = 100_000_000  # a few bytes of Parquet can claim more rows than any memory holds
 MOST_BYTES = 2**48  # of a tar
@@ -69,7 +69,7 @@ def _read(path: Path, schema: pa.Schema, error_class: type[GiftError], noun: str
                 raise error_class(f"{path} {fault}. Make the {noun} again.")
             table = file.read(columns=schema.names)
         table.validate(full=True)  # text is UTF-8
-    except (pa.ArrowException, OSError) as error:
+    except NO_PARQUET as error:
         raise error_class(f"{path} is not a readable Parquet file, so it is no {noun}: {error}") from error
     for field in schema:
         if not field.nullable and table[field.name].null_count:

@@ -1,8 +1,10 @@
 """What is behind a URL reads as it does here, is fetched once, and is kept within bounds."""
 
 import pickle
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from gift_shared.errors import ConfigError, ShardError
 from gift_shared.file_cache import FileCache
+from gift_shared.remote_files import Patience
 from gift_shared.shards import read_image_bytes, require_images, shard_tar
 from gift_shared.storage import RemoteFolder, index_file, open_folder
 from gift_shared.tables import read_output_index
@@ -63,6 +66,23 @@ def test_a_damaged_copy_is_fetched_again(served, remote, out, places, damage):
     last = [place for place in places if place["shard"] == "cats-00000"][-1]
     assert read_image_bytes(folder, **last) == read_image_bytes(out, **last)
     assert copy.read_bytes() == shard_tar(out, "cats-00000").read_bytes()
+
+
+def test_a_copy_that_is_shorter_than_the_index_wants_is_fetched_again(served, remote, out):
+    site = served(out)
+    folder = remote(site.url)
+    folder.fetch("cats-00001")
+    copy = folder.tar("cats-00001")
+    copy.write_bytes(copy.read_bytes()[:5000])
+    require_images(remote(site.url), [read_output_index(out)[0]])
+    assert copy.read_bytes() == shard_tar(out, "cats-00001").read_bytes()
+
+
+def test_a_damaged_copy_of_the_index_is_fetched_again(served, remote, out):
+    site = served(out)
+    copy = index_file(remote(site.url))
+    copy.write_bytes(copy.read_bytes()[:-200])
+    assert read_output_index(remote(site.url))[0].equals(read_output_index(out)[0])
 
 
 def test_a_url_that_has_the_index_and_tars_alone_is_enough(served, remote, out, places):
@@ -127,25 +147,57 @@ def test_a_tar_that_is_shorter_than_the_index_says_is_told_before_anything_is_fe
     assert site.requests(ending=".tar") == []
 
 
+def test_runs_whose_shards_fit_one_at_a_time_fetch_them_in_turns(served, remote, out, tmp_path):
+    shutil.copytree(out, out.parent / "other")
+    site = served(out.parent, "limit_rate 20k;")  # slow enough that they meet
+    size = shard_tar(out, SHARDS[0]).stat().st_size
+    folders = [remote(f"{site.url}/{name}", 2 * size + 1000, Patience(stall=5)) for name in ("out", "other")]
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(folder.hold, "task", SHARDS[:2]) for folder in folders]:
+            job.result()
+
+
 FETCH = """
 import sys
 from pathlib import Path
 from gift_shared.file_cache import FileCache
 from gift_shared.storage import RemoteFolder
 folder = RemoteFolder(sys.argv[1], FileCache(Path(sys.argv[2])))
+print("ready", flush=True)
 sys.stdin.read()
 folder.fetch("cats-00000")
 print(folder.tar("cats-00000").stat().st_size)
 """
 
 
-def test_two_processes_that_want_one_tar_fetch_it_once(served, out, tmp_path):
-    site = served(out, "limit_rate 100k;")  # slow enough that both want it at the same time
-    command = [sys.executable, "-c", FETCH, site.url, str(tmp_path / "cache")]
+def fetched_by_two(program, url, cache):
+    """What two processes print that begin at the same time."""
+    command = [sys.executable, "-c", program, url, str(cache)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    sizes = {process.communicate()[0].strip() for process in both}
-    assert sizes == {str(shard_tar(out, "cats-00000").stat().st_size)}
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.close()
+    return [process.stdout.read().strip() for process in both if process.wait() == 0]
+
+
+def test_two_processes_that_want_one_tar_fetch_it_once(served, out, tmp_path):
+    site = served(out, "limit_rate 20k;")  # slow enough that both want it at the same time
+    assert fetched_by_two(FETCH, site.url, tmp_path / "cache") == 2 * [str(shard_tar(out, "cats-00000").stat().st_size)]
     assert len(site.requests(ending="cats-00000.tar")) == 1
+
+
+WITHOUT_LOCKS = """
+import errno, fcntl
+def flock(*_): raise OSError(errno.ENOSYS, "no locks here")
+fcntl.flock = flock
+"""
+
+
+def test_where_files_cannot_be_locked_two_processes_fetch_apart(served, out, tmp_path):
+    site = served(out, "limit_rate 20k;")
+    size = shard_tar(out, "cats-00000").stat().st_size
+    assert fetched_by_two(WITHOUT_LOCKS + FETCH, site.url, tmp_path / "cache") == 2 * [str(size)]
 
 
 def test_loader_processes_read_by_url(served, remote, out):
@@ -163,6 +215,14 @@ def test_a_pickled_folder_opens_its_own_connections(served, remote, out):
     folder = remote(served(out).url)
     folder.index()
     assert read_output_index(pickle.loads(pickle.dumps(folder)))[0].equals(read_output_index(out)[0])
+
+
+def test_fsspecs_own_settings_are_kept(served, remote, out, monkeypatch):
+    from fsspec.config import conf
+
+    site = served(out, "if ($http_authorization != 'Bearer secret') { return 401; }")
+    monkeypatch.setitem(conf, "http", {"client_kwargs": {"headers": {"Authorization": "Bearer secret"}}})
+    assert read_output_index(remote(site.url))[0].equals(read_output_index(out)[0])
 
 
 def test_plain_webdataset_reads_the_served_tars(served, out, places):
@@ -184,11 +244,17 @@ def test_the_environment_says_where_and_how_much_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("GIFT_SHARD_CACHE_GB", "0.5")
     assert (FileCache().folder, FileCache().most_bytes) == (tmp_path, 500_000_000)
     monkeypatch.setenv("GIFT_SHARD_CACHE_GB", "half")
-    with pytest.raises(ConfigError, match="GIFT_SHARD_CACHE_GB should be a number of gigabytes, found 'half'"):
+    with pytest.raises(ConfigError, match="GIFT_SHARD_CACHE_GB should be a number of gigabytes above 0, found 'half'"):
         FileCache()
     monkeypatch.delenv("GIFT_SHARD_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert FileCache(most_gb=1).folder == tmp_path / "xdg/gift/shards"
+
+
+@pytest.mark.parametrize("bound", [float("inf"), float("nan"), -1.0, 0.0])
+def test_a_bound_of_the_cache_that_is_none_is_told(tmp_path, bound):
+    with pytest.raises(ConfigError, match=r"--shard-cache-gb .* should be a number of gigabytes above 0, found"):
+        FileCache(tmp_path, bound)
 
 
 @pytest.mark.parametrize("url", ["https://me:secret@host/shards", "https://host/shards?signature=secret", "s3://bucket/shards#secret"])
@@ -198,9 +264,35 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://[::1/shards", r"--shards http://\.\.\. is no URL\. Write it as https://host/folder"),
+        ("ftp://host/shards", r"ftp://host/shards: .*Give a folder, or a URL with http, https or s3"),
+    ],
+)
+def test_a_url_that_cannot_be_asked_for_is_told(url, told):
+    with pytest.raises(ConfigError, match=told):
+        open_folder(url)
+
+
 def test_an_unknown_protocol_is_told():
     with pytest.raises(ConfigError, match=r"floppy://shards: .*Give a folder, or a URL with http, https or s3"):
         open_folder("floppy://shards")
+
+
+def test_a_package_that_the_extra_does_not_bring_is_told_by_its_own_name():
+    program = (
+        "import sys; sys.modules['gcsfs'] = None\n"
+        "from gift_shared.storage import open_folder\n"
+        "from gift_shared.console import run_app\n"
+        "run_app(lambda: open_folder('gs://bucket/shards'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: gs://bucket/shards needs another package: ")
+    assert "gcsfs" in done.stderr
+    assert "gift-cl" not in done.stderr
 
 
 def test_a_missing_package_is_told_with_what_to_install():

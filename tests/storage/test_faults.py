@@ -1,18 +1,23 @@
 """Servers that fail: what passes is waited for, what stays is an error that names the URL, and nothing is ever left out."""
 
+import errno
 import io
+import signal
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gift_shared.errors import ShardError
-from gift_shared.remote_files import Patience
+from gift_shared.remote_files import Patience, RemoteFiles
 from gift_shared.shards import read_image_bytes, require_images, shard_rows, shard_tar
 from gift_shared.tables import read_output_index
 
@@ -60,7 +65,7 @@ def test_a_server_that_is_restarted_within_a_file_is_waited_for(served, remote, 
     folder = remote(site.url, patience=Patience(attempts=8, first_wait=0.05, stall=5))
     reader = threading.Thread(target=folder.fetch, args=["cats-00000"])
     reader.start()
-    while not list(folder.cache.folder.rglob("*.tar.tmp")):
+    while not list(folder.cache.folder.rglob(".*.tmp")):
         time.sleep(0.01)
     time.sleep(0.2)  # the tar takes two seconds
     site.kill()
@@ -172,6 +177,35 @@ def test_a_damaged_parquet_file_is_an_error_that_names_the_url(served, remote, o
         everything_by_index(folder)
 
 
+@pytest.mark.parametrize("kind", [OSError, UnicodeDecodeError, pa.ArrowNotImplementedError])
+def test_rows_of_a_shard_whose_footer_is_damaged_are_an_error_that_names_the_url(served, remote, out, kind):
+    path = shard_rows(out, "cats-00000")
+    path.write_bytes(spoilt_for(path.read_bytes(), kind))
+    site = served(out)
+    with pytest.raises(ShardError, match=rf"{site.url}{TAR} cannot be checked: .*\.parquet is no readable Parquet file"):
+        remote(site.url).fetch("cats-00000")
+
+
+def spoilt_for(content, kind):
+    """With the first bit flipped for which pyarrow raises an error of that class."""
+    footer = int.from_bytes(content[-8:-4], "little")
+    for place in range(len(content) - 8 - footer, len(content) - 8):
+        for bit in range(8):
+            spoilt = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+            try:
+                pq.read_schema(io.BytesIO(spoilt))
+            except (OSError, ValueError, NotImplementedError) as error:
+                if type(error) is kind:
+                    return spoilt
+    raise AssertionError(f"no bit gives {kind}")
+
+
+def test_a_file_that_has_become_shorter_is_fetched_again(served, remote, out, places):
+    site = served(out, f"location {TAR} {{ if ($request_method = GET) {{ return 416; }} }}")
+    with pytest.raises(ShardError, match=rf"{site.url}{TAR} is shorter than its server said \(416\); it came so 3 times"):
+        everything(remote(site.url), places)
+
+
 def test_no_index_is_an_error_that_names_the_url(served, remote, out):
     site = served(out.parent)
     with pytest.raises(ShardError, match=rf"{site.url}/index\.parquet is not there \(404\)"):
@@ -231,6 +265,28 @@ def test_large_files_come_in_pieces_and_only_the_broken_piece_comes_twice(served
     assert len(site.requests(ending=TAR, status="206")) == pieces
 
 
+def test_a_full_disk_takes_old_copies_first_and_is_told_then(served, remote, out, places, monkeypatch):
+    folder = remote(served(out).url)
+    read_output_index(folder)
+    folder.fetch("cats-00000")
+    blocks, calls = RemoteFiles.blocks, []
+
+    def full_disk(self, relative, size):
+        if relative.endswith(".tar"):
+            calls.append(relative)
+            if len(calls) in (1, 3):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        yield from blocks(self, relative, size)
+
+    monkeypatch.setattr(RemoteFiles, "blocks", full_disk)
+    folder.fetch("cats-00001")
+    assert not folder.tar("cats-00000").exists()
+    folder.hold("task", ["cats-00001"])
+    with pytest.raises(ShardError, match=rf"{folder.cache.folder}: the disk of the shard cache is full\. .* --shard-cache;"):
+        folder.fetch("cats-00002")
+    assert folder.tar("cats-00001").exists()
+
+
 def test_a_full_cache_folder_leaves_no_half_copy(served, remote, out, places):
     folder = remote(served(out).url)
     index_size = (out / "index.parquet").stat().st_size
@@ -239,3 +295,70 @@ def test_a_full_cache_folder_leaves_no_half_copy(served, remote, out, places):
     with pytest.raises(ShardError, match=r"Give --shard-cache-gb"):
         folder.fetch("cats-00000")
     assert [path for path in folder.cache.folder.rglob("*.tar*") if not path.name.endswith(".lock")] == []
+
+
+FETCH_ALL = """
+import sys
+from pathlib import Path
+from gift_shared.console import run_app
+from gift_shared.file_cache import FileCache
+from gift_shared.shards import require_images
+from gift_shared.storage import RemoteFolder
+from gift_shared.tables import read_output_index
+def main():
+    folder = RemoteFolder(sys.argv[1], FileCache(Path(sys.argv[2])))
+    require_images(folder, [read_output_index(folder)[0]])
+run_app(main)
+"""
+
+
+class Left(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fault", ["limit_rate 100;", "return 503;"], ids=["drips", "is waited for"])
+def test_fetching_is_left_soon_when_asked_to(served, remote, out, fault):
+    site = served(out, f"location ~ tar$ {{ {fault} }}")
+    folder = remote(site.url, patience=Patience(attempts=9, first_wait=20, stall=20))
+    rows = read_output_index(folder)[0]
+    began = time.monotonic()
+
+    def may_leave() -> None:
+        if time.monotonic() > began + 1:
+            raise Left
+
+    with pytest.raises(Left):
+        require_images(folder, [rows], may_leave)
+    assert time.monotonic() < began + 5
+    assert list(folder.cache.folder.rglob(".*.tmp")) == []
+
+
+def test_fetching_that_was_left_can_be_begun_again(served, remote, out, places):
+    site = served(out, WHILE_AILING.format(fault="return 503;"))
+    folder = remote(site.url, patience=Patience(attempts=9, first_wait=0.1, stall=1))
+    rows = read_output_index(folder)[0]
+    with healed_when(site, lambda: len(site.requests(status="503")) >= 2):
+
+        def may_leave() -> None:
+            raise Left
+
+        with pytest.raises(Left):
+            folder.hold("task", ["cats-00000"], may_leave)
+        require_images(folder, [rows])
+    assert everything(folder, places) == everything(out, places)
+
+
+def test_ctrl_c_while_shards_are_fetched_ends_at_once(served, out, tmp_path):
+    site = served(out, "location ~ tar$ { limit_rate 100; }")
+    command = [sys.executable, "-c", FETCH_ALL, site.url, str(tmp_path / "cache")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 20
+    while not list(tmp_path.rglob(".*.tar.*.tmp")) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert "Interrupted." in process.communicate(timeout=60)[1]
+    assert time.monotonic() < began + 5
+    assert process.returncode == 130
+    assert list(tmp_path.rglob(".*.tmp")) == []

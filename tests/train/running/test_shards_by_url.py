@@ -1,13 +1,20 @@
 """Whole runs over shards behind a URL."""
 
 import json
+import os
 import shutil
+import signal
+import time
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from gift_shared.storage import RemoteFolder
 from gift_train.report.gallery import RunPictures
 from gift_train.report.runs import load_run
+
+TASKS = ("colours", "stripes")
 
 
 def test_a_run_by_url_gives_the_weights_and_numbers_of_a_run_over_the_folder(quick_run, served, world, tmp_path):
@@ -38,6 +45,33 @@ def test_a_shard_that_the_url_lacks_stops_the_run_before_its_folder_is_made(quic
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("purpose", "what_is_left"), [("run", "its shards, then all of the run"), ("task", "gift 1/2 colours, from its start on")]
+)
+def test_a_run_that_is_told_to_leave_while_shards_are_fetched_does_so_soon(
+    quick_run, served, world, tmp_path, monkeypatch, purpose, what_is_left
+):
+    site = served(world.root, "location ~ tar$ { limit_rate 1000; }")
+    sizes = {path.name: path.stat().st_size for path in world.root.glob("shards/**/*.*")}
+    colours, stripes = (sum(size for name, size in sizes.items() if name.startswith(task) and ".tar" in name) for task in TASKS)
+    room = sum(sizes.values()) if purpose == "run" else max(colours, stripes) + sizes["index.parquet"]
+    signalled = []
+    hold = RemoteFolder.hold
+
+    def signal_and_hold(self, held_for, *arguments):
+        if held_for == purpose:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signalled.append(time.monotonic())
+        hold(self, held_for, *arguments)
+
+    monkeypatch.setattr(RemoteFolder, "hold", signal_and_hold)
+    flags = (f"--shards={site.url}/shards", f"--shard-cache={tmp_path / 'cache'}", f"--shard-cache-gb={(room + 1000) / 1e9}")
+    left = quick_run("gift", tmp_path / "run", *flags)
+    assert left.code == 75, left.err
+    assert f"Stopped by SIGTERM: {what_is_left}. Nothing is lost" in left.err
+    assert time.monotonic() < signalled[0] + 10
+
+
 def test_the_pictures_of_a_run_by_url_are_found_again_as_long_as_they_can_be_had(quick_run, served, world, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("GIFT_SHARD_CACHE", str(tmp_path / "cache"))
     site = served(world.root)
@@ -48,3 +82,14 @@ def test_the_pictures_of_a_run_by_url_are_found_again_as_long_as_they_can_be_had
     monkeypatch.setattr("gift_shared.remote_files.Patience.wait", lambda *_: 0.01)
     assert RunPictures(run).synthetic(2) == []
     assert f"No synthetic pictures of a run over {site.url}/shards" in caplog.text
+
+
+def test_pictures_whose_shard_has_changed_are_left_out_and_told_once(quick_run, world, tmp_path, caplog):
+    shutil.copytree(world.root / "shards", tmp_path / "shards")
+    assert quick_run("gift", tmp_path / "run", f"--shards={tmp_path / 'shards'}", "--set", "steps=3").code == 0
+    for tar in (tmp_path / "shards/shards").glob("stripes-*.tar"):
+        tar.write_bytes(b"")
+    pictures = RunPictures(load_run(tmp_path / "run"))
+    assert [picture.task for picture in pictures.synthetic(2)] == ["colours", "colours"]
+    assert len(pictures.forgotten(9)) == len(RunPictures(load_run(tmp_path / "run")).forgotten(9))
+    assert caplog.text.count(f"No synthetic pictures of a run over {tmp_path / 'shards'}: ") == 1

@@ -12,10 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from gift_shared.errors import GiftError
-from gift_shared.shards import read_image_bytes
+from gift_shared.errors import GiftError, ShardError
+from gift_shared.shards import read_image_bytes, tar_name
 from gift_shared.storage import Folder, index_file, open_folder
 from gift_shared.tables import read_index
+from gift_train.datasets.images import decode_rgb
 from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.report.runs import Run
 
@@ -89,11 +90,12 @@ class RunPictures:
                 source=rows[place]["source"],
                 class_name=rows[place]["class_name"] or "",
                 key=rows[place]["sample_key"],
-                uri=self._thumbnail(rows[place]),
+                uri=uri,
                 fit=fits.get(rows[place]["sample_key"]),
                 tags=tags,
             )
             for place, tags in chosen.items()
+            if (uri := self._thumbnail(rows[place])) is not None
         ]
 
     def _forgotten(self, number: int, task: str, count: int) -> list[ForgottenImage]:
@@ -114,7 +116,7 @@ class RunPictures:
                     predicted_class_name=row["predicted_class_name"],
                     num_forgotten=row["num_forgotten"],
                     uri=_data_uri(row["picture"]),
-                    synthetic=[(self._thumbnail(other), other["caption"]) for other in beside],
+                    synthetic=[(uri, other["caption"]) for other in beside if (uri := self._thumbnail(other)) is not None],
                 )
             )
         return found
@@ -123,10 +125,17 @@ class RunPictures:
         path = self.run.path / "replay" / f"{task}.parquet"
         return read_index(path)[0].to_pylist() if path.is_file() else []
 
-    def _thumbnail(self, row: Mapping[str, Any]) -> str:
-        assert self.shards is not None
-        content = read_image_bytes(self.shards, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+    def _thumbnail(self, row: Mapping[str, Any]) -> str | None:
+        """None from the first image on that cannot be read: a server that has gone is not asked for the others."""
+        if self.shards is None:
+            return None
+        try:
+            content = read_image_bytes(self.shards, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
+            image = decode_rgb(content, f"{tar_name(self.shards, row['shard'])} ({row['sample_key']})", ShardError)
+        except GiftError as error:
+            _tell_without(str(self.shards), error)
+            self.shards = None
+            return None
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=80)
@@ -139,8 +148,12 @@ def _folder_with_index(location: str) -> Folder | None:
         folder = open_folder(location)
         return folder if index_file(folder).is_file() else None
     except GiftError as error:
-        _log.warning("No synthetic pictures of a run over %s: %s", location, error)
+        _tell_without(location, error)
         return None
+
+
+def _tell_without(location: str, error: GiftError) -> None:
+    _log.warning("No synthetic pictures of a run over %s: %s", location, error)
 
 
 def evenly_spaced(rows: Sequence[Any], count: int) -> list[Any]:
