@@ -29,7 +29,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a claim's file says: whose it is (empty if it was cut short) and when it was made, by the storage's clock."""
+    """What a claim's file says: whose it is (empty if it is damaged) and when it was made, by the storage's clock."""
 
     worker: str
     since: float
@@ -129,7 +129,7 @@ def read_claim(path: Path) -> Claim | None:
         return None
     try:
         return Claim(read_json_object(path, {"worker": FILE_NAME}, DataError)["worker"], since)
-    except DataError:  # given up in between; or empty, where a storage has no hard links: its worker is about to write, or died
+    except DataError:  # given up in between, or damaged
         return Claim("", since)
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from gift_shared.processes import ProcessName, this_process
 
 TEMPORARY_SUFFIX = ".tmp"  # no reader ever looks at a name that ends like this
+PERMIT_SUFFIX = ".permit"
+SECONDS_OF_A_RENAME = 60.0  # whoever holds a permit for longer has died with its machine
+SECONDS_BETWEEN_LOOKS = 0.02
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -40,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_once(path: Path, content: bytes) -> bool:
     """Write a file unless it is there; True if it was this call that did. Of several processes, on any machines, one succeeds.
 
-    It appears whole; on a storage without hard links, empty for a moment.
+    It appears whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
@@ -53,22 +57,46 @@ def write_once(path: Path, content: bytes) -> bool:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        return _write_exclusively(path, content)
+        return _rename_once(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return True
 
 
-def _write_exclusively(path: Path, content: bytes) -> bool:
+def _rename_once(temporary: Path, path: Path) -> bool:
+    """`write_once` without hard links: whoever can create the permit, which is a file beside `path`, renames; the others wait for it.
+
+    Should its holder be gone, the next permit is created beside it: to remove it would be to remove, at times, another heir's.
+    """
+    number, since = 0, time.monotonic()
+    while not path.exists():
+        permit = path.with_name(f".{path.name}.{number}{PERMIT_SUFFIX}")
+        try:
+            permit.touch(exist_ok=False)
+        except FileExistsError:
+            if _is_forsaken(permit, since):
+                number, since = number + 1, time.monotonic()
+            else:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            continue
+        try:
+            permit.write_text(str(this_process()), encoding="utf-8")
+            is_first = not path.exists()  # others may have been through with it between the look and the permit
+            if is_first:
+                temporary.replace(path)
+            return is_first
+        finally:
+            for used in range(number + 1):
+                path.with_name(f".{path.name}.{used}{PERMIT_SUFFIX}").unlink(missing_ok=True)
+    return False
+
+
+def _is_forsaken(permit: Path, since: float) -> bool:
     try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
+        holder = ProcessName.parse(permit.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return False
-    except OSError:
-        path.unlink(missing_ok=True)  # a full disk: what was begun would pass for written
-        raise
-    return True
+    return (holder is not None and holder.is_gone()) or time.monotonic() - since > SECONDS_OF_A_RENAME
 
 
 def write_text(path: Path, text: str) -> None:

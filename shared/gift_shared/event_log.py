@@ -6,7 +6,7 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class EventLog:
@@ -22,10 +22,20 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """Append one event, e.g. `write("shard", name=..., seconds=...)`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **self._who, "event": event, **fields}
-        with self._path.open("ab", buffering=0) as file:
+        with self._path.open("a+b", buffering=0) as file:
             encoded = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+            if not _ends_a_line(file):  # a disk was full, or a process killed: what was cut short takes no other event with it
+                encoded = b"\n" + encoded
             if file.write(encoded) != len(encoded):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    length = file.seek(0, os.SEEK_END)
+    if length == 0:
+        return True
+    file.seek(length - 1)
+    return file.read(1) == b"\n"
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

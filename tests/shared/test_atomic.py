@@ -82,8 +82,12 @@ def test_a_storage_without_hard_links_will_do_too(tmp_path: Path, monkeypatch: p
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"first"]
 
 
-def test_of_processes_that_write_at_once_one_succeeds(tmp_path: Path) -> None:
-    program = (
+NO_LINKS = "import os\ndef refuse(*_): raise PermissionError(1, 'Operation not permitted')\nos.link = refuse\n"
+
+
+@pytest.mark.parametrize("storage", ["", NO_LINKS])
+def test_of_processes_that_write_at_once_one_succeeds(tmp_path: Path, storage: str) -> None:
+    program = storage + (
         "import sys, time, pathlib\nfrom gift_shared.atomic import write_once\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "sys.exit(not write_once(pathlib.Path(sys.argv[1]), sys.argv[2].encode()))\n"
@@ -101,3 +105,22 @@ def test_of_processes_that_write_at_once_one_succeeds(tmp_path: Path) -> None:
         process.communicate()
     winners = [number for number, process in enumerate(processes) if process.returncode == 0]
     assert [str(number) for number in winners] == [(tmp_path / "a").read_text()]
+
+
+def test_without_hard_links_too_a_kill_leaves_nothing_half_and_another_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    program = NO_LINKS + (
+        "import pathlib, signal, sys\nfrom gift_shared.atomic import write_once\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"  # in the midst of it
+        "write_once(pathlib.Path(sys.argv[1]), b'first')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == -signal.SIGKILL
+    assert not path.exists()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert write_once(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert not list(tmp_path.glob("*.permit"))

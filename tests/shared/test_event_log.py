@@ -30,3 +30,7 @@ def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"time": "2026-0')
     assert [event["event"] for event in read_events(tmp_path / "log.jsonl")] == ["started"]
+    log.write("resumed")
+    log.write("ended")
+    assert [event["event"] for event in read_events(tmp_path / "log.jsonl")] == ["started", "resumed", "ended"]
+    assert (tmp_path / "log.jsonl").read_bytes().count(b"\n") == 4
