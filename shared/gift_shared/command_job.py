@@ -4,6 +4,7 @@ The command is a process of its own in a session of its own: a scheduler signals
 images for the command would die of it. Signals come here, and the command alone is told, once.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 LINES_KEPT = 20
 TERMINATED = 128 + signal.SIGTERM  # as shells tell it
+NO_SUCH_JOB = "Invalid job id"  # with which squeue and scontrol fail though the controller has answered
+SECONDS_TO_NEXT_TRY = (1, 2, 4, 8, 16, 32)  # for a controller that is busy or being restarted
 FIRST_PORT, NUM_PORTS = 20_000, 40_000  # where the processes of a job find each other
 
 
@@ -125,13 +128,17 @@ def _may_start_again(place: "submitit.JobEnvironment", came: Sequence[signal.Sig
     """Whether to ask for another start, now that the command has left.
 
     SIGTERM alone says no: it comes where somebody else has decided already (cancelled, requeued by SLURM, another process of the job
-    failed). The exception is a job that has some grace before it loses its node to another one.
+    failed). The exception is a job that has some grace before it loses its node to another one. Where SLURM does not answer, what is
+    wanted decides: a job that ends for good is the greater harm.
     """
     is_wanted = not came or any(one != signal.SIGTERM for one in came)
     if place.cluster != "slurm":
         return is_wanted
     question = ["squeue", "--noheader", "--Format=State:20,PreemptTime:30", f"--jobs={place.raw_job_id}"]
-    answer = subprocess.run(question, capture_output=True, text=True, check=False).stdout.split()
+    said = _ask_slurm(question)
+    if said is None:
+        return is_wanted
+    answer = said.split()
     return answer[:1] == ["RUNNING"] and (is_wanted or answer[1:] != ["N/A"])
 
 
@@ -141,12 +148,25 @@ def _start_again(place: "submitit.JobEnvironment") -> NoReturn:
 
         sys.exit(LOCAL_REQUEUE_RETURN_CODE)
     # Should SLURM refuse, it says so in the log, and the exit code is left for its RequeueExit.
-    subprocess.run(["scontrol", "requeue", place.job_id], check=False)
+    _ask_slurm(["scontrol", "requeue", place.job_id])
     sys.exit(Preempted.exit_code)
 
 
+def _ask_slurm(command: Sequence[str]) -> str | None:
+    """What a command of SLURM says on stdout, asked again for a minute where it fails; None if it never succeeds."""
+    for seconds in (*SECONDS_TO_NEXT_TRY, 0):
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode == 0 or NO_SUCH_JOB in answer.stderr:
+            return answer.stdout
+        with contextlib.suppress(OSError):
+            sys.stderr.write(answer.stderr)
+        time.sleep(seconds)
+    return None
+
+
 def _copy(source: IO[bytes], last_lines: deque[bytes]) -> None:
+    """Copy lines to the job's log. Where that fails, as on a full disk, they are read all the same: unread, they block the command."""
     for line in source:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
         last_lines.append(line)
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), line)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gift_shared.command_job import CommandJob
+from gift_shared.command_job import NO_SUCH_JOB, CommandJob
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.event_log import EventLog
 
@@ -238,13 +238,13 @@ def wait_for(jobs: "Sequence[Job]", resources: Resources, tell: Callable[[str], 
     while waiting:
         alive = _alive(waiting, resources)
         for job in list(waiting):
-            looks_without[job.job_id] = 0 if job.job_id in alive else looks_without[job.job_id] + 1
+            looks_without[job.job_id] = 0 if alive is None or job.job_id in alive else looks_without[job.job_id] + 1
             outcome = _outcome(job)
             if outcome is None and looks_without[job.job_id] < LOOKS_UNTIL_GONE:
                 continue
             waiting.remove(job)
             num_failed += outcome != "done"
-            reason = "" if outcome == "done" else _last_line(job.task(0).paths.stderr)
+            reason = "" if outcome == "done" else _last_line(_part_to_blame(job).paths.stderr)
             ended = f"{outcome or 'killed or cancelled':10} {job.job_id} ({len(jobs) - len(waiting)} of {len(jobs)})"
             tell(f"{ended}: {reason}" if reason else ended)
         if waiting:
@@ -261,13 +261,25 @@ def _outcome(job: "Job") -> str | None:
     return "done" if len(written) == len(parts) else None
 
 
-def _alive(jobs: "Sequence[Job]", resources: Resources) -> set[str]:
-    """Ids of the jobs that wait or run. squeue and not sacct: the latter needs a database, which not every cluster keeps."""
+def _part_to_blame(job: "Job") -> "Job":
+    """The process of a job that failed; else one that has left no result."""
+    parts = [job.task(number) for number in range(job.num_tasks)]
+    silent = [part for part in parts if not part.paths.result_pickle.is_file()]
+    failed = [part for part in parts if part not in silent and part.exception() is not None]
+    return [*failed, *silent, *parts][0]
+
+
+def _alive(jobs: "Sequence[Job]", resources: Resources) -> set[str] | None:
+    """Ids of the jobs that wait or run; None if SLURM does not answer, so that nothing is known of any.
+
+    squeue and not sacct: the latter needs a database, which not every cluster keeps.
+    """
     if resources.executor == "local":
         return {job.job_id for job in jobs if not job.done()}
     numbers = sorted({job.job_id.partition("_")[0] for job in jobs})
     question = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(numbers)}"]
-    return set(subprocess.run(question, capture_output=True, text=True, check=False).stdout.split())
+    answer = subprocess.run(question, capture_output=True, text=True, check=False)
+    return set(answer.stdout.split()) if answer.returncode == 0 or NO_SUCH_JOB in answer.stderr else None
 
 
 def _last_line(path: Path) -> str:

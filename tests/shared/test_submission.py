@@ -2,13 +2,17 @@
 
 import json
 import os
+import pickle
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import submitit
 
-from gift_shared.command_job import CommandJob
+from gift_shared import command_job, submission
+from gift_shared.command_job import CommandFailedError, CommandJob
 from gift_shared.errors import ConfigError
 from gift_shared.submission import Resources, each_of, filled, minutes, require_executor, submit_jobs, wait_for
 
@@ -149,3 +153,77 @@ def test_a_command_that_is_told_to_leave_before_it_listens_is_started_again_too(
     os.kill(int(once_there(tmp_path / "parent")), signal.SIGUSR1)
     assert wait_for(jobs, resources, print) == 0
     assert (tmp_path / "starts").read_text() == "xx"
+
+
+def test_a_job_with_several_processes_is_told_with_the_line_of_the_one_that_failed(local):
+    failing = "import os, sys\nif os.environ['RANK'] == '1': sys.exit('error: no memory left')\nprint('images: 3 of 8', file=sys.stderr)"
+    jobs, resources = local(failing, processes=2)
+    told = []
+    assert wait_for(jobs, resources, told.append) == 1
+    assert told == [f"failed     {jobs[0].job_id} (1 of 1): error: no memory left"]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A function: scripts of SLURM's commands, as long as they last, one a call -> this process is a job there. `calls` notes them."""
+    monkeypatch.setattr(command_job, "SECONDS_TO_NEXT_TRY", (0, 0, 0))
+    paths = SimpleNamespace(folder=tmp_path / "jobs")
+    place = SimpleNamespace(
+        cluster="slurm", num_tasks=1, num_nodes=1, global_rank=0, local_rank=0, hostnames=["h"], job_id="7", raw_job_id="7",
+        USR_SIG="USR2", paths=paths,
+    )  # fmt: skip
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: place)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def answers(**scripts):
+        for name, lines in scripts.items():
+            (tmp_path / f"{name}.lines").write_text("\n".join(lines) + "\n")
+            script = f'#!/bin/bash\ncd {tmp_path}; echo "{name} $*" >> calls; said=$(head -1 {name}.lines)\n'
+            script += f'[ $(wc -l < {name}.lines) -gt 1 ] && sed -i 1d {name}.lines; eval "$said"\n'
+            (tmp_path / name).write_text(script)
+            (tmp_path / name).chmod(0o755)
+
+    return answers
+
+
+SILENT = 'echo "slurm_load_jobs error: Socket timed out on send/recv operation" >&2; exit 1'
+LEAVES = (sys.executable, "-c", "import sys; sys.exit(75)")
+TERMINATED = (sys.executable, "-c", f"import os, sys; os.kill(os.getppid(), {int(signal.SIGTERM)}); sys.exit(75)")
+
+
+@pytest.mark.parametrize(
+    ("words", "squeue", "scontrol", "code", "num_requeues"),
+    [
+        (LEAVES, [SILENT, SILENT, "echo RUNNING N/A"], [SILENT, "true"], 75, 2),
+        (LEAVES, [SILENT], ["true"], 75, 1),  # no answer at all: what is wanted decides
+        (LEAVES, ["echo COMPLETING N/A"], ["true"], 143, 0),
+        (LEAVES, ['echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'], ["true"], 143, 0),
+        (TERMINATED, [SILENT, "echo RUNNING 2026-01-01T00:00:00"], ["true"], 75, 1),
+        (TERMINATED, [SILENT], ["true"], 143, 0),
+    ],
+)
+def test_a_controller_that_does_not_answer_ends_no_job_for_good(slurm, tmp_path, words, squeue, scontrol, code, num_requeues):
+    slurm(squeue=squeue, scontrol=scontrol)
+    with pytest.raises(SystemExit) as left:
+        CommandJob(words, str(tmp_path))()
+    assert left.value.code == code
+    assert (tmp_path / "calls").read_text().count("scontrol requeue 7") == num_requeues
+
+
+def test_a_log_on_a_full_disk_does_not_block_the_command(slurm, tmp_path, monkeypatch):
+    slurm()
+    program = "import sys\nfor number in range(20_000): print('line', number, file=sys.stderr)\nsys.exit(2)"  # more than a pipe holds
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(CommandFailedError, match=r"exit code 2\.\n(line .*\n){19}line 19999$"):
+            CommandJob((sys.executable, "-c", program), str(tmp_path))()
+
+
+def test_jobs_have_not_ended_because_slurm_does_not_answer(slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "WAIT_SECONDS", 0)
+    job = submitit.SlurmJob(tmp_path, "7")
+    (tmp_path / "result").write_bytes(pickle.dumps(("success", None)))
+    slurm(squeue=["echo 7", *[SILENT] * 5, f"cp result {job.paths.result_pickle}"])
+    told = []
+    assert wait_for([job], Resources(), told.append) == 0
+    assert told == ["done       7 (1 of 1)"]
