@@ -117,12 +117,13 @@ def render(
     model: Annotated[
         str, typer.Option(help="Hub id or folder in diffusers format, mini, mini-drawings (control) or flat-color (dry run).")
     ] = "mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda (each process of a node takes its own), cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images rendered at once; auto: as many as the device holds.")] = "16",
     threads: Annotated[int, typer.Option(help="CPU threads of this worker, where the model runs on the CPU; changes last bits.")] = 1,
     scheduler: Annotated[
-        str | None, typer.Option(help="Any diffusers scheduler.  [default: the model's own; multistep DPM-Solver below 50 steps]")
+        str | None,
+        typer.Option(help="Another of diffusers that fits.  [default: the model's own; multistep DPM-Solver below 50 steps]"),
     ] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None,
@@ -153,6 +154,7 @@ def render(
     worker = find_worker(rank, world_size)
     check_place(out, plan)
     encoder = ImageEncoder(image_format, jpeg_quality)
+    encoder.require_room(height, width)
     options = ModelOptions(
         model=model,
         device=device,

@@ -15,7 +15,7 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from gift_generate.pictures import Picture, PlanRow
-from gift_generate.plan import PlanRequest, Seeding, make_plan
+from gift_generate.plan import IMPORTED, SMALLEST, PlanRequest, Seeding, check_numbers, check_plan, make_plan
 from gift_shared import keys
 from gift_shared.errors import DataError, unknown_name
 from gift_shared.manifests import Manifests
@@ -84,14 +84,17 @@ class ImportedPictures:
 
 
 def plan_import(request: ImportRequest, manifests: Manifests) -> tuple[pa.Table, dict[str, str], ImportedPictures]:
-    """A plan for the images that are there, its metadata, and the pictures. Raises DataError, ManifestError."""
+    """A plan for the images that are there, its metadata, and the pictures. Raises ConfigError, DataError, ManifestError, PlanError."""
+    check_numbers({name: getattr(request, name) for name in SMALLEST if hasattr(request, name)})
     tasks = _find_tasks(request, manifests)
     published = _published_rows(request, manifests, tasks) if request.order else {}
     rows = [row for task in tasks for row in _rows(request, task, published)]
     if not rows:
         raise DataError(f"{request.folder}: the {CSV_NAME} files list no image.")
-    metadata = {"arguments": "{}", "kind": str(PlanKind.PER_TASK), "order": request.order or "", "imported": "true"}
-    return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), metadata, ImportedPictures(request, tasks)
+    metadata = {"arguments": "{}", "kind": str(PlanKind.PER_TASK), "order": request.order or "", IMPORTED: "true"}
+    plan = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    check_plan(plan, request.folder)
+    return plan, metadata, ImportedPictures(request, tasks)
 
 
 def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedTask]:

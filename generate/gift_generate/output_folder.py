@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from gift_generate.claims import remove_claims_of_the_dead
 from gift_generate.life_signs import Watch
 from gift_generate.pictures import PictureSource, PlanRow
-from gift_generate.plan import check_plan, shard_slices
+from gift_generate.plan import IMPORTED, check_plan, shard_slices
 from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
 from gift_shared.shards import shard_rows, shard_tar
+from gift_shared.storage import NO_PARQUET
 from gift_shared.tables import read_index, read_plan, write_index
 
 
@@ -76,6 +77,19 @@ class OutputFolder:
             if self.is_complete(shard):
                 yield shard, read_index(shard_rows(self.path, shard.name))[0]
 
+    def has_index(self) -> bool:
+        """Whether the index was written, and after every shard: one that is older than a shard may list what the shard held before."""
+        rows = (shard_rows(self.path, shard.name) for shard in self.shards)
+        try:
+            written = (self.path / INDEX_FILE).stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns <= written for path in rows)
+        except FileNotFoundError:
+            return False
+
+    def remove_index(self) -> None:
+        """Before a shard is made: an index exists only while all shards do, however this process ends."""
+        (self.path / INDEX_FILE).unlink(missing_ok=True)
+
     def write_index(self) -> None:
         """Join the rows of all shards, which must be complete, to the index of the folder."""
         tables = [table for _, table in self.complete_rows()]
@@ -110,7 +124,9 @@ def bind_output(path: Path, plan_path: Path | None, source: PictureSource) -> Ou
 
 
 def check_place(path: Path, plan_path: Path | None) -> None:
-    """Whether the folder and the plan fit; touches nothing. Raises ConfigError, PlanError: before a model is loaded for minutes."""
+    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model."""
+    if _is_import(path / PLAN_FILE):
+        raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
     if plan_path is not None:
         check_plan(read_plan(plan_path)[0], plan_path)
     _check_folder(path, plan_path)
@@ -122,6 +138,9 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
     if PLAN_FILE in names:
         if plan_path is not None and not filecmp.cmp(path / PLAN_FILE, plan_path, shallow=False):
+            if _is_import(plan_path):  # of which the user knows no plan
+                held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
+                raise ConfigError(f"{path} holds {held}. Choose another --out.")
             raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
     elif path.exists() and (not path.is_dir() or any(not name.startswith(".") for name in names)):
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
@@ -129,8 +148,16 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
         raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
 
 
+def _is_import(plan_path: Path) -> bool:
+    try:
+        return IMPORTED.encode() in (pq.read_schema(plan_path).metadata or {})
+    except NO_PARQUET:
+        return False
+
+
 def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:
-    for name in sorted(recorded.keys() | asked.keys()):
+    # The model first: from another one the other differences follow.
+    for name in sorted(recorded.keys() | asked.keys(), key=lambda name: (name != "model", name)):
         if recorded.get(name) != asked.get(name):
             raise ConfigError(
                 f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "

@@ -13,6 +13,7 @@ from gift_shared.schema import Status
 
 PlanRow = dict[str, Any]  # one row of PLAN_SCHEMA
 IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383}  # pixels that a format can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,13 @@ class ImageEncoder:
             raise ConfigError(unknown_name("image format", self.image_format, IMAGE_FORMATS))
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"--jpeg-quality must be between 1 and 100, found {self.quality}.")
+
+    def require_room(self, *sides: int | None) -> None:
+        """Raises ConfigError if the format cannot hold images with a side of that many pixels; None: not known yet."""
+        longest = max((side for side in sides if side is not None), default=0)
+        most = LONGEST_SIDE.get(self.image_format, longest)
+        if longest > most:
+            raise ConfigError(f"--image-format {self.image_format} holds at most {most} pixels a side, found {longest}. Give png.")
 
     def __call__(self, pixels: np.ndarray) -> tuple[bytes, str]:
         """File contents and suffix."""

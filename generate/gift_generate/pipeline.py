@@ -16,7 +16,7 @@ from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.progress import Progress
-from gift_shared.schema import INDEX_FILE, Status
+from gift_shared.schema import Status
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
@@ -78,7 +78,7 @@ def run(
             left = output.remaining()
             summary.shards_left = len(left)
             if not left:
-                if summary.shards_done_here or not (out / INDEX_FILE).is_file():
+                if summary.shards_done_here or not output.has_index():
                     output.write_index()
                 output.tidy(Watch(out, conduct.beats))
         if left:
@@ -152,6 +152,7 @@ class _Shift:
         return None
 
     def _make(self, shard: Shard, writer: BackgroundWriter) -> None:
+        self._output.remove_index()  # here and not sooner: with the claim held, nobody else can have completed the folder meanwhile
         started = time.monotonic()
         self._life.note(shard=shard.name)
         self._made.add(shard.name)

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import islice
@@ -21,6 +21,8 @@ from gift_shared.schema import PLAN_SCHEMA, PlanKind
 
 POOL_TASK = "pool"
 MOST_IMAGES_PER_TASK = 1_000_000  # keys have six digits and must sort by index
+IMPORTED = "imported"  # in a plan's metadata: its images were made elsewhere
+SMALLEST = {"images_per_task": 1, "images_per_class": 1, "denoising_steps": 1, "images_per_shard": 1, "guidance_scale": 0, "seed": 0}
 FLAG_OF = {"denoising_steps": "steps"}  # where a flag is not the field's name
 _ROWS_AT_ONCE = 65_536
 LONGEST_KEY = 90  # with the suffix within the 100 bytes of a plain tar name
@@ -94,16 +96,19 @@ def _check(request: PlanRequest) -> None:
         raise ConfigError("--seeding published is the rule of per-task plans: a pool has no task positions.")
     if request.kind is PlanKind.POOL and (request.draws_per_task is not None or request.class_name_weight == 0):
         raise ConfigError("A pool has n images for every class name: --draws-per-task and a class-name weight of 0 do not apply.")
-    smallest = {"images_per_task": 1, "images_per_class": 1, "denoising_steps": 1, "images_per_shard": 1, "guidance_scale": 0, "seed": 0}
-    for name, least in smallest.items():
-        value = getattr(request, name)
-        if value is not None and not least <= value < math.inf:
-            raise ConfigError(f"--{FLAG_OF.get(name, name.replace('_', '-'))} must be at least {least}, found {value}.")
+    check_numbers({name: getattr(request, name) for name in SMALLEST})
     if request.draws_per_task is not None and request.images_per_task is not None and request.draws_per_task < request.images_per_task:
         raise ConfigError(f"--draws-per-task {request.draws_per_task} is less than --images-per-task {request.images_per_task}.")
     most = keys.POSITION_SEED_STRIDE if request.seeding is Seeding.PUBLISHED else MOST_IMAGES_PER_TASK
     if max(request.images_per_task or 0, request.images_per_class or 0) > most:
         raise ConfigError(f"At most {most} images a task or class with --seeding {request.seeding}: beyond it keys or seeds would repeat.")
+
+
+def check_numbers(numbers: Mapping[str, float | None]) -> None:
+    """Numbers of a request by field, None if not given. Raises ConfigError for one below what is possible, naming its flag."""
+    for name, value in numbers.items():
+        if value is not None and not SMALLEST[name] <= value < math.inf:
+            raise ConfigError(f"--{FLAG_OF.get(name, name.replace('_', '-'))} must be at least {SMALLEST[name]}, found {value}.")
 
 
 def _per_task_samples(request: PlanRequest, manifests: Manifests, files: list[tuple[CaptionFile, float]]) -> Iterator[_Sample]:

@@ -39,7 +39,6 @@ class StableDiffusionRenderer:
         diffusers.utils.logging.disable_progress_bar()
         folder = _model_folder(options.model)
         check_model_folder(folder)
-        _check_scheduler(options.scheduler)
         self._device = _device(options.device)
         if self._device.type == "cpu":
             torch.set_num_threads(options.cpu_threads)
@@ -54,6 +53,8 @@ class StableDiffusionRenderer:
         self._own_scheduler = self._pipeline.scheduler
         self._options = options
         self._schedulers: dict[str, SchedulerMixin] = {}
+        if options.scheduler is not None:
+            self._other_scheduler(options.scheduler)  # a wrong name is told before work
         self._embeddings: dict[str, torch.Tensor] = {}
         self._generator_device = torch.device("cpu") if options.generator_device == "cpu" else self._device
         own_height, own_width = _own_size(self._pipeline)
@@ -173,13 +174,22 @@ class StableDiffusionRenderer:
         return self._embeddings[caption]
 
     def _scheduler_for(self, denoising_steps: int) -> SchedulerMixin:
-        name = self._options.scheduler
-        if name is None:
-            if denoising_steps >= FEWEST_STEPS_OF_OWN_SCHEDULER:
-                return self._own_scheduler
-            name = DPMSolverMultistepScheduler.__name__
+        if self._options.scheduler is not None:
+            return self._other_scheduler(self._options.scheduler)
+        if denoising_steps >= FEWEST_STEPS_OF_OWN_SCHEDULER:
+            return self._own_scheduler
+        return self._other_scheduler(DPMSolverMultistepScheduler.__name__)
+
+    def _other_scheduler(self, name: str) -> SchedulerMixin:
+        """A scheduler set up as the checkpoint's own. Raises ConfigError if the two do not fit, or it needs a package that is not there."""
+        valid = {kind.__name__: kind for kind in [type(self._own_scheduler), *self._own_scheduler.compatibles]}
+        if name not in valid:
+            raise ConfigError(unknown_name("scheduler for this model", name, sorted(valid)))
         if name not in self._schedulers:
-            self._schedulers[name] = getattr(diffusers, name).from_config(self._own_scheduler.config)
+            try:
+                self._schedulers[name] = valid[name].from_config(self._own_scheduler.config)
+            except ImportError as error:
+                raise ConfigError(f"--scheduler {name} cannot be set up: {_first_line(error)}") from error
         return self._schedulers[name]
 
 
@@ -261,22 +271,18 @@ def _own_size(pipeline: StableDiffusionPipeline) -> tuple[int, int]:
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 
-def _check_scheduler(name: str | None) -> None:
-    valid = [entry for entry in dir(diffusers) if entry.endswith("Scheduler") and not entry.startswith("Flax")]
-    if name is not None and name not in valid:
-        raise ConfigError(unknown_name("scheduler", name, valid))
-
-
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(f"--device {name!r} is none: expected auto, cpu, cuda, cuda:1 ... or mps.") from error
-        is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
-        if not is_there:
-            raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
-        return device
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) % torch.cuda.device_count())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """`cuda` without a number is the GPU of this process among those of its node, as under torchrun and SLURM; so is auto."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name!r} is none: expected auto, cpu, cuda, cuda:1 ... or mps.") from error
+    is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
+    if not is_there:
+        raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
+    if device.type == "cuda" and device.index is None:
+        local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return device

@@ -44,7 +44,7 @@ class OutputStatus:
     images: int
     statuses: dict[str, int]  # of the settled rows
     tasks: list[TaskStatus]
-    has_index: bool
+    has_index: bool  # of all shards
     workers: list[SeenWorker] = field(default_factory=list)  # all that ever worked here, by rank and start
 
     @property
@@ -176,7 +176,7 @@ class StatusReader:
             images=self._output.plan.num_rows,
             statuses=dict(statuses),
             tasks=list(tasks.values()),
-            has_index=(self._out / INDEX_FILE).is_file(),
+            has_index=not left and (self._out / INDEX_FILE).is_file(),
             workers=Watch(self._out, self._beats).workers(),
         )
 

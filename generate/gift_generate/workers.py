@@ -55,7 +55,9 @@ def _array_element(environment: Mapping[str, str]) -> Worker:
         return Worker()
     first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
     step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
-    return Worker((int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step, int(environment["SLURM_ARRAY_TASK_COUNT"]))
+    count = int(environment["SLURM_ARRAY_TASK_COUNT"])
+    # Of --array=3,7 SLURM tells step 1, which makes 7 the fifth of two. Wrapped, two may begin with the same share: claims part them.
+    return Worker((int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step % count, count)
 
 
 def _launched(environment: Mapping[str, str]) -> Worker:

@@ -113,3 +113,45 @@ def test_a_folder_without_a_csv_is_told(command, tmp_path: Path) -> None:
     result = command("import", tmp_path, "--out", tmp_path / "out")
     assert result.code == 2
     assert "holds no image_text.csv, nor does a folder in it" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--images-per-shard", 0), "--images-per-shard must be at least 1, found 0."),
+        (("--images-per-task", -3), "--images-per-task must be at least 1, found -3."),
+        (("--steps", 0), "--steps must be at least 1, found 0."),
+        (("--guidance-scale", -1), "--guidance-scale must be at least 0, found -1.0."),
+        (("--seed", -1), "--seed must be at least 0, found -1."),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line_and_binds_no_folder(
+    command, published: Path, tmp_path: Path, arguments: tuple, message: str
+) -> None:
+    result = command("import", published, "--out", tmp_path / "out", *arguments)
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_does_not_pass_binds_no_folder(command, published: Path, tmp_path: Path) -> None:
+    (published / "Cats").rename(published / ("a" * 100))
+    assert "a sample key of 107 characters" in command("import", published, "--out", tmp_path / "out").err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_images_is_told_in_the_words_of_import(command, published: Path, rendered: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("import", published, "--out", out).code == 0
+    result = command("import", published, "--out", out, "--steps", 20)
+    assert result.err == f"error: {out} holds another import: other images, captions or options. Choose another --out.\n"
+    assert command("import", published, "--out", rendered).err == f"error: {rendered} holds rendered images. Choose another --out.\n"
+
+
+def test_what_an_import_lost_import_alone_makes_again(command, published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("import", published, "--out", out).code == 0
+    (out / "shards" / "cats-00000.tar").unlink()
+    result = command("render", "--out", out, "--model", "flat-color")
+    assert result.err == f"error: {out} holds imported images: run gift-generate import again to go on, or choose another --out.\n"
+    assert command("import", published, "--out", out).code == 0
+    assert command("verify", "--out", out).code == 0

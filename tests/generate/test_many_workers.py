@@ -85,6 +85,7 @@ def test_a_launcher_splits_the_shards_by_rank(command, content, manifests: Path,
 
 
 SLURM_ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "3", "SLURM_ARRAY_TASK_COUNT": "3"}
+ARRAY_3_8 = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_STEP": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,8 @@ SLURM_ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_A
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8"}, Worker(5, 8)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "RANK": "2", "WORLD_SIZE": "4"}, Worker(2, 4)),  # torchrun inside of one srun task
         (SLURM_ARRAY, Worker(2, 3)),
+        (ARRAY_3_8 | {"SLURM_ARRAY_TASK_ID": "3"}, Worker(0, 2)),
+        (ARRAY_3_8 | {"SLURM_ARRAY_TASK_ID": "8"}, Worker(1, 2)),
         (SLURM_ARRAY | {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, Worker(9, 12)),
         (SLURM_ARRAY | {"RANK": "3", "WORLD_SIZE": "4"}, Worker(11, 12)),
         ({"SLURM_PROCID": "0"}, Worker(0, 1)),  # a batch script that asked for no number of tasks

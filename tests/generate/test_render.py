@@ -1,5 +1,6 @@
 """Rendering as a whole: what lies in the folder, the same bytes however it came about, and refusal to mix runs."""
 
+import contextlib
 import io
 import os
 import tarfile
@@ -9,6 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from gift_generate.output_folder import OutputFolder
 from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
 from gift_shared.shards import read_image_bytes
 from gift_shared.tables import read_output_index, read_plan
@@ -86,6 +88,26 @@ def test_only_what_is_damaged_is_rendered_again(command, content, rendered: Path
     assert untouched.stat().st_mtime_ns == written
 
 
+def test_an_index_goes_before_a_shard_is_made_again(command, rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(_: OutputFolder) -> None:
+        raise KeyboardInterrupt
+
+    (rendered / "shards" / "cats-00001.parquet").unlink()
+    monkeypatch.setattr(OutputFolder, "write_index", die)
+    with contextlib.suppress(KeyboardInterrupt):
+        command("render", "--out", rendered, *FLAT)
+    assert (rendered / "shards" / "cats-00001.parquet").is_file()
+    assert not (rendered / "index.parquet").exists()
+
+
+def test_an_index_that_is_older_than_a_shard_is_written_again(command, content, rendered: Path) -> None:
+    before = content(rendered)
+    (rendered / "index.parquet").write_bytes(b"of what the shards held before")
+    os.utime(rendered / "index.parquet", ns=(0, 0))
+    assert "nothing left to do" in command("render", "--out", rendered, *FLAT).out
+    assert content(rendered) == before
+
+
 def test_a_folder_with_another_plan_is_refused(command, content, manifests: Path, rendered: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     command("plan", "--out", other, "--manifests", manifests, "--order", "tiny", "--images-per-task", 10, "--seed", 7)
@@ -100,6 +122,11 @@ def test_a_folder_with_other_settings_is_refused_by_name(command, rendered: Path
     result = command("render", "--out", rendered, *FLAT, "--jpeg-quality", 95)
     assert result.code == 2
     assert "made with quality = 75, this command says 95" in result.err
+
+
+def test_a_folder_of_another_model_is_refused_by_the_model_first(command, rendered: Path) -> None:
+    result = command("render", "--out", rendered, "--model", "mini-drawings", "--max-attempts", 1)
+    assert "made with model = 'flat-color', this command says 'mini-drawings'" in result.err
 
 
 def test_a_run_folder_of_the_trainer_is_refused(command, plan: Path, tmp_path: Path) -> None:
@@ -119,6 +146,7 @@ def test_a_folder_without_a_plan_needs_one(command, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--image-format", "jpge"), "Unknown image format 'jpge'. Did you mean 'jpg'?"),
+        (("--image-format", "webp", "--width", 20_000), "--image-format webp holds at most 16383 pixels a side, found 20000. Give png."),
         (("--jpeg-quality", 0), "--jpeg-quality must be between 1 and 100"),
         (("--max-attempts", 0), "--max-attempts must be at least 1"),
         (("--batch-size", 0), "--batch-size must be at least 1"),

@@ -14,6 +14,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
+from gift_generate import stable_diffusion
 from gift_generate.batch_size import LARGEST
 from gift_generate.pictures import ImageEncoder
 from gift_generate.rendered import RenderedPictures
@@ -263,7 +264,8 @@ def test_a_model_folder_without_a_component_is_one_line(command, real_plan: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--scheduler", "DDMScheduler"), "Unknown scheduler 'DDMScheduler'. Did you mean 'DDPMScheduler'?"),
+        (("--scheduler", "DDMScheduler"), "Unknown scheduler for this model 'DDMScheduler'. Did you mean 'DDPMScheduler'?"),
+        (("--scheduler", "FlowMatchEulerDiscreteScheduler"), "Unknown scheduler for this model 'FlowMatchEulerDiscreteScheduler'."),
         (("--model", "./no-such-folder"), "--model './no-such-folder' is no folder"),
     ],
 )
@@ -278,3 +280,18 @@ def test_a_device_that_is_not_there_is_one_line(command, real_plan: Path, tmp_pa
     result = command("render", "--plan", real_plan, "--out", tmp_path / "out", "--device", "cuda")
     assert result.code == 2
     assert "this machine has no such device" in result.err
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(("variable", "number", "taken"), [("LOCAL_RANK", "3", 3), ("SLURM_LOCALID", "5", 1), (None, "", 0)])
+def test_each_process_of_a_node_takes_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, name: str, variable: str, number: str, taken: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for known in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(known, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, number)
+    assert stable_diffusion._device(name) == torch.device("cuda", taken)
+    assert stable_diffusion._device("cuda:2") == torch.device("cuda", 2)
