@@ -113,6 +113,15 @@ def test_a_damaged_image_is_told(content, damage):
     reads_or_tells(lambda: decode_rgb(damage(content), "own.png", DataError, FILE_FORMATS), "own.png")
 
 
+def test_a_tiff_whose_offsets_are_fractions_is_told():
+    from gift_train.datasets.images import FILE_FORMATS
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format="TIFF")
+    content = buffer.getvalue().replace(b"\x11\x01\x04\x00", b"\x11\x01\x05\x00")  # StripOffsets: LONG -> RATIONAL
+    assert not reads_or_tells(lambda: decode_rgb(content, "own.tif", DataError, FILE_FORMATS), "own.tif")
+
+
 def test_an_image_that_would_not_fit_the_memory_is_told():
     header = png()[:16] + (60_000).to_bytes(4, "big") * 2 + png()[24:]
     assert not reads_or_tells(lambda: decode_rgb(header, "bomb.png"), "bomb.png")

@@ -62,6 +62,8 @@ def test_set_overrides_a_value_in_a_table():
         ('method = "finetune"\nlearning_rate = nan', r"'learning_rate' must be a finite number, found nan"),
         ('method = "l2"\n[method_config]\nweight = inf', r"'weight' must be a finite number, found inf"),
         ('method = "finetune"\nlearning_rate = -1.0', r"learning rate 'learning_rate' must be positive"),
+        ('method = "finetune"\n[optimizer]\nbeta1 = 1.5', r"beta1 is a fraction from 0 to below 1, found 1.5"),
+        ('method = "finetune"\n[optimizer]\nweight_decay = -1', r"weight_decay must be 0 or more, found -1"),
         ('method = "finetune"\nprecision = "fp16"', r"Unknown value 'fp16'. Did you mean 'bf16'\?"),
         ('method = "finetune"\n[replay]\nnum_images = 3\ncaptions = "all"', r"replays no synthetic images; remove the \[replay\] table"),
         ('method = "l2"', r"\[method_config\]: the key 'weight' is missing"),
@@ -93,6 +95,16 @@ def test_mistake_in_a_recipe_is_named(recipe_file, text, message):
 def test_settings_of_gift_that_contradict_each_other_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe("gift", "mini", overrides)
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "message"),
+    [(method, "temperature=-1", "temperature must be positive, found -1") for method in ("zscl", "lwf", "lwf_vr", "icarl")]
+    + [("icarl", f"{name}=0", f"{name} must be 1 or more images, found 0") for name in ("memory_size", "herding_candidates")],
+)
+def test_settings_of_a_method_that_cannot_be_are_refused(method, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(method, "mini", [f"method_config.{override}"])
 
 
 def test_gift_without_a_replay_table_is_refused():

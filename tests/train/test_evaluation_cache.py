@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gift_shared.atomic import temporary_for
 from gift_shared.manifests import TaskManifest
+from gift_shared.processes import this_process
 from gift_train.evaluation_cache import EvaluationCache
 from gift_train.tasks import load_test
 from gift_train.transforms import image_transforms
@@ -89,3 +91,17 @@ def test_a_damaged_file_is_made_again(animals, damage):
     cached = cache.images(MANIFEST, images)
     assert torch.equal(cached[5][0], images[5][0])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(animals):
+    cache = EvaluationCache(animals / "cache")
+    cache.folder.mkdir()
+    being_written = temporary_for(cache.folder / "birds-0123.npy")
+    left = being_written.with_name(f".animals-0123.npy.{replace(this_process(), started=1)}.tmp")  # its number was given again
+    strange = cache.folder / ".mine.npy.tmp"
+    for path in (being_written, left, strange):
+        path.write_bytes(b"half")
+    cache.images(MANIFEST, opened(animals))
+    assert not left.exists()
+    assert being_written.exists()
+    assert strange.exists()

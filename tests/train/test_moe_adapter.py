@@ -315,3 +315,11 @@ def test_a_tower_without_residual_blocks_is_refused():
 def test_more_chosen_than_experts_is_refused():
     with pytest.raises(ConfigError, match="top_k must be from 1 to num_experts = 5, found 6"):
         settings(top_k=6)
+
+
+def test_balance_is_reckoned_in_float32_whatever_autocast_hands_over():
+    clean, noisy, deviation = (torch.rand(4, 3) for _ in range(3))
+    chosen, weights = noisy.topk(2, dim=1).indices, torch.full((4, 2), 0.5)
+    half = balance(clean.bfloat16(), noisy.bfloat16(), deviation, chosen, weights)  # on a GPU softmax answers in float32
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, balance(clean.bfloat16().float(), noisy.bfloat16().float(), deviation, chosen, weights))

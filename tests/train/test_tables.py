@@ -20,6 +20,7 @@ from gift_shared.tables import write_index
 from gift_train.cli import app
 from gift_train.config import load_recipe
 from gift_train.metrics import continual_metrics
+from gift_train.run_identity import manifests_digest
 from gift_train.tables.command import parse_seeds, parse_shards
 from gift_train.tables.definition import load_table, table_names
 from gift_train.tables.running import spoken
@@ -288,6 +289,18 @@ def test_each_method_is_handed_its_own_references(tmp_path):
     assert "--shards" not in words["zscl"]
     assert words["moe_adapter"][words["moe_adapter"].index("--reference-images") + 1] == "tiny"
     assert all(not any("--reference" in word for word in line) for recipe, line in words.items() if recipe not in ("zscl", "moe_adapter"))
+
+
+def test_runs_on_other_manifests_do_not_count(tmp_path):
+    manifests = Manifests()
+    make_run(tmp_path, "finetune", 1, record={"manifests_sha256": manifests_digest(manifests, manifests.order("mini"))})
+    arguments = ("1", "--world", "mini", "--runs", tmp_path, "--seeds", "1")
+    assert "1 there" in table(*arguments).stderr
+    task = manifests.task("mini_flags")
+    (tmp_path / "own/tasks").mkdir(parents=True)
+    shipped = Path(str(resources.files("gift_manifests"))) / f"tasks/{task.name}.toml"
+    (tmp_path / f"own/tasks/{task.name}.toml").write_text(shipped.read_text().replace(task.templates[0], "a sketch of {}."))
+    assert "the manifests (class names, templates, data, counts) are not those" in table(*arguments, "--manifests", tmp_path / "own").stderr
 
 
 def test_runs_on_other_reference_sentences_do_not_count(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import tarfile
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
+from gift_train.data_check import check_dataset
 from gift_train.tasks import load_task, load_test, open_parts, split_indices
 from gift_train.transforms import image_transforms
 
@@ -219,6 +221,7 @@ def test_plain_webdataset_reads_the_same_samples(tars):
         ([*sample("a", 0, 0), *sample("a", 1, 1)], r"member 'a\.png' stands twice"),
         ([*sample("a", 0, 0), ("a.jpg", png(1))], "sample 'a' stands twice"),
         ([("a.png", png(0)), ("a.cls", b"owl")], "'a.cls' of .* must hold a label index such as 17, found 'owl'"),
+        ([("a.png", png(0)), ("a.cls", b"9" * 20)], "'a.cls' of .* must hold a label index such as 17, found '99999999999999999999'"),
         ([("readme.txt", b"")], "holds no sample"),
         ([*sample("a", 0, 0), *sample("b", 1, 1), *sample("c", 1, 3)], r"label 3 of .*\(c\) is outside 0\.\.2"),
         ([*sample("a", 0, 0), *sample("b", 1, 1)], "no image of class 'owl' .label 2.; 1 of 3 classes have none"),
@@ -245,6 +248,24 @@ def test_missing_truncated_and_other_tars_are_told(tars):
         load_task(manifest(TARS), tars, TRANSFORMS)
     with pytest.raises(ManifestError, match=r"whose braces do not close"):
         load_task(manifest(TARS | {"train": "train-{00..01.tar"}), tars, TRANSFORMS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("train-{000..003.tar", r"\[data\] names 'train-\{000\.\.003\.tar', whose braces do not close"),
+        ("train-{0..99999999}.tar", "stands for more than 1000000 tars. Correct its ranges"),
+        ("{0..999999}-{0..999999}.tar", "stands for more than 1000000 tars"),
+        (11 * "{a,b}" + ".tar", "stands for more than 1000 tars"),
+    ],
+)
+def test_a_tar_pattern_that_cannot_be_meant_is_told_by_load_and_check(tars, pattern, message, monkeypatch):
+    if "1000 " in message:
+        monkeypatch.setattr("gift_train.datasets.webdataset_tars.MOST_TARS", 1000)  # a million names take a while
+    described = manifest(TARS | {"train": pattern})
+    with pytest.raises(ManifestError, match=message):
+        load_task(described, tars, TRANSFORMS)
+    assert re.search(message, check_dataset(described, tars).problem)
 
 
 def test_links_in_a_tar_are_refused(tars):

@@ -156,6 +156,15 @@ def test_pack_with_other_settings_or_of_other_data_is_refused(animals):
     assert not (animals / "out/manifests/tasks/animals.toml").exists()
 
 
+def test_pack_into_a_folder_with_damaged_settings_is_refused(animals):
+    arguments = ("pack", "animals", "--data-root", animals / "data", "--manifests", animals / "mine", "--out", animals / "out")
+    gift_train_data(*arguments)
+    (animals / "out/animals/pack.json").write_text("{")
+    result = gift_train_data(*arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert re.search(r"animals/pack\.json .*Remove .*/animals and pack again\.", str(result.exception))
+
+
 def test_pack_of_incomplete_data_is_refused(animals):
     (animals / "data/test/fox/1.png").unlink()
     result = gift_train_data("pack", "animals", "--data-root", animals / "data", "--manifests", animals / "mine", "--out", animals / "out")

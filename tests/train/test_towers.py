@@ -1,6 +1,7 @@
 """The towers as we run them, and texts as a tree of prefixes, against open_clip's own forward passes in value and gradient."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import open_clip
 import pytest
@@ -243,6 +244,20 @@ def test_bf16_trains():
 def test_compiled_blocks_give_the_same_steps_up_to_rounding():
     plain, compiled = totals(trial().steps(3)), totals(trial(compiles=True).steps(3))
     assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_no_kind_of_call_that_a_run_makes_falls_back_to_uncompiled_blocks(monkeypatch):
+    """Batches of several sizes and sets of texts, with gradients, of a teacher and without: more kinds than torch keeps by itself."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traces and counts; builds no kernels
+    with torch._dynamo.config.patch(cache_size_limit=8, fail_on_cache_limit_hit=True):
+        student = Backbone(clip(), None)
+        student.compile_blocks()
+        teacher = student.frozen_copy()
+        for reader, trains in ((student, True), (teacher, False), (student, False)):
+            with torch.set_grad_enabled(trains):
+                for size in (6, 1, 4):
+                    reader.encode_images(torch.randn(size, 3, 24, 24))
+                    reader.encode_texts(class_prompts(5 * size))
 
 
 @pytest.mark.gpu

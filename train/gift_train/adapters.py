@@ -212,6 +212,7 @@ def balance(clean: Tensor, noisy: Tensor, deviation: Tensor | None, chosen: Tens
         clean, noisy, deviation: [B, E]; chosen, weights: [B, k].
     Source: Shazeer et al., arXiv 1701.06538, appendix A; METHODS 2.8 for its place here.
     """
+    clean, noisy, weights = clean.float(), noisy.float(), weights.float()  # under bf16 some are and some are not, by device
     importance = torch.zeros_like(clean).scatter(1, chosen, weights).sum(dim=0)
     is_chosen = torch.zeros_like(clean).scatter(1, chosen, 1.0)
     top_k, num_experts = chosen.shape[1], clean.shape[1]

@@ -34,6 +34,7 @@ MINI = "mini"
 LOCAL_PREFIX = "local-dir:"
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
 PACKED_KEPT = 4  # sets of texts whose tree is remembered
+COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 _UNREADABLE = (OSError, EOFError, zlib.error, SafetensorError, pickle.UnpicklingError)
 _MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
@@ -76,9 +77,11 @@ class Backbone:
     @property
     def image_settings(self) -> tuple[int, Sequence[float], Sequence[float]]:
         """Side in pixels, and the mean and standard deviation per channel that images are normalised with."""
-        settings = getattr(self.network.visual, "preprocess_cfg", {})
+        visual = self.network.visual
+        settings = getattr(visual, "preprocess_cfg", {})
         mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
-        return self.network.visual.image_size[0], mean, settings.get("std", open_clip.OPENAI_DATASET_STD)
+        side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]  # a ResNet has one number
+        return side, mean, settings.get("std", open_clip.OPENAI_DATASET_STD)
 
     def residual_blocks(self) -> dict[str, torch.nn.Module]:
         """The transformer blocks of both towers by tower and number: `visual.transformer.0` ..., `transformer.0` ...
@@ -105,9 +108,12 @@ class Backbone:
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Overwrite the weights in place. Raises ConfigError if names or shapes are of another model."""
+        """Overwrite the weights in place. Raises ConfigError if names or shapes are of another model.
+
+        Buffers (a ResNet's batch statistics) may be left out: the network stays in eval mode, so that they never move.
+        """
         own = self.network.state_dict(keep_vars=True)
-        _check_same_model(own, weights)
+        _check_same_model(own, weights, may_lack=(*FROZEN, *(name for name, _ in self.network.named_buffers())))
         for name, weight in weights.items():
             own[name].copy_(weight)
 
@@ -124,6 +130,8 @@ class Backbone:
 
         The first step of each shape compiles, for a minute or so. Blocks with adapters stay as they are.
         """
+        limits = torch._dynamo.config  # cache_size_limit is recompile_limit, by the name that every torch from 2.6 on knows
+        limits.cache_size_limit = max(COMPILED_KINDS, limits.cache_size_limit)
         self._run_block = torch.compile(towers.block_output)
 
     def place_images(self, images: Tensor) -> Tensor:
@@ -301,9 +309,9 @@ def backbone_from_tensors(weights: Mapping[str, Tensor]) -> Backbone:
     return backbone
 
 
-def _check_same_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    if set(own) - set(FROZEN) != set(weights) - set(FROZEN):
-        odd = sorted((set(own) ^ set(weights)) - set(FROZEN))
+def _check_same_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], may_lack: Sequence[str] = FROZEN) -> None:
+    odd = sorted((set(own) ^ set(weights)) - set(may_lack))
+    if odd:
         raise ConfigError(f"These weights are of another model: {odd[0]!r} is on one side only ({len(odd)} names differ).")
     for name, weight in weights.items():
         if name not in own or own[name].shape != weight.shape:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gift_shared.keys import hashed_seed
+from gift_shared.preemption import leave_signals_to_main_process
 from gift_train.backbone import Backbone
 from gift_train.ranks import ONE, Ranks
 from gift_train.replay import ReplayBatch
@@ -102,7 +103,16 @@ def stream(
         return (batches[position] for position in positions)
     # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
     own, pins = torch.Generator(), torch.cuda.is_available()
-    return iter(DataLoader(batches, batch_size=None, sampler=positions, num_workers=num_workers, pin_memory=pins, generator=own))
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=positions,
+        num_workers=num_workers,
+        pin_memory=pins,
+        generator=own,
+        worker_init_fn=leave_signals_to_main_process,  # one that died of them would fail the run before it has saved its state
+    )
+    return iter(loader)
 
 
 def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:

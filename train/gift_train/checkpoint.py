@@ -141,6 +141,14 @@ def clear_progress(folder: Path) -> None:
         path.unlink()
 
 
+def checksum(head: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of a text and of all tensors in order of their names: a file's format would not notice a flipped bit."""
+    found = zlib.crc32(head.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
 def seed_everything(seed: int) -> None:
     """Python, NumPy and torch (CPU and CUDA) from one seed; deterministic cuDNN (METHODS 1.10)."""
     random.seed(seed)
@@ -236,7 +244,7 @@ def _progress_files(folder: Path) -> list[Path]:
 def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     told = json.dumps(asdict(place))
-    metadata = {METADATA_KEY: told, CHECKSUM_KEY: _checksum(told, here), "format": "pt"}
+    metadata = {METADATA_KEY: told, CHECKSUM_KEY: checksum(told, here), "format": "pt"}
     with atomic_path(path) as temporary:
         try:
             save_file(here, temporary, metadata=metadata)
@@ -244,14 +252,6 @@ def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
             if "os error 28" in str(error):  # the library tells a full disk in words only
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
-
-
-def _checksum(place: str, tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of the place and of all tensors in order of their names: the format itself would not notice a flipped bit."""
-    checksum = zlib.crc32(place.encode())
-    for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), checksum))
-    return f"{checksum:08x}"
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:
@@ -271,7 +271,7 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a readable safetensors file: {error}. Copy it again, or remove it.") from error
     expected = metadata.get(CHECKSUM_KEY)
-    if expected is not None and _checksum(metadata.get(METADATA_KEY, ""), tensors) != expected:
+    if expected is not None and checksum(metadata.get(METADATA_KEY, ""), tensors) != expected:
         raise DataError(f"{path} is damaged: its bytes are not those that were written (CRC-32). Copy it again, or remove it.")
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 

@@ -41,8 +41,10 @@ def check_sizes(folder: Path, embed_dim: int, vision: Mapping[str, Any], text: M
     if embed_dim < 1:
         raise ConfigError(f"{path}: model_cfg: embed_dim must be above 0, found {embed_dim}. {_ADVICE}")
     if vision["timm_model_name"] is None:
-        side, patch = _sizes(path, "vision_cfg", vision, "image_size"), _sizes(path, "vision_cfg", vision, "patch_size")[0]
-        rows = 3 * patch**2 + side[0] * side[-1] // patch**2  # one kernel, and a position for every patch
+        side, rows = _sizes(path, "vision_cfg", vision, "image_size"), 0
+        if not isinstance(vision["layers"], list | tuple):  # a ResNet has no patches
+            patch = _sizes(path, "vision_cfg", vision, "patch_size")[0]
+            rows = 3 * patch**2 + side[0] * side[-1] // patch**2  # one kernel, and a position for every patch
         fewest += _fewest_numbers(path, "vision_cfg", vision, rows + embed_dim)
     if text["hf_model_name"] is None:
         context, words = (_sizes(path, "text_cfg", text, name)[0] for name in ("context_length", "vocab_size"))

@@ -31,6 +31,14 @@ class OptimizerSettings:
     epsilon: float
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is a fraction from 0 to below 1, found {getattr(self, name)}.")
+        for name in ("epsilon", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, found {getattr(self, name)}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRule:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
 from gift_train.datasets.images import UNDECODABLE, ImageSource
 from gift_train.datasets.settings import DataSettings, data_settings
+from gift_train.datasets.webdataset_tars import tar_names
 from gift_train.tasks import check_count, list_parts, open_parts, parts_of
 
 
@@ -38,7 +37,7 @@ def check_dataset(manifest: TaskManifest, data_root: Path, *, every_image: bool 
     problem = ""
     try:
         settings = data_settings(manifest)
-        looked_in = place(settings, data_root)
+        looked_in = place(manifest.name, settings, data_root)
         sources = list_parts(manifest, data_root, parts_of(settings))
         for part, source in sources.items():
             check_count(manifest, part, source)
@@ -66,10 +65,10 @@ def state_lines(states: list[DatasetState]) -> list[str]:
     return lines + [state.problem for state in states if state.problem]
 
 
-def place(settings: DataSettings, data_root: Path) -> Path:
-    """Where a dataset is looked for, as far as it can be told without opening it."""
+def place(name: str, settings: DataSettings, data_root: Path) -> Path:
+    """Where a dataset is looked for, as far as it can be told without opening it. Raises ManifestError for a broken tar pattern."""
     if settings.kind == "webdataset":
-        return data_root / next(braceexpand(str(next(iter(settings.parts.values())))))
+        return data_root / tar_names(name, next(iter(settings.parts.values())))[0]
     if settings.look_for or settings.kind == "torchvision":
         return data_root / (settings.look_for or settings.root)
     return data_root / str(next(iter(settings.parts.values())))
@@ -81,7 +80,7 @@ def fetch_dataset(manifest: TaskManifest, data_root: Path) -> None:
 
     settings = data_settings(manifest)
     if settings.kind != "torchvision" or not settings.download:
-        by_hand = settings.get or f"it is of kind {settings.kind}, put it at {place(settings, data_root)}"
+        by_hand = settings.get or f"it is of kind {settings.kind}, put it at {place(manifest.name, settings, data_root)}"
         raise DataError(f"{manifest.name} cannot be downloaded: {by_hand.rstrip('.')}.")
     dataset_class = torchvision_class(manifest, settings)
     root = data_root / settings.root

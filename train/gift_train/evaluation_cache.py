@@ -19,7 +19,7 @@ from PIL import features
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gift_shared.atomic import atomic_path
+from gift_shared.atomic import TEMPORARY_SUFFIX, atomic_path, writer_of
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
 from gift_train.batches import BatchOrder, stream
@@ -87,6 +87,7 @@ class EvaluationCache:
         return self.folder / f"{manifest.name}-{digest[:32]}.npy"
 
     def _make(self, path: Path, manifest: TaskManifest, images: TaskImages) -> None:
+        self._sweep()
         order = BatchOrder(num_samples=len(images), batch_size=_BATCH, seed=0, name="cache", is_shuffled=False)
         unkept = _Unkept(images)
         batches = stream(unkept, order, _stacked, range(order.batches_per_epoch), self.num_workers)
@@ -98,6 +99,13 @@ class EvaluationCache:
             for batch in with_progress(batches, f"prepare {manifest.name}", order.batches_per_epoch, "batch", stays=False):
                 file.write(np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()).data)
             file.flush()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written, up to gigabytes each; other runs may be writing theirs."""
+        for temporary in self.folder.glob(f".*.npy.*{TEMPORARY_SUFFIX}"):
+            writer = writer_of(temporary)
+            if writer is not None and writer.is_gone():
+                temporary.unlink(missing_ok=True)
 
 
 class _Unkept(Dataset[Tensor]):

@@ -14,6 +14,7 @@ from gift_train.backbone import Backbone
 from gift_train.batches import TaskBatch
 from gift_train.config import OptimizerSettings
 from gift_train.consolidation import Penalty, add_penalty_gradient
+from gift_train.departure import STEPS_BETWEEN_QUESTIONS
 from gift_train.methods.base import LossTerms, Method
 from gift_train.ranks import ONE, Ranks
 from gift_train.replay import ReplayBatch
@@ -90,20 +91,30 @@ class Rhythm:
 
 
 class SaveClock:
-    """When the state is due to be saved: every n steps, and when m minutes of wall clock have passed. Changes no number."""
+    """When the state is due to be saved: every n steps, and when m minutes of wall clock have passed. Changes no number.
 
-    def __init__(self, rhythm: Rhythm) -> None:
+    On several ranks the minutes are the main one's, asked for now and then: a save reads the terms, so a rank that saved alone would
+    be alone to find one non-finite, and leave the others waiting.
+    """
+
+    def __init__(self, rhythm: Rhythm, ranks: Ranks = ONE) -> None:
+        self._ranks = ranks
         self._every = rhythm.checkpoint_every
         self._seconds = math.inf if rhythm.checkpoint_minutes is None else 60 * rhythm.checkpoint_minutes
         self._saved = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after `step`."""
-        return (step + 1) % self._every == 0 or time.monotonic() - self._saved >= self._seconds
+        """Whether to save after `step`. Asked after every step by every rank; the same answer on all of them."""
+        return (step + 1) % self._every == 0 or self._have_minutes_passed(step)
 
     def restart(self) -> None:
         """The state was saved now."""
         self._saved = time.monotonic()
+
+    def _have_minutes_passed(self, step: int) -> bool:
+        if self._seconds == math.inf or (self._ranks.world_size > 1 and step % STEPS_BETWEEN_QUESTIONS):
+            return False
+        return self._ranks.any(self._ranks.is_main and time.monotonic() - self._saved >= self._seconds)
 
 
 def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rhythm, journal: Journal, label: str) -> float:
@@ -113,7 +124,7 @@ def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rh
     Raises: NonFiniteError at the first log or save after a term went wrong, before anything of it is saved; Preempted after the
     step at which the run was told to leave, unless it was the last: then the task is done.
     """
-    recorder, clock, waiting = TermRecorder(label), SaveClock(rhythm), Waiting()
+    recorder, clock, waiting = TermRecorder(label), SaveClock(rhythm, training.ranks), Waiting()
     last_step = training.schedule.total_steps
     with Progress(label, last_step + 1, "step", done=first_step) as progress:
         for step, terms in train_steps(training, waiting.timed(batches), first_step):

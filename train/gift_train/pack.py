@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from gift_shared.atomic import atomic_path, write_json, write_text
+from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import Manifests, TaskManifest
 from gift_shared.progress import Progress
@@ -62,7 +63,7 @@ def pack_dataset(manifest: TaskManifest, data_root: Path, out: Path, settings: P
 
 def _claim(folder: Path, settings: PackSettings) -> None:
     path = folder / SETTINGS_FILE
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != asdict(settings):
+    if path.is_file() and read_json_object(path, {}, ConfigError, f"Remove {folder} and pack again.") != asdict(settings):
         raise ConfigError(f"{folder} was packed with other settings, see {path}. Choose another --out, or remove the folder.")
     write_json(path, asdict(settings))
 

@@ -17,7 +17,8 @@ from gift_shared.shards import require_images
 from gift_shared.storage import Folder, index_file
 from gift_shared.tables import write_index
 from gift_train.backbone import Backbone, load_backbone
-from gift_train.checkpoint import seed_everything
+from gift_train.checkpoint import checksum, seed_everything
+from gift_train.clip_folder import CONFIG_FILE
 from gift_train.config import Recipe, load_recipe
 from gift_train.consolidation import Weights
 from gift_train.datasets.kept import ROOM_BYTES
@@ -25,8 +26,16 @@ from gift_train.departure import Departure
 from gift_train.journal import Record
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, method_class
 from gift_train.ranks import Ranks
-from gift_train.reference_images import ReferenceTexts, no_task_images, reference_replay, reference_texts, require_reference_images
+from gift_train.reference_images import (
+    ReferenceImages,
+    ReferenceTexts,
+    no_task_images,
+    reference_replay,
+    reference_texts,
+    require_reference_images,
+)
 from gift_train.run_folder import RunFolder, check_place
+from gift_train.run_identity import manifests_digest
 from gift_train.run_log import RunLog
 from gift_train.selection import ReplaySelection, select_replay
 from gift_train.tasks import Task, load_task
@@ -90,24 +99,20 @@ def prepare(request: RunRequest, departure: Departure, ranks: Ranks) -> Run:
     manifests = Manifests(tuple(request.manifests))
     order = manifests.order(request.order)
     recipe = load_recipe(request.recipe, order.recipes, request.overrides)
-    known = manifests.names("tasks")
-    for dataset in recipe.learning_rates:
-        if dataset not in known:
-            raise ConfigError("[learning_rates] " + unknown_name("dataset", dataset, known))
-    if request.stop_after is not None and request.stop_after < 1:
-        raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {request.stop_after}.")
-    check_trackers(request.trackers)
+    _check_request(request, recipe, manifests.names("tasks"))
     method = method_class(recipe.method)(recipe.method_config)
     _check_shares(recipe, method, ranks)
-    replay_rows = _select_replay(request, recipe, order, method)
+    replay_rows = _select_replay(request, recipe, order, method, departure)
     require_reference_images(method, request.reference_images)
     texts = reference_texts(method.text_source(), request.reference_captions, manifests.task(order.pretraining_source))
-    identity = _identity(request, recipe, order, method) | {"reference_captions": None if texts is None else texts.record}
+    identity = _identity(request, recipe, order, method)
+    identity |= {"reference_captions": None if texts is None else texts.record, "manifests_sha256": manifests_digest(manifests, order)}
     if ranks.is_main:
         check_place(request.out, identity)
     seed_everything(request.seed)  # decides the weights of `--pretrained random`, nothing else
     device = request.device if ranks.world_size == 1 else str(ranks.device)
     student = load_backbone(request.model, request.pretrained, device, recipe.precision)
+    identity["initial_weights"] = _weights_digest(request, student)
     if request.compiles:
         student.compile_blocks()
     transforms = image_transforms(student.image_settings[0])
@@ -115,6 +120,9 @@ def prepare(request: RunRequest, departure: Departure, ranks: Ranks) -> Run:
     _warn_of_long_captions(student, tasks, replay_rows, texts)
     reference = reference_replay(method, request.reference_images, request.seed, transforms.evaluation)
     outside = no_task_images(method.no_task_source(), request.reference_images, request.shards, order.pretraining_source, transforms.train)
+    for images in (reference, outside):
+        if isinstance(images, ReferenceImages) and request.reference_images is not None:
+            identity["reference_images_sha256"] = images.digest(request.reference_images)
     method.prepare(student, len(order.tasks))
     folder = RunFolder(request.out, identity, ranks)
     if request.shards is not None and ranks.is_main:
@@ -158,6 +166,17 @@ def agree(this: Run) -> None:
     this.ranks.spread(this.initial_weights.values())
 
 
+def _check_request(request: RunRequest, recipe: Recipe, known: Sequence[str]) -> None:
+    for dataset in recipe.learning_rates:
+        if dataset not in known:
+            raise ConfigError("[learning_rates] " + unknown_name("dataset", dataset, known))
+    if request.stop_after is not None and request.stop_after < 1:
+        raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {request.stop_after}.")
+    if not -(2**63) <= request.seed < 2**64:
+        raise ConfigError(f"--seed must be a number of 64 bits, from -2^63 to below 2^64, found {request.seed}.")
+    check_trackers(request.trackers)
+
+
 def _check_shares(recipe: Recipe, method: Method, ranks: Ranks) -> None:
     """A batch is shared by all processes; each must get something to do."""
     sizes = {"batch_size": recipe.batch_size}
@@ -178,7 +197,7 @@ def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
                 raise ConfigError(f"{key} is {value!r} for process {rank}, {found[0][key]!r} for process 0. Give all the same files.")
 
 
-def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method) -> dict[str, pa.Table]:
+def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method, departure: Departure) -> dict[str, pa.Table]:
     if method.replay_source() != ReplaySource.SYNTHETIC:
         return {}
     if request.shards is None:
@@ -186,7 +205,7 @@ def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, me
     assert recipe.replay is not None
     rule = ReplaySelection(num_images=recipe.replay.num_images, captions=recipe.replay.captions, seed=request.seed)
     rows = select_replay(request.shards, order, rule)
-    require_images(request.shards, rows.values())
+    require_images(request.shards, rows.values(), lambda: departure.check_alone("its shards, then all of the run"))
     return rows
 
 
@@ -199,6 +218,14 @@ def _warn_of_long_captions(
     long = student.too_long(captions)
     if long:
         _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
+
+
+def _weights_digest(request: RunRequest, student: Backbone) -> str | None:
+    """Of the weights that were loaded, None for random ones, which the seed decides; and of a folder's configuration."""
+    if request.pretrained == "random":
+        return None
+    described = Path(request.model, CONFIG_FILE)
+    return checksum(described.read_text(encoding="utf-8") if described.is_file() else "", student.network.state_dict())
 
 
 def _identity(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Like in every dataset here, an item is a tuple that begins with the image, [3, H, W] float32.
 """
 
+import hashlib
 import os
 import random
 from collections.abc import Sequence
@@ -58,6 +59,14 @@ class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
         """(NO_LABEL, sample key) of an item; its image is not loaded."""
         path, offset, _ = self.places[index]
         return NO_LABEL, f"{path}:{offset}"
+
+    def digest(self, root: Path) -> str:
+        """SHA-256 of the images' names under `root`, places and sizes, in order; their bytes are not read."""
+        lines = (f"{path.relative_to(root)}:{offset}:{path.stat().st_size if size < 0 else size}\n" for path, offset, size in self.places)
+        digest = hashlib.sha256()
+        for line in lines:
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

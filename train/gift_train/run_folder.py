@@ -26,6 +26,7 @@ from gift_train.metrics import continual_metrics
 from gift_train.provenance import git_commit, hardware, versions
 from gift_train.ranks import ONE, Ranks
 from gift_train.run_files import MATRIX_FILE, METRICS_FILE, RUN_FILE, TIMING_FILE, read_accuracies, read_record, read_timing
+from gift_train.run_identity import difference
 
 LOCK = ".lock"
 
@@ -173,17 +174,11 @@ class RunFolder:
 def check_place(path: Path, identity: Mapping[str, Any]) -> None:
     """Whether a folder is free for this run or holds it already; touches nothing. Raises ConfigError naming the first difference."""
     if (path / RUN_FILE).exists():
-        _require_same(path, read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
+        found = difference(read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
+        if found is not None:
+            raise ConfigError(f"--out {path} holds another run: {found}. Choose another folder.")
     elif path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
         raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
-
-
-def _require_same(path: Path, there: Any, here: Any, key: str = "") -> None:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted(there.keys() | here.keys()):
-            _require_same(path, there.get(name), here.get(name), f"{key}.{name}" if key else name)
-    elif there != here:
-        raise ConfigError(f"--out {path} holds another run: {key} is {there!r} there and {here!r} here. Choose another folder.")
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def _inputs(this: Run, index: int, name: str, what_is_left: str) -> TaskInputs:
         reference_images=this.reference_images,
         reference_texts=this.reference_texts,
         ranks=this.ranks,
-        may_leave=lambda: this.record.departure.check_alone(what_is_left),
+        # Not by way of `this`: the method keeps what it is given here, and a circle would keep a table's finished runs in memory.
+        may_leave=partial(this.record.departure.check_alone, what_is_left),
     )
 
 

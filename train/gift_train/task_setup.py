@@ -92,7 +92,7 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
     if source == ReplaySource.SYNTHETIC:
         assert inputs.shards is not None
         assert inputs.replay_rows is not None
-        hold_shards(inputs.shards, "task", inputs.replay_rows["shard"].unique().to_pylist())
+        hold_shards(inputs.shards, "task", inputs.replay_rows["shard"].unique().to_pylist(), inputs.may_leave)
         dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform, inputs.room_bytes)
         collate = ReplayCollate(student.tokenize)
     elif source == ReplaySource.REFERENCE:

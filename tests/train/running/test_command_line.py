@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gift_train.methods.base import METHOD_NAMES
+
+FEW_STEPS = ("--set", "steps=3", "--set", "warmup_steps=1", "--set", "batch_size=6")
 
 
 def test_evaluate_prints_every_dataset_and_takes_a_checkpoint(gift_train, quick_run, world, tmp_path):
@@ -61,6 +64,9 @@ def test_run_records_what_it_was(quick_run, tmp_path):
         (["--method", "finetune", "--model", "nowhere"], "Unknown model 'nowhere'"),
         (["--method", "finetune", "--stop-after", "0"], "--stop-after counts tasks and must be at least 1"),
         (["--method", "finetune", "--set", "learning_rates.colors=1.0"], "Unknown dataset 'colors'. Did you mean 'colours'?"),
+        (["--method", "finetune", "--seed", "99999999999999999999"], "--seed must be a number of 64 bits"),
+        (["--method", "finetune", "--image-cache-gb", "1e8"], "cannot be had here ("),
+        (["--method", "finetune", "--image-cache-gb", "1e12"], "Give a smaller --image-cache-gb"),
         (["--method", "finetune", "--device", "quantum"], "Device 'quantum' cannot be used here"),
     ],
 )
@@ -79,6 +85,43 @@ def test_folder_of_another_run_is_refused_naming_the_difference(quick_run, tmp_p
     assert other.code == 2
     assert "holds another run: seed is 42 there and 43 here" in other.err
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
+@pytest.mark.parametrize("changed", ["manifests", "model", "configuration"])
+def test_a_run_whose_manifests_or_weights_have_changed_is_refused(gift_train, world, tmp_path, changed):
+    own = type(world)(shutil.copytree(world.root, tmp_path / "world"))
+    command = ("run", "--method", "finetune", "--out", tmp_path / "run", *own.arguments, *FEW_STEPS)
+    assert gift_train(*command, "--stop-after", "1").code == 0
+    if changed == "manifests":
+        task = own.root / "manifests/tasks/stripes.toml"
+        task.write_text(task.read_text().replace("a {} square.", "a sketch of a {}."))
+    elif changed == "configuration":
+        path = own.root / "model/open_clip_config.json"
+        path.write_text(path.read_text().replace('"embed_dim"', '"quick_gelu": true, "embed_dim"'))
+    else:
+        path = own.root / "model/open_clip_model.safetensors"
+        save_file({name: 2 * weight for name, weight in load_file(path).items()}, path)
+    other = gift_train(*command)
+    assert other.code == 2
+    manifests, model = "the manifests (class names, templates, data, counts)", "the initial weights or their configuration"
+    told = manifests if changed == "manifests" else f"{model} (--model, --pretrained)"
+    assert f"holds another run: {told} are not those it began with. Choose another folder." in other.err
+
+
+def test_a_run_recorded_without_digests_goes_on(quick_run, tmp_path):
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    for key in ("manifests_sha256", "initial_weights"):
+        assert record["identity"].pop(key)
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    assert quick_run("finetune", tmp_path / "run").code == 0
+
+
+def test_where_shards_lie_and_how_often_a_run_saves_make_no_other_run(quick_run, world, tmp_path):
+    shutil.copytree(world.root / "shards", tmp_path / "moved")
+    assert quick_run("gift", tmp_path / "run", "--stop-after", "1").code == 0
+    outcome = quick_run("gift", tmp_path / "run", "--shards", tmp_path / "moved", "--set", "checkpoint_every=2")
+    assert outcome.code == 0, outcome.err
 
 
 def test_folder_with_other_things_in_it_is_refused(quick_run, tmp_path):

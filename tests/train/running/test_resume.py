@@ -1,6 +1,7 @@
 """A run that is told to leave, runs out of disk or saves by the clock: what it leaves behind, what its log says, how it goes on."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from gift_train import loop
 from gift_train.methods.base import method_class
+from gift_train.ranks import Ranks
 
 
 def same_runs(first, second):
@@ -32,7 +34,7 @@ def events(run, *names):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """A function: send this process the signal after so many steps of the runs to come; 0 for never."""
+    """A function: send this process and its loaders' the signal after so many steps of the runs to come; 0 for never."""
     training_step = loop.training_step
 
     def arm(after, number=signal.SIGTERM):
@@ -41,7 +43,9 @@ def signalled(monkeypatch):
         def step_and_signal(*arguments):
             calls.append(None)
             if len(calls) == after:
-                os.kill(os.getpid(), number)
+                group = (os.getpid(), *(child.pid for child in multiprocessing.active_children()))
+                # By another process, as a scheduler does: of their parent's own signal torch's loaders die quietly.
+                subprocess.run(["kill", "-s", str(int(number)), *map(str, group)], check=True)
             return training_step(*arguments)
 
         monkeypatch.setattr(loop, "training_step", step_and_signal)
@@ -61,6 +65,15 @@ def test_a_run_that_is_told_to_leave_saves_its_step_and_goes_on_from_it(quick_ru
     assert quick_run("gift", tmp_path / "run").code == 0
     assert [event["step"] for event in events(tmp_path / "run", "resumed")] == [7]
     assert same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_signal_to_the_whole_group_is_left_to_the_main_process(quick_run, signalled, tmp_path):
+    signalled(7)
+    left = quick_run("finetune", tmp_path / "run", "--num-workers", "2")
+    assert left.code == 75
+    assert "Stopped by SIGTERM: finetune 1/2 colours, from step 7 of 13 on. Nothing is lost" in left.err
+    assert "Traceback" not in left.err
+    assert not multiprocessing.active_children()
 
 
 FEW_UPDATES = ("--set", "method_config.selector.no_task_updates=20", "--set", "method_config.selector.task_updates=20")
@@ -146,6 +159,30 @@ def test_a_checkpoint_is_due_by_steps_or_by_minutes_whichever_comes_first(monkey
     clock.restart()
     assert not clock.is_due(0)
     assert not loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100)).is_due(0)
+
+
+class OneOfTwo(Ranks):
+    """A rank beside which the other one claims nothing, or what it is said to."""
+
+    def __init__(self, rank, other_claims=False):
+        super().__init__(rank, 2)
+        self.other_claims = other_claims
+
+    def any(self, claim):
+        return claim or self.other_claims
+
+
+def test_on_several_ranks_the_main_ones_minutes_count_where_the_ranks_talk(monkeypatch):
+    """A rank that saved by its own clock would be alone to find a non-finite term; the others would wait for it for ever."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    rhythm = loop.Rhythm(log_every=1, checkpoint_every=100, checkpoint_minutes=2)
+    main, other, told = (loop.SaveClock(rhythm, ranks) for ranks in (OneOfTwo(0), OneOfTwo(1), OneOfTwo(1, other_claims=True)))
+    now[0] = 120.0
+    assert [main.is_due(step) for step in (9, 10, 11, 99)] == [False, True, False, True]
+    assert [other.is_due(step) for step in (9, 10, 11, 99)] == [False, False, False, True]
+    now[0] = 0.0
+    assert [told.is_due(step) for step in (9, 10, 11, 99)] == [False, True, False, True]
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(quick_run, signalled, tmp_path, caplog):

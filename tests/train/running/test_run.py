@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gift_train.methods.base import METHOD_NAMES
 
@@ -131,9 +132,45 @@ STATEFUL += [("gift", ("--set", "method_config.fisher_steps=8")), ("gift", ())]
 
 @pytest.mark.parametrize(("method", "flags"), STATEFUL)
 def test_resuming_inside_a_task_equals_an_uninterrupted_run(quick_run, tmp_path, monkeypatch, method, flags):
+    assert quick_run(method, tmp_path / "whole", *flags).code == 0
+    run_in_two_starts(quick_run, tmp_path / "resumed", monkeypatch, method, *flags)
+    assert same_runs(tmp_path / "whole", tmp_path / "resumed")
+    assert list((tmp_path / "resumed/checkpoints/progress").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["finetune", "gift"])
+def test_a_resnet_trains_resumes_and_is_evaluated(quick_run, gift_train, world, tmp_path, monkeypatch, method):
+    model = write_resnet(world, tmp_path / "resnet")
+    whole = quick_run(method, tmp_path / "whole", "--model", model)
+    assert whole.code == 0, whole.err
+    run_in_two_starts(quick_run, tmp_path / "resumed", monkeypatch, method, "--model", model)
+    assert same_runs(tmp_path / "whole", tmp_path / "resumed")
+    last = tmp_path / "whole/checkpoints/task-02-stripes.safetensors"
+    before, after = load_file(model / "open_clip_model.safetensors"), load_file(last)
+    assert torch.equal(before["visual.bn1.running_mean"], after["visual.bn1.running_mean"])
+    assert not torch.equal(before["visual.bn1.weight"], after["visual.bn1.weight"])
+    evaluated = gift_train("evaluate", *world.arguments, "--model", model, "--checkpoint", last, "--json")
+    assert list(json.loads(evaluated.out)["accuracy"].values()) == read(tmp_path / "whole/accuracy_matrix.json")["matrix"][-1]
+
+
+def write_resnet(world, folder):
+    """A model folder whose image tower is a ResNet of four small blocks."""
+    shutil.copytree(world.root / "model", folder)
+    config = read(folder / "open_clip_config.json")
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    config["model_cfg"]["vision_cfg"] = vision
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(5)
+    text = {key: value for key, value in config["model_cfg"]["text_cfg"].items() if key != "tokenizer_kwargs"}
+    network = open_clip.CLIP(16, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text))
+    save_file(network.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def run_in_two_starts(quick_run, out, monkeypatch, method, *flags):
+    """A run that dies inside its second task, and the same again."""
     from gift_train import loop
 
-    assert quick_run(method, tmp_path / "whole", *flags).code == 0
     training_step, calls = loop.training_step, []
 
     def stop_at_the_twentieth(*arguments):
@@ -144,12 +181,10 @@ def test_resuming_inside_a_task_equals_an_uninterrupted_run(quick_run, tmp_path,
 
     monkeypatch.setattr(loop, "training_step", stop_at_the_twentieth)
     with pytest.raises(Stopped):
-        quick_run(method, tmp_path / "resumed", *flags)
-    assert sorted(path.name for path in (tmp_path / "resumed/checkpoints/progress").iterdir()) == ["task-02-step-000005.safetensors"]
+        quick_run(method, out, *flags)
+    assert sorted(path.name for path in (out / "checkpoints/progress").iterdir()) == ["task-02-step-000005.safetensors"]
     monkeypatch.setattr(loop, "training_step", training_step)
-    assert quick_run(method, tmp_path / "resumed", *flags).code == 0
-    assert same_runs(tmp_path / "whole", tmp_path / "resumed")
-    assert list((tmp_path / "resumed/checkpoints/progress").iterdir()) == []
+    assert quick_run(method, out, *flags).code == 0
 
 
 def test_a_damaged_newest_progress_falls_back_to_the_one_before(quick_run, tmp_path, monkeypatch):

@@ -1,8 +1,12 @@
 """`gift-train table --run` makes real runs of a few steps and shows them; what is there is never made again."""
 
+import gc
 import json
 
 import pytest
+
+from gift_train.backbone import Backbone
+from gift_train.preparation import Run
 
 FEW_STEPS = ("--set", "steps=6", "--set", "warmup_steps=2", "--set", "batch_size=6", "--set", "replay_batch_size=6")
 TABLE = """
@@ -63,6 +67,22 @@ def test_an_interrupted_run_goes_on_inside_the_table(own_table, gift_train, worl
     assert "1 of 2 tasks done" in own_table().err
     assert own_table("--run", "--only", "finetune").code == 0
     assert "1 there, 1 missing" in own_table().err
+
+
+def test_a_finished_run_leaves_no_model_in_memory(own_table):
+    """Not even until Python next looks for circles: the next run of a table needs the room at once."""
+
+    def living():
+        return sum(type(thing) in (Run, Backbone) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = living()  # other tests' own
+        assert own_table("--run").code == 0
+        assert living() == before
+    finally:
+        gc.enable()
 
 
 def test_a_run_that_fails_stops_the_table_with_its_error(own_table, tmp_path):

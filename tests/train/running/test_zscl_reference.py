@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -89,6 +90,19 @@ def test_the_sentences_decide_the_run_and_another_file_does_not_go_on_with_it(qu
     assert "holds another run: reference_captions.sha256 is" in outcome.err
     assert quick_run(recipe, tmp_path / "other", *references, "--stop-after", "1").code == 0
     assert (tmp_path / "other/metrics.jsonl").read_bytes() != (run / "metrics.jsonl").read_bytes()
+
+
+def test_reference_images_may_move_and_not_change(quick_run, world, tmp_path, recipe, sentences):
+    run, images = tmp_path / "run", shutil.copytree(world.root / "data/colours/train", tmp_path / "images")
+    captions = ("--reference-captions", sentences)
+    assert quick_run(recipe, run, "--reference-images", images, *captions, "--stop-after", "1").code == 0
+    images = images.rename(tmp_path / "moved")
+    for path in images.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"more")
+    outcome = quick_run(recipe, run, "--reference-images", images, *captions)
+    assert outcome.code == 2
+    assert "holds another run: the images of --reference-images are not those it began with." in outcome.err
+    assert quick_run(recipe, run, "--reference-images", world.root / "data/colours/train", *captions).code == 0
 
 
 def test_resuming_inside_a_task_equals_an_uninterrupted_run(quick_run, tmp_path, recipe, references, monkeypatch):

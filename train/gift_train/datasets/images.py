@@ -19,7 +19,7 @@ SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 FILE_FORMATS = (*SHARD_FORMATS, "BMP", "GIF", "PPM", "TIFF")  # a few of SUN397's .jpg files are other formats inside
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 # What PIL's decoders raise on broken files; UnidentifiedImageError is an OSError.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def decode_rgb(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from gift_shared.errors import ConfigError
 from gift_train.transforms import ImageTransform, Pixels, as_tensor
 
 ROOM_BYTES = 200 * 10**6  # for each set of images: a thousand of 224 pixels, which is what a task replays, take 151 MB
@@ -28,8 +29,8 @@ class PixelCache:
 
     def __init__(self, num_images: int, num_bytes: int = ROOM_BYTES) -> None:
         # Rows: byte offset + 1 (or a state), height, width. The last row counts the bytes that are taken.
-        self._table: NDArray[np.int64] = np.frombuffer(mmap.mmap(-1, (num_images + 1) * 24), dtype=np.int64).reshape(-1, 3)
-        self._pixels: NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, max(num_bytes, 1)), dtype=np.uint8)
+        self._table: NDArray[np.int64] = np.frombuffer(_shared_memory((num_images + 1) * 24), dtype=np.int64).reshape(-1, 3)
+        self._pixels: NDArray[np.uint8] = np.frombuffer(_shared_memory(max(num_bytes, 1)), dtype=np.uint8)
         self._room = num_bytes
         self._lock = multiprocessing.get_context("fork").Lock()
 
@@ -65,6 +66,15 @@ class PixelCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PixelCache, (len(self._table) - 1, 0)
+
+
+def _shared_memory(num_bytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, num_bytes)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{num_bytes / 1e9:.3g} GB for decoded images cannot be had here ({error}). Give a smaller --image-cache-gb."
+        ) from error
 
 
 class DecodedImages:

@@ -4,6 +4,9 @@ Members are found by walking the headers once; contents are read by offset. Anyt
 and a tar that holds links, pickles or paths out of its folder is refused whole.
 """
 
+import math
+import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,10 @@ from gift_shared.tar_members import plain_members
 from gift_train.datasets.images import ImageSource, decode_rgb, files_identity
 
 LABEL_SUFFIX = ".cls"
+MOST_TARS = 1_000_000  # of one pattern; a slip of the keyboard in a range would fill the memory with names
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _MAX_LABEL_BYTES = 32
+_MAX_LABEL = np.iinfo(np.int64).max
 
 
 class TarImages(ImageSource):
@@ -61,14 +67,25 @@ class TarImages(ImageSource):
 
 def open_tars(manifest: TaskManifest, data_root: Path, pattern: str) -> TarImages:
     """Open the tars a manifest names, e.g. `birds/train-{000000..000003}.tar`. Raises DataError if one is missing or broken."""
-    try:
-        tars = [data_root / name for name in braceexpand(pattern)]
-    except UnbalancedBracesError as error:
-        raise ManifestError(f"{manifest.name}: [data] names {pattern!r}, whose braces do not close.") from error
+    tars = [data_root / name for name in tar_names(manifest.name, pattern)]
     missing = [path for path in tars if not path.is_file()]
     if missing:
         raise DataError(f"{manifest.name}: {len(missing)} of {len(tars)} tars of {pattern!r} are missing, first {missing[0]}.")
     return TarImages(manifest.name, tars)
+
+
+def tar_names(name: str, pattern: str) -> list[str]:
+    """The names a brace pattern stands for. Raises ManifestError, naming the dataset, if it stands for none or too many."""
+    too_many = ManifestError(f"{name}: [data] names {pattern!r}, which stands for more than {MOST_TARS} tars. Correct its ranges.")
+    try:
+        if math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern)) > MOST_TARS:
+            raise too_many  # before the ranges are expanded: each of them is held in memory
+        names = list(islice(braceexpand(pattern), MOST_TARS + 1))
+    except UnbalancedBracesError as error:
+        raise ManifestError(f"{name}: [data] names {pattern!r}, whose braces do not close.") from error
+    if len(names) > MOST_TARS:
+        raise too_many
+    return names
 
 
 def _read_table(name: str, path: Path) -> list[tuple[str, tuple[int, int], int]]:
@@ -103,6 +120,6 @@ def _key_and_suffix(member: str) -> tuple[str, str]:
 
 def _label(name: str, path: Path, member: str, content: bytes) -> int:
     text = content.decode("ascii", errors="replace").strip()
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) > _MAX_LABEL:
         raise DataError(f"{name}: {member!r} of {path} must hold a label index such as 17, found {text!r}.")
     return int(text)

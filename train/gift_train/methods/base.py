@@ -209,6 +209,12 @@ class Method:
             raise ConfigError(f"The checkpoint holds state of another method ({', '.join(sorted(state))}), {self.name} keeps none.")
 
 
+def require_temperature(temperature: float) -> None:
+    """Raises ConfigError unless a softmax can be divided by it and keep its order."""
+    if temperature <= 0:
+        raise ConfigError(f"temperature must be positive, found {temperature}.")
+
+
 _REGISTRY: dict[str, type[Method]] = {}
 
 

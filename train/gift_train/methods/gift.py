@@ -11,7 +11,7 @@ from gift_shared.errors import ConfigError
 from gift_train.backbone import Backbone
 from gift_train.consolidation import Penalty, batch_fisher, interpolate, running_mean
 from gift_train.losses import alignment_target, contrastive_distillation, feature_distance, image_text_alignment, similarity_logits
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, register
+from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, register, require_temperature
 from gift_train.replay import ReplayBatch
 from gift_train.teacher import Teacher, encode_captions
 
@@ -127,8 +127,7 @@ class Gift(Method):
 
 
 def _check(config: Gift.Config) -> None:
-    if config.temperature <= 0:
-        raise ConfigError(f"temperature must be positive, found {config.temperature}.")
+    require_temperature(config.temperature)
     if (config.teacher == "wise") != (config.teacher_alpha is not None):
         raise ConfigError("teacher_alpha, the share of the initial weights, goes with teacher = 'wise' and with no other.")
     if config.teacher_alpha is not None and not 0 <= config.teacher_alpha <= 1:

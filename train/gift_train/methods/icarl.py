@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gift_shared.errors import ConfigError
 from gift_train.backbone import Backbone
 from gift_train.image_distillation import ImageDistillation
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
+from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register, require_temperature
 from gift_train.replay import ReplayBatch
 
 
@@ -36,6 +37,12 @@ class Icarl(Method):
         memory_size: int
         herding_candidates: int
         quota: Literal["even", "reference"]
+
+        def __post_init__(self) -> None:
+            require_temperature(self.temperature)
+            for name in ("memory_size", "herding_candidates"):
+                if getattr(self, name) < 1:
+                    raise ConfigError(f"{name} must be 1 or more images, found {getattr(self, name)}.")
 
     def __init__(self, config: "Icarl.Config") -> None:
         super().__init__(config)

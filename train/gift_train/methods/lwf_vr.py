@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gift_train.backbone import Backbone
 from gift_train.image_distillation import ImageDistillation
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
+from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register, require_temperature
 from gift_train.replay import ReplayBatch
 
 
@@ -27,6 +27,9 @@ class LearningWithoutForgettingVr(Method):
 
         distill_weight: float
         temperature: float
+
+        def __post_init__(self) -> None:
+            require_temperature(self.temperature)
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)

@@ -11,7 +11,7 @@ from gift_shared.errors import ConfigError
 from gift_train.backbone import Backbone
 from gift_train.consolidation import Penalty, running_mean
 from gift_train.image_distillation import ImageDistillation
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register
+from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register, require_temperature
 from gift_train.replay import ReplayBatch
 
 
@@ -67,6 +67,7 @@ class Zscl(Method):
         reference: ReferenceSet | None = None
 
         def __post_init__(self) -> None:
+            require_temperature(self.temperature)
             if self.average_every < 1:
                 raise ConfigError(f"average_every must be 1 or more steps, found {self.average_every}.")
 

@@ -12,6 +12,7 @@ from gift_shared.storage import Folder, open_folder
 from gift_train.methods.base import METHOD_NAMES
 from gift_train.preparation import RunRequest
 from gift_train.report.grid import Grid, grid_text
+from gift_train.run_identity import manifests_digest
 from gift_train.tables.comparison import compare, comparison_csv, comparison_latex, comparison_markdown, comparison_text
 from gift_train.tables.definition import PaperTable, load_table
 from gift_train.tables.needed import NeededRun, Setting, State, needed_runs, replay_shortage
@@ -77,8 +78,8 @@ def _missing(request: TableRequest, machine: Machine) -> tuple[list[NeededRun], 
 def parse_seeds(text: str) -> list[int]:
     """`1,2,3` as numbers. Raises ConfigError for anything else, and for a seed given twice."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise ConfigError(f"--seeds {text!r} should be different whole numbers with commas between them, e.g. 1,2,3.")
+    if not all(part.isdecimal() and len(part) < 20 for part in parts) or len(set(parts)) != len(parts):
+        raise ConfigError(f"--seeds {text!r} should be different whole numbers below 10^19 with commas between them, e.g. 1,2,3.")
     return [int(part) for part in parts]
 
 
@@ -116,7 +117,8 @@ def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTab
     if request.order is None and request.world not in table.orders:
         raise ConfigError(unknown_name("world", request.world, table.orders))
     argument = request.order or table.orders[request.world]
-    order = Manifests(tuple(manifests)).order(argument)
+    lookup = Manifests(tuple(manifests))
+    order = lookup.order(argument)
     if len(order.tasks) < 2:
         raise ConfigError(f"Order {order.name!r} has one task, and Transfer needs two. `gift-train report` shows such runs.")
     model, pretrained = request.model, request.pretrained
@@ -128,6 +130,7 @@ def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTab
     setting = Setting(
         order=order,
         order_argument=argument,
+        manifests_sha256=manifests_digest(lookup, order),
         model=model,
         pretrained=pretrained,
         shards=parse_shards(request.shards, table),

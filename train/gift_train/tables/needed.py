@@ -20,11 +20,9 @@ from gift_train.config import Recipe, load_recipe
 from gift_train.methods.base import Method, NoTaskSource, ReplaySource, TextSource, method_class
 from gift_train.report.runs import Run, load_run
 from gift_train.run_files import read_accuracies, read_record
+from gift_train.run_identity import difference, flat
 from gift_train.selection import ReplaySelection, ReplayShortage, select_replay
 from gift_train.tables.definition import PaperTable, TableRow
-
-# A recipe's name for people and its rhythm of writing: they change no number, so they tell no two runs apart.
-INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minutes", "diagnostics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,12 @@ class Setting:
 
     order_argument: the order as `gift-train run` is told it, a name or a file. shards: output folders by label, None = the plain set.
     reference_images: by method, None = every other; for methods that look at images beside their tasks'.
-    reference_captions: for methods that look at sentences of a file.
+    reference_captions: for methods that look at sentences of a file. manifests_sha256: see `manifests_digest`.
     """
 
     order: OrderManifest
     order_argument: str
+    manifests_sha256: str
     model: str
     pretrained: str | None
     shards: Mapping[str | None, Folder]
@@ -198,11 +197,12 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[
     wanted: dict[str, Any] = {
         "order": setting.order.name,
         "datasets": list(setting.order.tasks),
+        "manifests_sha256": setting.manifests_sha256,
         "seed": seed,
         "model": setting.model,
         "pretrained": setting.pretrained,
         "overrides": list(setting.overrides),
-        "recipe": {key: value for key, value in recipe.as_table().items() if key not in INDIFFERENT_KEYS},
+        "recipe": recipe.as_table(),
     }
     if not method_class(recipe.method).trains:
         del wanted["seed"]
@@ -213,24 +213,12 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[
         wanted["reference_images"] = str(images)
     if _method(recipe).text_source() == TextSource.FILE and setting.reference_captions is not None:
         wanted["reference_captions"] = {"sha256": setting.captions_digest}
-    return _flat(json.loads(json.dumps(wanted)))  # compare as it was written
+    return flat(json.loads(json.dumps(wanted)))  # compare as it was written
 
 
 def _difference(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first thing in which a record is not what is wanted. A value that is not recorded counts as null."""
-    there = _flat(record)
-    more = [key for key in there if key.startswith("recipe.") and key.removeprefix("recipe.") not in INDIFFERENT_KEYS]
-    for key in dict.fromkeys([*wanted, *more]):
-        if there.get(key) != wanted.get(key):
-            return f"{key} is {there.get(key)!r} there and {wanted.get(key)!r} here"
-    return None
-
-
-def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return flat
+    """The first thing in which a record is not what is wanted; what the table leaves open is not looked at."""
+    return difference({key: value for key, value in flat(record).items() if key in wanted or key.startswith("recipe.")}, wanted)
 
 
 def _no_task_source(recipe: Recipe) -> NoTaskSource:

@@ -1,0 +1,58 @@
+"""Whether two runs are the same run: one rule for a folder that is opened again and for a table that looks for its runs. No torch here."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gift_shared.manifests import Manifests, OrderManifest
+
+# A recipe's name for people and its rhythm of writing: they change no number, so they tell no two runs apart.
+INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minutes", "diagnostics")
+# Where something lies tells nothing if the record holds the digest of what lies there.
+_PATHS = {
+    "shards.path": "shards.index_sha256",
+    "reference_captions.path": "reference_captions.sha256",
+    "reference_images": "reference_images_sha256",
+}
+# Compared only where both sides know them: older records lack them, and some are known only once a model or images are opened.
+_DIGESTS = {
+    "manifests_sha256": "the manifests (class names, templates, data, counts)",
+    "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
+    "reference_images_sha256": "the images of --reference-images",
+}
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """The first thing in which two records, as JSON holds them, are of different runs; what is not recorded counts as null."""
+    old, new = _compared(there), _compared(here)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) or old.get(_PATHS.get(key, "")) is not None:
+            continue
+        if key not in _DIGESTS:
+            return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
+        if old.get(key) is not None and new.get(key) is not None:
+            return f"{_DIGESTS[key]} are not those it began with"
+    return None
+
+
+def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
+    """SHA-256 of all that the manifests of an order's tasks, and of its pretraining source, tell a run. Raises ManifestError."""
+    found = [manifests.task(name) for name in (order.pretraining_source, *order.tasks)]
+    facts = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Inner tables as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    compared = {key: value for key, value in flat(record).items() if key not in {f"recipe.{name}" for name in INDIFFERENT_KEYS}}
+    if isinstance(compared.get("overrides"), list):
+        compared["overrides"] = [one for one in compared["overrides"] if str(one).partition("=")[0] not in INDIFFERENT_KEYS]
+    return compared
