@@ -66,8 +66,7 @@ def main() -> None:
                 findings += approximation_findings(details, workers, 12 if arguments.quick else 48, arguments.pictures)
             if arguments.quick:
                 details["sd15_small"] = sd15_runs(Path(folder))
-    name = "generation" if arguments.device == "cpu" else "generation_gpu"
-    report(f"{name}_quick" if arguments.quick else name, findings, details)
+    report("generation", findings, details, is_quick=arguments.quick, device=arguments.device)
 
 
 class Workers:

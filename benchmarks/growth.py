@@ -47,7 +47,7 @@ def main() -> None:
                 print(f"{num_rows:>9,} rows  {command:7} {found['seconds']:8.2f} s  {found['gigabytes']:6.2f} GB", file=sys.stderr)
                 if command != "make":
                     measured[command][num_rows] = found
-    report("growth", list(findings(measured, sizes)), {"sizes": sizes, "measured": measured})
+    report("growth", list(findings(measured, sizes)), {"sizes": sizes, "measured": measured}, is_quick=arguments.quick)
 
 
 def findings(measured: dict[str, dict[int, dict[str, Any]]], sizes: tuple[int, ...]) -> Any:

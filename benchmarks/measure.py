@@ -69,10 +69,14 @@ def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def report(name: str, findings: Sequence[Finding], details: Mapping[str, Any]) -> Path:
-    """Print the findings as a table and write them, with all that was measured, to results/<name>.json; returns its path."""
+def report(benchmark: str, findings: Sequence[Finding], details: Mapping[str, Any], *, is_quick: bool = False, device: str = "cpu") -> Path:
+    """Print the findings as a table and write them, with all that was measured, to results/<benchmark>[_gpu][_quick].json.
+
+    Returns its path. A try, and what another device does, never takes the place of a measurement.
+    """
     from gift_train.provenance import git_commit, hardware, versions  # imports torch, which must not count as a measured process's memory
 
+    name = f"{benchmark}{'' if device == 'cpu' else '_gpu'}{'_quick' if is_quick else ''}"
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         print(f"{finding.what:{width}}  {finding.value:10.2f} {finding.unit:12} {finding.shown_target:>10}  {finding.verdict}")

@@ -54,14 +54,16 @@ class PlainGift:
         self.num_steps += 1
         self.optimizer.zero_grad()
         terms = self._replay_terms(synthetic_images, captions)
-        sum(terms.values()).backward()
-        fisher = self._fisher()
-        terms |= self._task_terms(images, labels)
-        penalty = self._penalty(fisher)
-        (terms["cross_entropy"] + penalty).backward()
-        self.optimizer.step()
         if self.settings.consolidation_weight:
-            terms["weight_consolidation"] = penalty
+            sum(terms.values()).backward()
+            fisher = self._fisher()
+            terms |= self._task_terms(images, labels)
+            terms["weight_consolidation"] = self._penalty(fisher)
+            (terms["cross_entropy"] + terms["weight_consolidation"]).backward()
+        else:
+            terms |= self._task_terms(images, labels)
+            sum(terms.values()).backward()
+        self.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
 
     def _replay_terms(self, images: Tensor, captions: Tensor) -> dict[str, Tensor]:
@@ -89,13 +91,14 @@ class PlainGift:
     def _fisher(self) -> dict[str, Tensor]:
         fisher = {}
         for name, parameter in self.parameters.items():
-            square = None if parameter.grad is None else parameter.grad**2
-            is_dead = square is None or float(square.mean()) == 0
-            fisher[name] = torch.full_like(parameter, FISHER_FLOOR) if is_dead else square / square.mean()
+            if parameter.grad is None:
+                fisher[name] = torch.full_like(parameter, FISHER_FLOOR)
+                continue
+            square = parameter.grad**2
+            mean = square.mean()
+            fisher[name] = torch.where(mean == 0, FISHER_FLOOR, square / mean)
         return fisher
 
     def _penalty(self, fisher: dict[str, Tensor]) -> Tensor:
-        if not self.settings.consolidation_weight:
-            return torch.zeros((), device=self.student.logit_scale.device)
         terms = [(fisher[name] * (parameter - self.anchor[name]) ** 2).sum() for name, parameter in self.parameters.items()]
         return self.settings.consolidation_weight * torch.stack(terms).sum()

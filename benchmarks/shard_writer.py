@@ -69,7 +69,7 @@ def main() -> None:
         Finding(what="share of it that is JPEG encoding", value=100 * details["share_of_encoding"], unit="%"),
         Finding(what="size in the shard", value=details["kilobytes_per_image"], unit="kB/image"),
     ]
-    report("shard_writer_quick" if arguments.quick else "shard_writer", findings, details)
+    report("shard_writer", findings, details, is_quick=arguments.quick)
 
 
 class ReadyPictures(FlatColorRenderer):

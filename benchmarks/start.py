@@ -53,7 +53,7 @@ def main() -> None:
     details["seconds of imports"] = {
         module: import_seconds(module) for module in ("gift_train.sequence", "gift_generate.pipeline", "gift_generate.stable_diffusion")
     }
-    report("start", findings, details)
+    report("start", findings, details, is_quick=arguments.quick, device=arguments.device)
 
 
 def command(program: str, *arguments: str | Path) -> list[str]:

@@ -57,7 +57,7 @@ def main() -> None:
         findings.append(Finding(what=f"{name}: images kept against plain", value=rates["kept"] / rates["plain"], unit="x", target=2))
     findings += memory_findings(details, (1, 10, 100) if arguments.quick else (1, 10, 100, 1_000))
     findings += pool_findings(details, POOL_ROWS // 10 if arguments.quick else POOL_ROWS)
-    report("streaming", findings, details)
+    report("streaming", findings, details, is_quick=arguments.quick)
 
 
 def loading_rates(file_pixels: int, model_pixels: int, num_images: int, workers: int) -> dict[str, float]:

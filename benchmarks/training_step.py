@@ -9,6 +9,7 @@ the step is set against the time that its matrix products alone would take at th
 
 import argparse
 import copy
+import itertools
 import json
 import logging
 import time
@@ -36,6 +37,7 @@ NUM_BATCHES = 3
 LEARNING_RATE = 1e-5
 SCHEDULE = Schedule(peak=LEARNING_RATE, warmup_steps=100, total_steps=PAPER_STEPS - 1)
 DATASETS = {10: "eurosat", 37: "oxford_pet", 100: "aircraft", 397: "sun397"}  # by number of classes
+MOST_CLASSES = 397  # the plain step needs some 30 GB for them, which the CPU machines here do not have: there ours is timed alone
 PLAIN_MEMORY = (10, 37)  # numbers of classes at which the plain step's memory is measured and from which it is extrapolated
 
 
@@ -69,7 +71,9 @@ def main() -> None:
         print(json.dumps(memory(side, Case(**json.loads(case)))))
         return
     if arguments.time:
-        case_findings, case_details = timed(Case(**json.loads(arguments.time)), arguments.rounds)
+        case = Case(**json.loads(arguments.time))
+        measure = timed_alone if case.num_classes == MOST_CLASSES and case.device == "cpu" else timed
+        case_findings, case_details = measure(case, arguments.rounds)
         print(json.dumps({"findings": [vars(finding) for finding in case_findings], "details": case_details}))
         return
     batch_size = 2 if arguments.quick else 64 if arguments.device == "cuda" else 8
@@ -80,17 +84,15 @@ def main() -> None:
         findings += [Finding(**finding) for finding in found["findings"]]
         details[case.shown] = found["details"]
     findings += memory_findings(arguments.device, batch_size, details, is_quick=arguments.quick)
-    name = "training_step" if arguments.device == "cpu" else "training_step_gpu"
-    report(f"{name}_quick" if arguments.quick else name, findings, details)
+    report("training_step", findings, details, is_quick=arguments.quick, device=arguments.device)
 
 
 def cases(is_quick: bool, device: str, batch_size: int) -> Iterator[Case]:
     """What is timed on this device."""
     models = ("ViT-B-32-quickgelu",) if is_quick else ("ViT-B-16-quickgelu", "ViT-B-32-quickgelu")
     for model in models:
-        for num_classes in (10, 100):
-            yield Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device)
-    yield Case(model=models[0], num_classes=100, batch_size=batch_size, device=device, consolidates=False)
+        for num_classes, consolidates in itertools.product((10, 100) if is_quick else (10, 100, MOST_CLASSES), (True, False)):
+            yield Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device, consolidates=consolidates)
 
 
 def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
@@ -122,6 +124,14 @@ def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
         Finding(what=f"{case.shown}: largest gradient difference", value=1e6 * gradient_difference, unit="1e-6 rel."),
     ]
     return findings, details
+
+
+def timed_alone(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
+    """Our step where the plain one does not fit."""
+    ours = OurStep(case, Batches(case))
+    seconds = seconds_each({"ours": ours}, rounds=rounds)["ours"]
+    details = {"losses": {"ours": ours.losses}, "seconds": {"ours": seconds}, "teacher_seconds_a_step": ours.teacher_seconds}
+    return [Finding(what=f"{case.shown}: ours", value=seconds + ours.teacher_seconds, unit="s/step")], details
 
 
 class Batches:
@@ -248,7 +258,8 @@ def operators(ours: OurStep) -> list[dict[str, Any]]:
     """Where a step's time goes: the operators that take most of it, with their own seconds."""
     with torch.profiler.profile() as profile:
         ours()
-    rows = profile.key_averages()
+    # Operators, not the kernels they start, which are rows of their own and counted in their operator's device time.
+    rows = [row for row in profile.key_averages() if row.device_type == torch.autograd.DeviceType.CPU]
     is_on_gpu = any(row.self_device_time_total for row in rows)
     spent = {row.key: (row.self_device_time_total if is_on_gpu else row.self_cpu_time_total) / 1e6 for row in rows}
     total = sum(spent.values())
@@ -264,16 +275,17 @@ def memory_findings(device: str, batch_size: int, details: dict[str, Any], *, is
         case = Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device)
         return float(in_own_process(__file__, "--memory", side, json.dumps(vars(case)))["peak_gb"])
 
-    ours = peak("ours", 397)
+    ours = peak("ours", MOST_CLASSES)
     fewer, more = PLAIN_MEMORY
     plain = {num_classes: peak("plain", num_classes) for num_classes in PLAIN_MEMORY}
     per_class = (plain[more] - plain[fewer]) / (more - fewer)
-    details["peak_gb"] = {"ours": {397: ours}, "plain": plain}
-    shown = model.removesuffix("-quickgelu")
+    details["peak_gb"] = {"ours": {MOST_CLASSES: ours}, "plain": plain}
+    shown, limit = model.removesuffix("-quickgelu"), 10.0 if device == "cpu" else None
+    extrapolated = plain[more] + (MOST_CLASSES - more) * per_class
     return [
-        Finding(what=f"{shown}, 397 classes: ours, peak", value=ours, unit="GB", target=10.0 if device == "cpu" else None, at_most=True),
+        Finding(what=f"{shown}, {MOST_CLASSES} classes: ours, peak", value=ours, unit="GB", target=limit, at_most=True),
         Finding(what=f"{shown}, {more} classes: plain, peak", value=plain[more], unit="GB"),
-        Finding(what=f"{shown}, 397 classes: plain, peak, extrapolated", value=plain[more] + (397 - more) * per_class, unit="GB"),
+        Finding(what=f"{shown}, {MOST_CLASSES} classes: plain, peak, extrapolated", value=extrapolated, unit="GB"),
     ]
 
 
