@@ -19,6 +19,7 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("--out", help="Output folder of a render.", show_default=False)]
 ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
+NOTHING_BEGUN = "no image was begun"  # as told to who stops it this early
 
 
 def main() -> None:
@@ -142,38 +143,42 @@ def render(
     ] = False,
 ) -> None:
     """Render a plan into shards, shared with every other worker in the folder. Stopped at any moment, the same command goes on."""
-    from gift_generate.batch_size import parse_batch_size
-    from gift_generate.output_folder import check_place
-    from gift_generate.pictures import ImageEncoder
-    from gift_generate.pipeline import Conduct, run
-    from gift_generate.rendered import RenderedPictures
-    from gift_generate.renderer import ModelOptions, open_renderer
-    from gift_generate.workers import find_worker
     from gift_shared.preemption import PreemptionNotice
 
-    worker = find_worker(rank, world_size)
-    check_place(out, plan)
-    encoder = ImageEncoder(image_format, jpeg_quality)
-    encoder.require_room(height, width)
-    options = ModelOptions(
-        model=model,
-        device=device,
-        dtype=dtype,
-        batch_size=parse_batch_size(batch_size),
-        cpu_threads=threads,
-        scheduler=scheduler,
-        height=height,
-        width=width,
-        generator_device=generator_device,
-        is_compiled=compiled,
-        decodes_one_by_one=vae_slices,
-        guidance_until=guidance_until,
-        feature_interval=feature_interval,
-    )
-    with PreemptionNotice() as notice:
+    with PreemptionNotice() as notice:  # before the imports, which take seconds: a signal that comes meanwhile is not lost
+        from gift_generate.batch_size import parse_batch_size
+        from gift_generate.output_folder import check_place
+        from gift_generate.pictures import ImageEncoder
+        from gift_generate.pipeline import Conduct, run
+        from gift_generate.rendered import RenderedPictures
+        from gift_generate.renderer import ModelOptions, open_renderer
+        from gift_generate.workers import find_worker, is_first_of_its_node
+        from gift_shared.progress import Progress
+
+        worker = find_worker(rank, world_size)
+        Progress.is_shown = is_first_of_its_node()
+        check_place(out, plan)
+        encoder = ImageEncoder(image_format, jpeg_quality)
+        encoder.require_room(height, width)
+        options = ModelOptions(
+            model=model,
+            device=device,
+            dtype=dtype,
+            batch_size=parse_batch_size(batch_size),
+            cpu_threads=threads,
+            scheduler=scheduler,
+            height=height,
+            width=width,
+            generator_device=generator_device,
+            is_compiled=compiled,
+            decodes_one_by_one=vae_slices,
+            guidance_until=guidance_until,
+            feature_interval=feature_interval,
+        )
+        notice.obey(NOTHING_BEGUN)
         _tell(f"loading {model}")
         source = RenderedPictures(open_renderer(options), encoder, max_attempts)
-        notice.obey("no image was begun")
+        notice.obey(NOTHING_BEGUN)
         _report(out, run(out, plan, source, worker, _tell, Conduct(waits=wait, notice=notice)))
 
 

@@ -50,6 +50,11 @@ def find_worker(rank: int | None, world_size: int | None, environment: Mapping[s
     return Worker(element.rank * launched.world_size + launched.rank, element.world_size * launched.world_size)
 
 
+def is_first_of_its_node(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process shows progress: those of a node that one launcher started write to one terminal."""
+    return (environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or "0") == "0"
+
+
 def _array_element(environment: Mapping[str, str]) -> Worker:
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return Worker()

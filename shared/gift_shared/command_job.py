@@ -55,6 +55,7 @@ class CommandJob:
         import submitit
 
         place = submitit.JobEnvironment()
+        place.paths.result_pickle.unlink(missing_ok=True)  # of a start before: this process was done then, and the job is not
         time_is_up = signal.Signals[f"SIG{place.USR_SIG}"]  # what submitit has SLURM send before the time limit
         with PreemptionNotice(tuple({*SIGNALS, time_is_up})) as notice:
             exit_code, last_lines = self._run(place, notice)
@@ -64,8 +65,7 @@ class CommandJob:
         # load its images were signalled too. Should it be an error of its own, the next start ends with it.
         if exit_code != Preempted.exit_code and not notice.has_come:
             raise CommandFailedError(f"{shlex.join(self.words)} ended with exit code {exit_code}.\n{last_lines}")
-        if _is_left_to_the_first_process(place):
-            sys.exit(0)  # another exit code would have it killed before it is done
+        _wait_for_the_first_process(place)
         if not _may_start_again(place, notice.came):
             sys.exit(TERMINATED)  # not 75, which would have a cluster with RequeueExit=75 start it again
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= self.restarts:
@@ -95,9 +95,10 @@ class CommandJob:
                     is_told = True
                 time.sleep(POLL_SECONDS)
         finally:
-            if process.poll() is None:  # this process was interrupted: the command shall not outlive it
+            if process.poll() is None:  # this process was interrupted: the command shall not outlive it, and may leave in its own way
                 process.terminate()
-        copying.join(timeout=10)  # a grandchild may hold the pipe for longer
+                process.wait()
+            copying.join(timeout=10)  # a grandchild may hold the pipe for longer
         return exit_code, b"".join(last_lines).decode(errors="replace").strip()
 
     def _environment(self, place: "submitit.JobEnvironment") -> dict[str, str]:
@@ -116,12 +117,17 @@ class CommandJob:
         return environment
 
 
-def _is_left_to_the_first_process(place: "submitit.JobEnvironment") -> bool:
-    """Whether the job's first process, which may still be saving for all of them, is there to ask for another start."""
+def _wait_for_the_first_process(place: "submitit.JobEnvironment") -> None:
+    """Let the job's first process, which may still be saving for all of them, be the one to ask SLURM for another start.
+
+    If it asks, or fails, the job ends and this process with it; an exit code of this one's would end it too early. Returns once it is
+    done and asks for nothing. Elsewhere every process asks for itself.
+    """
     from submitit.core.utils import JobPaths
 
     first = JobPaths(place.paths.folder, place.job_id, task_id=0)
-    return place.global_rank != 0 and not first.result_pickle.is_file()
+    while place.cluster == "slurm" and place.global_rank != 0 and not first.result_pickle.is_file():
+        time.sleep(POLL_SECONDS)
 
 
 def _may_start_again(place: "submitit.JobEnvironment", came: Sequence[signal.Signals]) -> bool:

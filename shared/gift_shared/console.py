@@ -18,10 +18,11 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PATH = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+FAILED_STORAGE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # a disk, or a server of files that went away
 
 
 def run_app(app: Callable[[], None]) -> None:
-    """Run a typer app; GiftError, a full disk and a path that cannot be used become one line on stderr and their exit code."""
+    """Run a typer app; GiftError, storage that is full or fails and a path that cannot be used become one line and their exit code."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     try:
         app()
@@ -30,6 +31,9 @@ def run_app(app: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno in FULL_DISK:
             _fail(f"The disk is full ({error.filename or 'while writing'}). What is complete stays valid: free some space and run again.")
+        if error.errno in FAILED_STORAGE:
+            where = error.filename or "while reading or writing"
+            _fail(f"The storage failed ({where}): {os.strerror(error.errno)}. What is complete stays valid: run again once it is back.")
         if error.errno not in WRONG_PATH:
             raise
         reason = os.strerror(error.errno)

@@ -13,7 +13,8 @@ class PreemptionNotice:
     """Notes the signals instead of dying of them while its block runs; the main thread alone may open it.
 
     The work asks `has_come` wherever it could stop, leaves whole files behind and raises with `obey`. A second signal finds the same
-    answer: nothing is cut short that would be finished in time, and SIGKILL remains to who cannot wait.
+    answer: nothing is cut short that would be finished in time, and SIGKILL remains to who cannot wait. Nor does one that comes while the
+    process ends, which takes seconds where a GPU is let go of: it would replace the exit code that asks for another start.
     """
 
     def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
@@ -41,8 +42,9 @@ class PreemptionNotice:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        is_leaving = self.has_come and error is not None
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_IGN if is_leaving else handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._came.append(signal.Signals(number))

@@ -40,9 +40,12 @@ NOT_FREE = (
     "array", "cpus-per-task", "error", "gpus-per-node", "mem", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output",
     "partition", "requeue", "signal", "time",
 )  # fmt: skip
+SAFE_PATH = "export PYTHONSAFEPATH=1"  # or a file of the folder it starts in, such as random.py, would stand for a module of Python's
 SUBMITTED_LOG = "submitted.jsonl"
 WAIT_SECONDS = 1.0
-LOOKS_UNTIL_GONE = 3  # a job is between two states for a moment, and its result may reach this machine later than its end
+# How often a job must be missing among those alive, by its outcome, before it has ended. Between two states it is missing for a moment,
+# and its result may reach this machine later than its end. Done is known of each process, and one may have been in an earlier start.
+LOOKS_UNTIL_GONE = {"failed": 0, "done": 1, None: 3}
 
 
 def minutes(text: str) -> int:
@@ -64,7 +67,9 @@ class Resources:
     processes: Annotated[int, typer.Option(min=1, help="Processes of a job on each of its nodes: one per GPU.")] = 1
     partition: Annotated[str | None, typer.Option(help="Partition of SLURM.  [default: the cluster's]")] = None
     time: Annotated[str, typer.Option(help="Time limit of a job as SLURM writes it; then it is requeued and goes on.")] = "24:00:00"
-    gpus_per_node: Annotated[int | None, typer.Option(min=0, help="GPUs of a job on each of its nodes.")] = None
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=0, help="GPUs of a job on each of its nodes; with --executor local the first ones, none unless given.")
+    ] = None
     cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores of each process.")] = None
     mem: Annotated[str | None, typer.Option(help="Memory of a job on each of its nodes, e.g. 64G.")] = None
     slurm: Annotated[list[str] | None, typer.Option(help="Any other option of sbatch, e.g. account=vision; repeatable.")] = None
@@ -188,7 +193,7 @@ def _executor(name: str, resources: Resources) -> "submitit.Executor":
             tasks_per_node=resources.processes,
             gpus_per_node=resources.gpus_per_node or 0,
             signal_delay_s=resources.notice,
-            setup=resources.setup or [],
+            setup=[SAFE_PATH, *(resources.setup or [])],
         )
         return local
     slurm = submitit.SlurmExecutor(resources.logs)
@@ -197,7 +202,7 @@ def _executor(name: str, resources: Resources) -> "submitit.Executor":
         "cpus_per_task": resources.cpus_per_task,
         "gpus_per_node": resources.gpus_per_node,
         "array_parallelism": resources.array_parallelism,
-        "setup": resources.setup,
+        "setup": [SAFE_PATH, *(resources.setup or [])],
     }
     # srun no longer takes the cores of a task from sbatch. A process that fails would leave the others of its job waiting for it.
     srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus_per_task}"] if resources.cpus_per_task else [])]
@@ -240,7 +245,7 @@ def wait_for(jobs: "Sequence[Job]", resources: Resources, tell: Callable[[str], 
         for job in list(waiting):
             looks_without[job.job_id] = 0 if alive is None or job.job_id in alive else looks_without[job.job_id] + 1
             outcome = _outcome(job)
-            if outcome is None and looks_without[job.job_id] < LOOKS_UNTIL_GONE:
+            if looks_without[job.job_id] < LOOKS_UNTIL_GONE[outcome]:
                 continue
             waiting.remove(job)
             num_failed += outcome != "done"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gift_generate import workers as workers_module
 from gift_generate.pictures import ImageEncoder, Picture, PlanRow
 from gift_generate.pipeline import Conduct, run
 from gift_generate.rendered import RenderedPictures
@@ -101,6 +102,20 @@ def test_a_notice_of_preemption_drops_the_shard_and_asks_for_another_start(
     assert [worker["state"] for worker in state["workers"]] == ["preempted"]
     assert command("render", "--plan", plan, "--out", out, *LARGE).code == 0
     assert content(out) == content(whole)
+
+
+def test_a_notice_that_comes_before_anything_was_begun_asks_for_another_start(
+    command, make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signal_and_find(*_: object) -> Worker:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return Worker()
+
+    monkeypatch.setattr(workers_module, "find_worker", signal_and_find)  # the first that render does
+    result = command("render", "--plan", make_plan(2, 4), "--out", tmp_path / "out", *SMALL)
+    assert result.code == 75
+    assert result.err == "Stopped by SIGUSR1: no image was begun. Nothing is lost; the same command goes on.\n"
+    assert not (tmp_path / "out").exists()
 
 
 class NoticedAfterTheLastShard(RenderedPictures):

@@ -36,6 +36,12 @@ def test_a_full_disk_is_one_line_and_exit_code_2(number: int, capsys: pytest.Cap
     assert message.startswith("error: The disk is full (/data/x.tar). What is complete stays valid")
 
 
+def test_storage_that_fails_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = outcome(OSError(errno.ESTALE, "x", "/nfs/shards"), capsys)
+    assert code == 2
+    assert message.startswith(f"error: The storage failed (/nfs/shards): {os.strerror(errno.ESTALE)}. What is complete stays valid")
+
+
 def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = outcome(KeyboardInterrupt(), capsys)
     assert code == 130

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -25,3 +27,22 @@ def test_the_handlers_of_before_come_back() -> None:
     with PreemptionNotice():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+LEAVING = """
+import os, signal
+from gift_shared.console import run_app
+from gift_shared.preemption import PreemptionNotice
+def app():
+    with PreemptionNotice() as notice:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        notice.obey("all")
+try:
+    run_app(app)
+finally:  # the interpreter ends, as slowly as it may
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_second_signal_does_not_replace_the_exit_code() -> None:
+    assert subprocess.run([sys.executable, "-c", LEAVING], stderr=subprocess.DEVNULL, check=False).returncode == 75

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import submitit
+from submitit.core.utils import JobPaths
 
 from gift_shared import command_job, submission
 from gift_shared.command_job import CommandFailedError, CommandJob
@@ -155,6 +156,33 @@ def test_a_command_that_is_told_to_leave_before_it_listens_is_started_again_too(
     assert (tmp_path / "starts").read_text() == "xx"
 
 
+INTERRUPTED = """
+import os, pathlib, signal, sys, time
+def leave(*_):
+    print("stopped in good order", file=sys.stderr)
+    pathlib.Path("left").write_text("x")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path("parent").write_text(str(os.getppid()))
+time.sleep(60)
+"""
+
+
+def test_a_command_whose_job_is_interrupted_still_leaves_in_its_own_way(local, tmp_path):
+    jobs, resources = local(INTERRUPTED)
+    os.kill(int(once_there(tmp_path / "parent")), signal.SIGINT)
+    assert wait_for(jobs, resources, lambda _: None) == 1
+    assert (tmp_path / "left").is_file()
+    assert "stopped in good order" in jobs[0].paths.stderr.read_text()
+
+
+def test_a_file_of_the_folder_stands_for_no_module_of_pythons(local, tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('my own random.py')")
+    monkeypatch.chdir(tmp_path)
+    jobs, resources = local("import random; random.random()")
+    assert wait_for(jobs, resources, print) == 0
+
+
 def test_a_job_with_several_processes_is_told_with_the_line_of_the_one_that_failed(local):
     failing = "import os, sys\nif os.environ['RANK'] == '1': sys.exit('error: no memory left')\nprint('images: 3 of 8', file=sys.stderr)"
     jobs, resources = local(failing, processes=2)
@@ -167,7 +195,7 @@ def test_a_job_with_several_processes_is_told_with_the_line_of_the_one_that_fail
 def slurm(tmp_path, monkeypatch):
     """A function: scripts of SLURM's commands, as long as they last, one a call -> this process is a job there. `calls` notes them."""
     monkeypatch.setattr(command_job, "SECONDS_TO_NEXT_TRY", (0, 0, 0))
-    paths = SimpleNamespace(folder=tmp_path / "jobs")
+    paths = JobPaths(tmp_path / "jobs", "7")
     place = SimpleNamespace(
         cluster="slurm", num_tasks=1, num_nodes=1, global_rank=0, local_rank=0, hostnames=["h"], job_id="7", raw_job_id="7",
         USR_SIG="USR2", paths=paths,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,39 @@ def test_a_job_that_is_told_to_end_is_not_started_again_and_who_waits_is_told(cl
 def test_the_tasks_of_srun_share_the_plan_by_their_numbers(cluster, plan):
     cluster.run("srun", "--ntasks=3", "gift-generate", "render", "--plan", plan(20), "--out", "shards", *QUICK)
     require_same_bytes(cluster, QUICK)
+
+
+# In its first start the second process is done and the first one leaves; in the second start the second one takes longer.
+TWO_STARTS = """
+import os, pathlib, sys, time
+rank = os.environ["RANK"]
+pathlib.Path(f"starts-{rank}").open("a").write("x")
+is_first_start = len(pathlib.Path(f"starts-{rank}").read_text()) == 1
+if rank == "0" and is_first_start:
+    while not list(pathlib.Path("jobs").glob("*_1_result.pkl")):
+        time.sleep(0.1)
+    sys.exit(75)
+if rank == "1" and not is_first_start:
+    time.sleep(8)
+    pathlib.Path("done").write_text("x")
+"""
+SUBMIT = """
+import pathlib, sys
+from gift_shared.command_job import CommandJob
+from gift_shared.submission import Resources, submit_jobs, wait_for
+resources = Resources(processes=2)
+jobs = submit_jobs("test", [CommandJob((sys.executable, "-c", sys.argv[1]), ".")], resources)
+num_failed = wait_for(jobs, resources, print)
+print("failed:", num_failed, "done:", pathlib.Path("done").is_file())
+"""
+
+
+def test_who_waits_for_a_job_waits_for_all_processes_of_its_last_start(cluster):
+    waiting = cluster.start(sys.executable, "-c", SUBMIT, TWO_STARTS)
+    cluster.wait(lambda: waiting.poll() is not None, "the end of the job")
+    printed, _ = waiting.communicate()
+    assert "failed: 0 done: True" in printed
+    assert (cluster.folder / "starts-0").read_text() == "xx"
 
 
 @pytest.mark.slow

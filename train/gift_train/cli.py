@@ -86,38 +86,41 @@ def run(
     """Learn the tasks of an order one after the other, and evaluate on all of them after each."""
     if (method is None) == (recipe is None):
         raise ConfigError("Give either --method NAME or --recipe NAME_OR_FILE.")
-    if method is not None:
+    from gift_shared.preemption import PreemptionNotice
+
+    with PreemptionNotice() as notice:  # before the imports, which take seconds: a signal that comes meanwhile is not lost
+        from gift_shared.file_cache import FileCache
+        from gift_shared.storage import open_folder
         from gift_train.methods.base import method_class
+        from gift_train.preparation import RunRequest
+        from gift_train.sequence import run as run_sequence
 
-        method_class(method)  # a misspelt method is told as such, not as a missing recipe
-    from gift_shared.file_cache import FileCache
-    from gift_shared.storage import open_folder
-    from gift_train.preparation import RunRequest
-    from gift_train.sequence import run as run_sequence
-
-    summary = run_sequence(
-        RunRequest(
-            order=order,
-            recipe=str(method or recipe),
-            overrides=[*(overrides or []), *([] if precision is None else [f"precision={precision}"])],
-            compiles=compiles,
-            model=model,
-            pretrained=pretrained,
-            shards=None if shards is None else open_folder(shards, FileCache(shard_cache, shard_cache_gb)),
-            reference_images=reference_images,
-            reference_captions=reference_captions,
-            data_root=data_root,
-            manifests=manifests or [],
-            out=out,
-            seed=seed,
-            device=device,
-            num_workers=num_workers,
-            room_bytes=round(image_cache_gb * 1e9),
-            evaluation_cache=evaluation_cache,
-            stop_after=stop_after,
-            trackers=tracker or [],
+        if method is not None:
+            method_class(method)  # a misspelt method is told as such, not as a missing recipe
+        summary = run_sequence(
+            RunRequest(
+                order=order,
+                recipe=str(method or recipe),
+                overrides=[*(overrides or []), *([] if precision is None else [f"precision={precision}"])],
+                compiles=compiles,
+                model=model,
+                pretrained=pretrained,
+                shards=None if shards is None else open_folder(shards, FileCache(shard_cache, shard_cache_gb)),
+                reference_images=reference_images,
+                reference_captions=reference_captions,
+                data_root=data_root,
+                manifests=manifests or [],
+                out=out,
+                seed=seed,
+                device=device,
+                num_workers=num_workers,
+                room_bytes=round(image_cache_gb * 1e9),
+                evaluation_cache=evaluation_cache,
+                stop_after=stop_after,
+                trackers=tracker or [],
+            ),
+            notice,
         )
-    )
     from gift_train.ranks import is_main_process
 
     if not is_main_process():

@@ -26,14 +26,15 @@ from gift_train.trackers import flat_numbers
 from gift_train.waiting import warn_if_starved
 
 
-def run(request: RunRequest) -> dict[str, Any] | None:
+def run(request: RunRequest, notice: PreemptionNotice) -> dict[str, Any] | None:
     """Train and evaluate an order of tasks. Returns the summary; None if `stop_after` ended it early.
 
-    Started by `accelerate launch` or `torchrun`, its processes share every batch, and the main one writes.
+    `notice` is open: whoever owns the process opened it, before the slow imports. Started by `accelerate launch` or `torchrun`, the
+    processes of a run share every batch, and the main one writes.
     Raises: GiftError of the kind that fits, before any training, for names, files, counts or folders that do not; Preempted when a
     signal asked for the machine and the state is saved.
     """
-    with PreemptionNotice() as notice, joined(request.device) as ranks:
+    with joined(request.device) as ranks:
         departure = Departure(notice, None if ranks.world_size == 1 else ranks.any)
         this = ranks.together(lambda: prepare(request, departure, ranks))
         agree(this)

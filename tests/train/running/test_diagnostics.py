@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from gift_shared.errors import DataError
+from gift_shared.preemption import PreemptionNotice
+from gift_train import sequence
 from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.diagnostics.record import half_share
 from gift_train.preparation import RunRequest
-from gift_train.sequence import run
 
 SETTINGS = (
     "steps=12",
@@ -32,6 +33,11 @@ def request(world, out, *settings, stop_after=None):
         shards=world.root / "shards", data_root=world.root / "data", manifests=[world.root / "manifests"], out=out, seed=42,
         device="cpu", num_workers=0, stop_after=stop_after,
     )  # fmt: skip
+
+
+def run(request):
+    with PreemptionNotice() as notice:
+        sequence.run(request, notice)
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,18 @@ def test_a_signal_to_the_whole_group_is_left_to_the_main_process(quick_run, sign
     assert not multiprocessing.active_children()
 
 
+def test_a_signal_that_comes_before_the_run_is_set_up_is_not_lost(quick_run, monkeypatch, tmp_path):
+    def signal_and_look_up(name):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return method_class(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gift_train.methods.base.method_class", signal_and_look_up)  # what the command does first
+        left = quick_run("finetune", tmp_path / "run")
+    assert left.code == 75
+    assert "Stopped by SIGUSR1: evaluation, zero-shot. Nothing is lost" in left.err
+
+
 FEW_UPDATES = ("--set", "method_config.selector.no_task_updates=20", "--set", "method_config.selector.task_updates=20")
 
 

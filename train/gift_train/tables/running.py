@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gift_shared.errors import ConfigError
+from gift_shared.preemption import PreemptionNotice
 from gift_train.datasets.kept import ROOM_BYTES
 from gift_train.preparation import RunRequest
 from gift_train.ranks import require_one_process
@@ -96,7 +97,8 @@ def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine,
         estimate = "" if left is None else f", about {spoken(left)} left"
         tell(f"Run {place} of {len(missing)}: {one.name} ({spoken(time.monotonic() - started)} so far{estimate}).")
         begun = time.monotonic()
-        run(run_request(one, setting, machine))
+        with PreemptionNotice() as notice:
+            run(run_request(one, setting, machine), notice)
         expected.learn(one, time.monotonic() - begun)
         yield one
     if missing:
