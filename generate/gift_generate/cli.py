@@ -262,6 +262,8 @@ def show(
 
     assert to is not None
     _require_file_name("--to", to)
+    if to.suffix.lower() != ".png":
+        raise ConfigError(f"--to {to} should be a name that ends in .png.")
     sheet, num_left_out = draw_sheet(out, SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only))
     write_sheet(sheet, to)
     left_out = f"; {num_left_out} more had no room, --groups or --only show them" if num_left_out else ""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gift_generate.pictures import Picture, PlanRow
 from gift_generate.plan import IMPORTED, SMALLEST, PlanRequest, Seeding, check_numbers, check_plan, make_plan
 from gift_shared import keys
+from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import DataError, unknown_name
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PLAN_SCHEMA, PlanKind, Status
@@ -216,11 +217,11 @@ def _picture(path: Path | None, sample_seed: int) -> Picture:
         return Picture(status=Status.FAILED, message="the file is missing", attempts=1, used_seed=sample_seed)
     content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as image:
             image.load()
             is_black = not any(extrema != (0, 0) for extrema in _extrema(image))
             width, height = image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UNDECODABLE as error:
         message = f"does not decode: {error}" if path.name not in str(error) else "does not decode"
         return Picture(status=Status.FAILED, message=message, attempts=1, used_seed=sample_seed)
     if is_black:

@@ -39,7 +39,7 @@ def _components(folder: Path) -> dict[str, str]:
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         class_name = index.get("_class_name")
         entries = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"{path} is not a JSON object: {error}.") from error
     if class_name != PIPELINE_CLASS:
         raise ConfigError(f"{path} describes a {class_name}; expected a {PIPELINE_CLASS}.")

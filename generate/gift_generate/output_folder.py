@@ -142,7 +142,7 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
                 held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
                 raise ConfigError(f"{path} holds {held}. Choose another --out.")
             raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
-    elif path.exists() and (not path.is_dir() or any(not name.startswith(".") for name in names)):
+    elif has_begun(path):
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
     elif plan_path is None:
         raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
@@ -163,6 +163,11 @@ def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str
                 f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "
                 "Give the same settings to go on, or choose another --out."
             )
+
+
+def has_begun(path: Path) -> bool:
+    """False for a folder that a render may still begin in: not there, or nothing in it."""
+    return path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir()))
 
 
 def open_output(path: Path) -> OutputFolder:

@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gift_generate.output_folder import OutputFolder, Shard, open_output
 from gift_generate.writer import TAR_BYTES, TAR_SHA256, sample_json
+from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import GiftError
 from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, Status
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
@@ -150,17 +151,17 @@ def _content_faults(tar: BinaryIO, member: tarfile.TarInfo, row: dict[str, Any],
 def _is_same_json(content: bytes, row: dict[str, Any]) -> bool:
     try:
         return bool(json.loads(content) == json.loads(sample_json(row)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _picture_faults(content: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as image:
             image.load()
             if image.size != (row["width"], row["height"]):
                 yield f"the image is {image.size[0]} x {image.size[1]}, its row claims {row['width']} x {row['height']}"
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UNDECODABLE as error:
         yield f"the image does not decode: {error}"
 
 

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from gift_generate.output_folder import has_begun
 from gift_generate.status import OutputStatus, StatusReader
 
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -15,7 +17,10 @@ SECONDS_BETWEEN_PRINTS = 60.0  # in a file, where every look would stay
 
 
 def watch_status(out: Path) -> None:
-    """Show the folder until it has its index, or until interrupted. Raises PlanError if it is no output folder."""
+    """Show the folder until it has its index, or until interrupted; one that is not there or empty is waited for.
+
+    Raises: PlanError if it is another folder.
+    """
     states, console = _states(out), Console()
     if not console.is_terminal:
         _print_now_and_then(states, console)
@@ -27,6 +32,10 @@ def watch_status(out: Path) -> None:
 
 def _states(out: Path) -> Iterator[OutputStatus]:
     """The state at every look; the last has an index."""
+    if not has_begun(out):
+        typer.echo(f"Nothing has begun in {out} yet: waiting for a worker that has loaded its model.", err=True)
+    while not has_begun(out):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     reader = StatusReader(out)
     state = reader.read()
     yield state

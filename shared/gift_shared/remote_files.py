@@ -241,4 +241,4 @@ def _status(error: BaseException) -> int | None:
     status, response = getattr(error, "status", None), getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status if isinstance(status, int) else None
+    return status if isinstance(status, int) and status > 0 else None  # aiohttp says 0 of redirects without end

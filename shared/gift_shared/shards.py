@@ -137,7 +137,7 @@ def _all_fit(folder: RemoteFolder, sizes: dict[str, int], needed: list[dict[str,
     """Whether the cache holds all selections at once. Raises ShardError if it cannot even hold one of them."""
     most = max(sum(sizes[shard] for shard in ends) for ends in needed)
     folder.require_room(most)
-    if sum(sizes.values()) <= folder.cache.most_bytes:
+    if folder.has_room(sum(sizes.values())):
         return True
     _log.warning("%s: not all shards of this run fit into the shard cache; those of a task are fetched when it begins.", folder)
     return False

@@ -60,7 +60,7 @@ class RemoteFolder:
         """A copy of the index: one version as long as this object lives, fetched anew if the server has another than the copy."""
         if self._index is None or not self._index.is_file():
             facts = self.files.facts(INDEX_FILE)
-            version = hashlib.sha256((facts.version or str(time.time_ns())).encode()).hexdigest()[:12]
+            version = hashlib.sha256((facts.version or str(time.time_ns())).encode("utf-8", "surrogateescape")).hexdigest()[:12]
             copy = self.cache.path(self.files.url_of(f"{version}-{INDEX_FILE}"))
             with self.cache.alone_with(copy, self.files.pause):
                 if copy.is_file() and not _is_parquet(copy):
@@ -112,13 +112,21 @@ class RemoteFolder:
             arrived = _Megabytes(progress)
             self._in_threads(TARS_AT_ONCE, [partial(self.fetch, shard, on_bytes=arrived) for shard in wanted], may_leave)
 
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether the cache can hold tars of so many bytes at once, beside the index."""
+        return self._with_index(num_bytes) <= self.cache.most_bytes
+
     def require_room(self, num_bytes: int) -> None:
-        """Raises ShardError if the cache cannot hold tars of so many bytes at once."""
-        if num_bytes > self.cache.most_bytes:
+        """Raises ShardError if the cache has no room for tars of so many bytes."""
+        if not self.has_room(num_bytes):
+            needed = self._with_index(num_bytes) / GB
             raise ShardError(
-                f"{self}: tars that are read together have {num_bytes / GB:.3g} GB, the shard cache holds {self.cache.most_bytes / GB:.3g}."
-                f" Give --shard-cache-gb {num_bytes / GB * 1.05:.2g} or more, or copy the folder here."
+                f"{self}: tars that are read together and the index have {needed:.3g} GB, the shard cache holds"
+                f" {self.cache.most_bytes / GB:.3g}. Give --shard-cache-gb {needed * 1.05:.2g} or more, or copy the folder here."
             )
+
+    def _with_index(self, num_bytes: int) -> int:
+        return num_bytes + (self._index.stat().st_size if self._index is not None and self._index.is_file() else 0)
 
     def holds(self, shards: Collection[str]) -> bool:
         """Whether all of these are kept already."""

@@ -61,7 +61,7 @@ def use(run):
     readers = (
         lambda: report_command([run], None, as_json=True),
         lambda: report_command([run], None, as_json=False),
-        lambda: Console(file=io.StringIO()).print(frame(read_snapshot(run), Pace().rate(read_snapshot(run), 1.0), 2e9)),
+        lambda: Console(file=io.StringIO()).print(frame(read_snapshot(run), Pace().rate(read_snapshot(run)), 2e9)),
         lambda: resume(run),
         lambda: read_events(run / "log.jsonl"),
     )

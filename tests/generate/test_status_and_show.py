@@ -86,6 +86,17 @@ def test_watch_stays_until_the_folder_is_complete(command, workers, plan: Path, 
     assert "--json for programs" in command("status", "--out", out, "--watch", "--json").err
 
 
+def test_watch_waits_for_a_folder_in_which_nothing_has_begun(command, workers, plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    watching = workers.start("status", "--out", out, "--watch")
+    time.sleep(0.5)
+    assert workers.poll(watching) is None
+    assert workers.log == f"Nothing has begun in {out} yet: waiting for a worker that has loaded its model.\n"
+    assert command("render", "--plan", plan, "--out", out, *FLAT).code == 0
+    assert workers.wait(watching) == [0]
+    assert "index      written" in workers.log
+
+
 def test_status_of_no_output_folder_is_one_line(command, tmp_path: Path) -> None:
     result = command("status", "--out", tmp_path)
     assert result.code == 2

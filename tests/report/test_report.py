@@ -155,4 +155,14 @@ def test_a_folder_without_runs_is_told_in_one_line(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_named_with_what_is_missing(runs: Path) -> None:
     (runs / "l2" / "summary.json").unlink()
     with pytest.raises(ConfigError, match=r"l2 is not finished \(summary.json is missing\)"):
+        load_runs([runs / "l2"])
+
+
+def test_unfinished_runs_of_a_folder_are_left_out_by_name_unless_there_are_no_others(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (runs / "l2" / "summary.json").unlink()
+    assert [run.path.name for run in load_runs([runs])] == ["gift-1", "gift-2"]
+    assert f"Left out, not finished: {runs / 'l2'}." in caplog.text
+    for name in ("gift-1", "gift-2"):
+        (runs / name / "summary.json").unlink()
+    with pytest.raises(ConfigError, match="gift-1 is not finished"):
         load_runs([runs])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -55,12 +57,37 @@ def test_a_silent_run_is_told(run: Path) -> None:
     assert "no new line" not in shown(run)
 
 
-def test_rate_is_what_was_seen_while_looking(run: Path) -> None:
-    pace, snapshot = Pace(), read_snapshot(run)
-    pace.rate(snapshot, 100.0)
-    lines = (run / "metrics.jsonl").read_text().splitlines()[:9]
-    (run / "metrics.jsonl").write_text("".join(line + "\n" for line in [*lines, lines[-1].replace('"step": 10', '"step": 20')]))
-    assert pace.rate(read_snapshot(run), 105.0) == pytest.approx(2.0)
+def log_steps(run: Path, *steps: int, written: float) -> None:
+    """Lines of the second task up to these steps, the last one written at that time."""
+    lines = [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"task_index": 0' in line]
+    rows = [json.dumps(json.loads(lines[-1]) | {"task": "digits", "task_index": 1, "step": step}) for step in steps]
+    (run / "metrics.jsonl").write_text("".join(line + "\n" for line in [*lines, *rows]))
+    os.utime(run / "metrics.jsonl", (written, written))
+
+
+def test_rate_is_that_of_the_lines_written_while_looking_however_slow(run: Path) -> None:
+    pace = Pace()
+    log_steps(run, 0, written=1000.0)
+    pace.rate(read_snapshot(run))
+    log_steps(run, 0, 10, written=1100.0)
+    assert pace.rate(read_snapshot(run)) == pytest.approx(0.1)
+    assert pace.rate(read_snapshot(run)) == pytest.approx(0.1)  # and looking again before the next line changes nothing
+    log_steps(run, 0, 10, 20, written=1200.0)
+    assert pace.rate(read_snapshot(run)) == pytest.approx(0.1)
+
+
+def test_rate_before_anything_was_seen_is_that_since_the_last_start(run: Path) -> None:
+    log_steps(run, 0, 10, 20, written=datetime(2026, 1, 2, 8, 0, 10, tzinfo=UTC).timestamp())
+    write_log(run, ("task_started", "2026-01-01T00:00:00+00:00", 0), ("preempted", "2026-01-01T00:01:00+00:00", None))
+    assert "preempted" in shown(run, rate=1.0)
+    assert "steps/s" not in shown(run, rate=1.0)  # nor how long it would take
+    write_log(run, ("task_started", "2026-01-01T00:00:00+00:00", 0), ("resumed", "2026-01-02T08:00:00+00:00", 1))
+    assert Pace().rate(read_snapshot(run)) == pytest.approx(2.0)  # updates 1 to 20 in ten seconds
+
+
+def write_log(run: Path, *events: tuple[str, str, int | None]) -> None:
+    rows = [{"event": event, "time": time, "task_index": 1, "step": step} for event, time, step in events]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_once_prints_a_frame_and_a_finished_run_ends_the_view(runs: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

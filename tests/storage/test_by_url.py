@@ -116,12 +116,23 @@ def test_a_cache_too_small_for_what_is_read_together_is_told_before_anything_is_
     site = served(out)
     folder = remote(site.url, cache_bytes=2 * shard_tar(out, SHARDS[0]).stat().st_size)
     rows = read_output_index(out)[0]
-    with pytest.raises(ShardError, match=r"read together have .* GB, the shard cache holds .*Give --shard-cache-gb"):
+    with pytest.raises(ShardError, match=r"read together and the index have .* GB, the shard cache holds .*Give --shard-cache-gb"):
         require_images(folder, [rows])
     assert site.requests(ending=".tar") == []
     folder.hold("task", SHARDS[:1])
     with pytest.raises(ShardError, match="Give --shard-cache-gb"):
         folder.hold("no task", SHARDS)
+
+
+def test_the_index_takes_room_too(served, remote, out):
+    size = shard_tar(out, SHARDS[0]).stat().st_size
+    folder = remote(served(out).url, cache_bytes=size + 1000)
+    assert folder.has_room(size)
+    assert folder.index().stat().st_size > 1000
+    assert not folder.has_room(size)
+    rows = read_output_index(out)[0]
+    with pytest.raises(ShardError, match="Give --shard-cache-gb"):
+        require_images(folder, [rows.slice(0, 3)])
 
 
 def test_selections_that_do_not_fit_together_are_fetched_one_by_one(served, remote, out, places, caplog):

@@ -257,6 +257,8 @@ def test_missing_truncated_and_other_tars_are_told(tars):
         ("train-{0..99999999}.tar", "stands for more than 1000000 tars. Correct its ranges"),
         ("{0..999999}-{0..999999}.tar", "stands for more than 1000000 tars"),
         (11 * "{a,b}" + ".tar", "stands for more than 1000 tars"),
+        (40 * "{a,b}" + ".tar", "stands for more than 1000000 tars"),
+        (400 * "{" + "a" + 400 * "}", "stands for more than 1000000 tars"),
     ],
 )
 def test_a_tar_pattern_that_cannot_be_meant_is_told_by_load_and_check(tars, pattern, message, monkeypatch):

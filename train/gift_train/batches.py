@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gift_shared.errors import GiftError
 from gift_shared.keys import hashed_seed
 from gift_shared.preemption import leave_signals_to_main_process
 from gift_train.backbone import Backbone
@@ -91,6 +92,26 @@ class _BatchesByPosition(Dataset[Any]):
         return self.dataset[index]
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker met in place of a batch."""
+
+    error: GiftError | OSError
+
+
+class _InWorker(Dataset[Any]):
+    """The same batches; what fails is handed over, where DataLoader would make the text of a traceback of it."""
+
+    def __init__(self, batches: Dataset[Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            return self.batches[position]
+        except (GiftError, OSError) as error:
+            return _Failure(error)
+
+
 def stream(
     dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = ONE
 ) -> Iterator[Any]:
@@ -104,7 +125,7 @@ def stream(
     # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
     own, pins = torch.Generator(), torch.cuda.is_available()
     loader = DataLoader(
-        batches,
+        _InWorker(batches),
         batch_size=None,
         sampler=positions,
         num_workers=num_workers,
@@ -112,7 +133,22 @@ def stream(
         generator=own,
         worker_init_fn=leave_signals_to_main_process,  # one that died of them would fail the run before it has saved its state
     )
-    return iter(loader)
+    return _loaded(loader)
+
+
+def _loaded(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """What its workers make; errors of ours and of files as they were raised there.
+
+    However this ends, the workers end with it: they answer no signals, and whoever waited for them at exit would wait for ever.
+    """
+    made = iter(loader)
+    try:
+        for batch in made:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    finally:
+        made._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:

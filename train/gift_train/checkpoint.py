@@ -114,7 +114,9 @@ def save_progress(folder: Path, place: Place, training: Training) -> None:
     tensors |= {f"random/{name}": tensor for name, tensor in random_state(training.student.device).items()}
     name = f"task-{place.task_index + 1:02d}-step-{place.next_step:06d}.safetensors"
     _save(folder / "progress" / name, tensors, place)
-    for path in _progress_files(folder)[:-KEEP_PROGRESS]:
+    # Beyond this place lies at most what could not be read when the run went on from before it.
+    kept = [path for path in _progress_files(folder) if path.name <= name][-KEEP_PROGRESS:]
+    for path in set(_progress_files(folder)).difference(kept):
         path.unlink()
 
 

@@ -126,7 +126,7 @@ def run(
     if not is_main_process():
         return
     if summary is None:
-        typer.echo(f"Stopped after {stop_after} tasks; the same command without --stop-after goes on.", err=True)
+        typer.echo(f"Stopped after {stop_after} task{'s' * (stop_after != 1)}; the same command without --stop-after goes on.", err=True)
         return
     numbers = {key: summary[key] for key in ("transfer", "avg", "last", "forgetting")}
     shown = "  ".join(f"{key.capitalize()} {value:.1f}" for key, value in numbers.items() if value is not None)

@@ -126,7 +126,7 @@ def load_recipe(name: str, benchmark: str, overrides: Sequence[str] = ()) -> Rec
     table = _read_with_base(path, _shipped() / benchmark, depth=0)
     for override in overrides:
         _apply_override(table, override)
-    return parse_recipe(table, str(path))
+    return parse_recipe(table, f"{' '.join(f'--set {override}' for override in overrides)} over {path}" if overrides else str(path))
 
 
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:

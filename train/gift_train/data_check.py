@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gift_shared.decoding import UNDECODABLE
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
-from gift_train.datasets.images import UNDECODABLE, ImageSource
+from gift_train.datasets.images import ImageSource
 from gift_train.datasets.settings import DataSettings, data_settings
 from gift_train.datasets.webdataset_tars import tar_names
 from gift_train.tasks import check_count, list_parts, open_parts, parts_of

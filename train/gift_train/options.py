@@ -14,7 +14,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an 
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")]
 Compiles = Annotated[bool, typer.Option("--compile", help="Compile the towers' blocks: faster, other last bits.")]
 ImageCacheGb = Annotated[
-    float, typer.Option(min=0, help="Memory for decoded images: of each dataset's training, its test and the replayed images.")
+    float, typer.Option(min=0, max=1e15, help="Memory for decoded images: of each dataset's training, its test and the replayed images.")
 ]
 EvaluationCacheFolder = Annotated[
     Path | None, typer.Option(help="Keep test images there as the model sees them; evaluations and runs share the folder.")

@@ -177,8 +177,13 @@ def check_place(path: Path, identity: Mapping[str, Any]) -> None:
         found = difference(read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
         if found is not None:
             raise ConfigError(f"--out {path} holds another run: {found}. Choose another folder.")
-    elif path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+    elif path.exists() and (not path.is_dir() or not all(map(_is_left_by_a_killed_start, path.iterdir()))):
         raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
+
+
+def _is_left_by_a_killed_start(entry: Path) -> bool:
+    """Whether a file is what a start makes before its run.json is whole."""
+    return entry.name == LOCK or (entry.name.startswith(f".{RUN_FILE}.") and entry.name.endswith(TEMPORARY_SUFFIX))
 
 
 def _now() -> str:

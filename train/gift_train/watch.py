@@ -23,6 +23,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
 RATE_SECONDS = 60.0  # the live rate is taken over so long
 QUIET_SECONDS = 120.0  # without a new line for longer, the view says so
+STARTS = ("task_started", "resumed")
 ENDINGS = {
     "preempted": "preempted", "interrupted": "interrupted", "failed": "failed", "ended": "stopped as asked",
 }  # fmt: skip
@@ -37,7 +38,7 @@ class Snapshot:
     accuracy: dict[str, Any]
     is_finished: bool
     written: float | None  # when metrics.jsonl last grew, seconds since 1970
-    last_event: dict[str, Any] | None = None  # of log.jsonl
+    events: Sequence[dict[str, Any]] = ()  # log.jsonl
 
     @property
     def steps_per_task(self) -> int:
@@ -57,20 +58,22 @@ class Snapshot:
 
 
 class Pace:
-    """Updates per second, from how the log grew while it was looked at; before that, from the run's whole time."""
+    """Updates per second by when lines of metrics.jsonl were written: lately while it was looked at, else since the run's last start."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, int]] = deque()  # when a line was written, and updates done by then
 
-    def rate(self, snapshot: Snapshot, now: float) -> float | None:
+    def rate(self, snapshot: Snapshot) -> float | None:
         """Updates per second; None while nothing can be said."""
-        self._seen.append((now, snapshot.steps_done))
-        while now - self._seen[0][0] > RATE_SECONDS:
+        if self._seen and snapshot.steps_done < self._seen[-1][1]:
+            self._seen.clear()  # the run went on from a checkpoint before
+        if snapshot.written is not None and (not self._seen or snapshot.steps_done > self._seen[-1][1]):
+            self._seen.append((snapshot.written, snapshot.steps_done))
+        while len(self._seen) > 2 and self._seen[-1][0] - self._seen[1][0] >= RATE_SECONDS:
             self._seen.popleft()
-        (then, before), (_, after) = self._seen[0], self._seen[-1]
-        if after > before:
-            return (after - before) / (now - then)
-        return _rate_so_far(snapshot)
+        if len(self._seen) > 1 and self._seen[-1][0] > self._seen[0][0]:
+            return (self._seen[-1][1] - self._seen[0][1]) / (self._seen[-1][0] - self._seen[0][0])
+        return _rate_since_start(snapshot)
 
 
 def watch_command(run: Path, *, once: bool, every: float) -> None:
@@ -78,12 +81,12 @@ def watch_command(run: Path, *, once: bool, every: float) -> None:
     pace, console = Pace(), Console()
     snapshot = read_snapshot(run)
     if once:
-        console.print(frame(snapshot, pace.rate(snapshot, time.monotonic()), time.time()))
+        console.print(frame(snapshot, pace.rate(snapshot), time.time()))
         return
     with Live(console=console, refresh_per_second=4) as live:
         while True:
             snapshot = read_snapshot(run)
-            live.update(frame(snapshot, pace.rate(snapshot, time.monotonic()), time.time()))
+            live.update(frame(snapshot, pace.rate(snapshot), time.time()))
             if snapshot.is_finished:
                 return
             time.sleep(every)
@@ -98,7 +101,7 @@ def read_snapshot(run: Path) -> Snapshot:
     accuracy = read_accuracies(run, record["datasets"]) or {"zero_shot": None, "matrix": []}
     written = metrics.stat().st_mtime if metrics.is_file() else None
     events = read_events(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
-    return Snapshot(record, rows, accuracy, (run / SUMMARY_FILE).is_file(), written, events[-1] if events else None)
+    return Snapshot(record, rows, accuracy, (run / SUMMARY_FILE).is_file(), written, events)
 
 
 def frame(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
@@ -120,10 +123,10 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
         last = snapshot.rows[-1]
         where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, "
         where += f"step {last['step']} of {snapshot.steps_per_task - 1}"
-    if rate:
+    stopped = _stopped(snapshot.events[-1] if snapshot.events else None)
+    if rate and stopped is None:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"
     lines.append(Text(where))
-    stopped = _stopped(snapshot.last_event)
     if stopped is not None:
         lines.append(Text(stopped, style="yellow"))
     elif snapshot.written is not None and now - snapshot.written > QUIET_SECONDS:
@@ -184,14 +187,16 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join(" " if value is None else BLOCKS[min(7, int(8 * (value - low) / span))] for value in values)
 
 
-def _rate_so_far(snapshot: Snapshot) -> float | None:
+def _rate_since_start(snapshot: Snapshot) -> float | None:
+    start = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
     try:
-        started = datetime.fromisoformat(snapshot.record["started"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+        began = datetime.fromisoformat(start["time"]).timestamp()
+        first = int(start["task_index"]) * snapshot.steps_per_task + int(start["step"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if snapshot.written is None or snapshot.written <= started or not snapshot.steps_done:
+    if snapshot.written is None or snapshot.written <= began or snapshot.steps_done <= first:
         return None
-    return snapshot.steps_done / (snapshot.written - started)
+    return (snapshot.steps_done - first) / (snapshot.written - began)
 
 
 def _duration(seconds: float) -> str:

@@ -124,6 +124,18 @@ def test_where_shards_lie_and_how_often_a_run_saves_make_no_other_run(quick_run,
     assert outcome.code == 0, outcome.err
 
 
+def test_memory_without_end_is_refused(quick_run, tmp_path):
+    assert "should be less than or equal to" in quick_run("finetune", tmp_path / "run", "--image-cache-gb", "inf").err
+
+
+def test_a_run_that_was_killed_before_its_record_was_whole_begins_anew(quick_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".run.json.host-0123abcd-17-4711.tmp"):
+        (tmp_path / "run" / name).touch()
+    assert quick_run("finetune", tmp_path / "run", "--stop-after", "1").code == 0
+    assert not list((tmp_path / "run").glob(".run.json.*"))
+
+
 def test_folder_with_other_things_in_it_is_refused(quick_run, tmp_path):
     (tmp_path / "thesis.tex").touch()
     outcome = quick_run("finetune", tmp_path)

@@ -213,6 +213,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(quick_run, si
     assert same_runs(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_damaged_checkpoint_further_on_takes_no_place_of_a_good_one(quick_run, signalled, tmp_path):
+    signalled(7)
+    assert quick_run("finetune", tmp_path / "run").code == 75
+    progress = tmp_path / "run/checkpoints/progress"
+    (progress / "task-01-step-000011.safetensors").write_bytes(b"cut short")
+    signalled(1)
+    assert quick_run("finetune", tmp_path / "run").code == 75
+    assert [path.stem[-2:] for path in sorted(progress.iterdir())] == ["07", "08"]
+
+
 LATER = [pytest.param(size, marks=pytest.mark.slow) for size in ("1000k", "1500k")]
 
 

@@ -116,7 +116,7 @@ def test_zero_weights_equal_plain_finetuning_bit_for_bit(quick_run, tmp_path):
 def test_stopping_after_a_task_and_going_on_equals_one_run(quick_run, tmp_path):
     assert quick_run("gift", tmp_path / "whole").code == 0
     stopped = quick_run("gift", tmp_path / "halves", "--stop-after", "1")
-    assert "Stopped after 1 tasks" in stopped.err
+    assert "Stopped after 1 task;" in stopped.err
     assert not (tmp_path / "halves/summary.json").exists()
     assert quick_run("gift", tmp_path / "halves").code == 0
     assert same_runs(tmp_path / "whole", tmp_path / "halves")

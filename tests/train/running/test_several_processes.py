@@ -81,7 +81,7 @@ def test_two_processes_begin_what_one_ends_as_one_alone_does(gift, gift_train, t
     code, out, err = finished(TORCHRUN, *gift(tmp_path / "shared", *uneven, "--stop-after", "1"))
     assert code == 0, err
     assert out == ""
-    assert err.count("Stopped after 1 tasks") == 1
+    assert err.count("Stopped after 1 task;") == 1
     assert err.count("gift 1/2 colours: 13 of 13") == 1
     assert "arning" not in err
     assert read(tmp_path / "shared/run.json")["processes"] == 2

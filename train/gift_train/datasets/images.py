@@ -3,8 +3,6 @@
 import hashlib
 import io
 import os
-import struct
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import DataError, GiftError
 
-SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 FILE_FORMATS = (*SHARD_FORMATS, "BMP", "GIF", "PPM", "TIFF")  # a few of SUN397's .jpg files are other formats inside
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-# What PIL's decoders raise on broken files; UnidentifiedImageError is an OSError.
-UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def decode_rgb(

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gift_shared.decoding import UNDECODABLE
 from gift_shared.errors import DataError, ManifestError, unknown_name
 from gift_shared.manifests import TaskManifest
-from gift_train.datasets.images import UNDECODABLE, ImageSource, digest_of, files_identity
+from gift_train.datasets.images import ImageSource, digest_of, files_identity
 from gift_train.datasets.settings import DataSettings
 
 OUR_ARGUMENTS = ("self", "root", "download", "transform", "transforms", "target_transform", "loader")

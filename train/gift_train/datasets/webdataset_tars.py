@@ -21,6 +21,7 @@ from gift_train.datasets.images import ImageSource, decode_rgb, files_identity
 
 LABEL_SUFFIX = ".cls"
 MOST_TARS = 1_000_000  # of one pattern; a slip of the keyboard in a range would fill the memory with names
+LONGEST_PATTERN, MOST_BRACES = 1000, 20
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _MAX_LABEL_BYTES = 32
 _MAX_LABEL = np.iinfo(np.int64).max
@@ -77,6 +78,8 @@ def open_tars(manifest: TaskManifest, data_root: Path, pattern: str) -> TarImage
 def tar_names(name: str, pattern: str) -> list[str]:
     """The names a brace pattern stands for. Raises ManifestError, naming the dataset, if it stands for none or too many."""
     too_many = ManifestError(f"{name}: [data] names {pattern!r}, which stands for more than {MOST_TARS} tars. Correct its ranges.")
+    if len(pattern) > LONGEST_PATTERN or pattern.count("{") > MOST_BRACES:
+        raise too_many  # before anything is expanded: alternatives multiply, and nested ones recurse
     try:
         if math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern)) > MOST_TARS:
             raise too_many  # before the ranges are expanded: each of them is held in memory

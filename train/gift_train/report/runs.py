@@ -1,5 +1,6 @@
 """Run folders, as the report sees them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ import numpy as np
 
 from gift_shared.errors import ConfigError
 from gift_train.run_files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,27 +55,52 @@ class Run:
         return read_metrics(self.path, len(self.datasets))
 
 
+class UnfinishedRunError(ConfigError):
+    """The run in `path` has not ended."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is not finished ({reason}). Run its `gift-train run` again.")
+        self.path = path
+
+
 def load_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs from their folders, or from folders of such folders. Raises ConfigError if there is none or one is unfinished."""
-    paths: list[Path] = []
+    """Read runs from their folders, or from folders of such folders; of the latter, unfinished ones are left out with a warning.
+
+    Raises: ConfigError if there is none, or one that was named itself is unfinished; DataError if a file is damaged.
+    """
+    runs: list[Run] = []
     for folder in folders:
-        inside = sorted(path.parent for path in folder.glob("*/run.json"))
-        if (folder / "run.json").is_file():
-            paths.append(folder)
-        elif inside:
-            paths.extend(inside)
+        if (folder / RUN_FILE).is_file():
+            runs.append(load_run(folder))
         else:
-            raise ConfigError(f"{folder} is no run folder and holds none: a run folder has a run.json, written by `gift-train run --out`.")
-    return [load_run(path) for path in paths]
+            runs += _load_runs_inside(folder)
+    return runs
+
+
+def _load_runs_inside(folder: Path) -> list[Run]:
+    paths = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    if not paths:
+        raise ConfigError(f"{folder} is no run folder and holds none: a run folder has a run.json, written by `gift-train run --out`.")
+    runs, unfinished = [], []
+    for path in paths:
+        try:
+            runs.append(load_run(path))
+        except UnfinishedRunError as error:
+            unfinished.append(error)
+    if not runs:
+        raise unfinished[0]
+    if unfinished:
+        _log.warning("Left out, not finished: %s.", ", ".join(str(error.path) for error in unfinished))
+    return runs
 
 
 def load_run(path: Path) -> Run:
-    """Read one finished run. Raises ConfigError if it is unfinished, DataError if a file of it is damaged."""
+    """Read one finished run. Raises UnfinishedRunError, and DataError if a file of it is damaged."""
     for name in (SUMMARY_FILE, MATRIX_FILE, RUN_FILE):
         if not (path / name).exists():
-            raise ConfigError(f"{path} is not finished ({name} is missing). Run its `gift-train run` again.")
+            raise UnfinishedRunError(path, f"{name} is missing")
     record, summary = read_record(path), read_summary(path)
     accuracy = read_accuracies(path, record["datasets"])
     if accuracy is None or len(accuracy["matrix"]) != len(record["datasets"]):
-        raise ConfigError(f"{path} is not finished ({MATRIX_FILE} lacks rows). Run its `gift-train run` again.")
+        raise UnfinishedRunError(path, f"{MATRIX_FILE} lacks rows")
     return Run(path, summary, accuracy, record)
