@@ -1,6 +1,6 @@
 """Our training step against the published one written plainly: same random weights, same batches, in turns.
 
-python benchmarks/training_step.py [--quick] [--device cuda]
+python benchmarks/training_step.py [--quick] [--compile] [--device cuda]
 
 Ours are the trainer's own objects: Backbone, Gift, its optimizer and `loop.training_step`. To the seconds of our step its share of the
 teacher's pass over the synthetic images is added, which a task does once. On a GPU ours runs in bf16 and the plain one in fp32, and
@@ -33,7 +33,6 @@ from gift_train.methods.gift import Gift
 from gift_train.replay import ReplayCollate
 
 PAPER_IMAGES, PAPER_STEPS = 1000, 1001  # synthetic images and steps of a task (METHODS 1.7)
-NUM_BATCHES = 3
 LEARNING_RATE = 1e-5
 SCHEDULE = Schedule(peak=LEARNING_RATE, warmup_steps=100, total_steps=PAPER_STEPS - 1)
 DATASETS = {10: "eurosat", 37: "oxford_pet", 100: "aircraft", 397: "sun397"}  # by number of classes
@@ -50,17 +49,30 @@ class Case:
     batch_size: int
     device: str
     consolidates: bool = True
+    compiles: bool = False  # ours
 
     @property
     def shown(self) -> str:
-        return f"{self.model.removesuffix('-quickgelu')}, {self.num_classes} classes{'' if self.consolidates else ', without AWC'}"
+        shown = f"{self.model.removesuffix('-quickgelu')}, {self.num_classes} classes{'' if self.consolidates else ', without AWC'}"
+        return shown + (", --compile" if self.compiles else "")
+
+    @property
+    def num_batches(self) -> int:
+        """How many both sides go through in turns. On a GPU a step is short: so many that texts are packed anew each time, as in a run."""
+        return 3 if self.device == "cpu" else 8
+
+    @property
+    def warmup(self) -> int:
+        """Untimed steps. On a GPU until memory is laid out for all batches; compiled, until there is code for all of them."""
+        return 1 if self.device == "cpu" and not self.compiles else self.num_batches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="ViT-B/32, 2 + 2 images: a try, not a measurement")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: bf16, 64 + 64 images")
-    parser.add_argument("--rounds", type=int, default=2, help="timed steps of each side, beside the first")
+    parser.add_argument("--compile", action="store_true", help="measure --compile too: minutes more")
+    parser.add_argument("--rounds", type=int, help="timed steps of each side: 2 on a CPU, 20 on a GPU")
     parser.add_argument("--memory", nargs=2, metavar=("SIDE", "CASE"), help="what a measured process runs")
     parser.add_argument("--time", metavar="CASE", help="likewise")
     arguments = parser.parse_args()
@@ -76,23 +88,26 @@ def main() -> None:
         case_findings, case_details = measure(case, arguments.rounds)
         print(json.dumps({"findings": [vars(finding) for finding in case_findings], "details": case_details}))
         return
+    rounds = arguments.rounds or (2 if arguments.device == "cpu" else 20)
     batch_size = 2 if arguments.quick else 64 if arguments.device == "cuda" else 8
     details: dict[str, Any] = {"batch_size": batch_size, "threads": torch.get_num_threads()}
     findings: list[Finding] = []
-    for case in cases(arguments.quick, arguments.device, batch_size):
-        found = in_own_process(__file__, "--rounds", str(arguments.rounds), "--time", json.dumps(vars(case)))
+    for case in cases(arguments.quick, arguments.device, batch_size, measures_compiled=arguments.compile):
+        found = in_own_process(__file__, "--rounds", str(rounds), "--time", json.dumps(vars(case)))
         findings += [Finding(**finding) for finding in found["findings"]]
         details[case.shown] = found["details"]
     findings += memory_findings(arguments.device, batch_size, details, is_quick=arguments.quick)
     report("training_step", findings, details, is_quick=arguments.quick, device=arguments.device)
 
 
-def cases(is_quick: bool, device: str, batch_size: int) -> Iterator[Case]:
+def cases(is_quick: bool, device: str, batch_size: int, *, measures_compiled: bool) -> Iterator[Case]:
     """What is timed on this device."""
     models = ("ViT-B-32-quickgelu",) if is_quick else ("ViT-B-16-quickgelu", "ViT-B-32-quickgelu")
     for model in models:
         for num_classes, consolidates in itertools.product((10, 100) if is_quick else (10, 100, MOST_CLASSES), (True, False)):
             yield Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device, consolidates=consolidates)
+    for num_classes in (10, 100) if measures_compiled else ():
+        yield Case(model=models[0], num_classes=num_classes, batch_size=batch_size, device=device, compiles=True)
 
 
 def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
@@ -102,7 +117,7 @@ def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
     products = product_rate(case)
     plain(), ours()
     gradient_difference = largest_gradient_difference(plain.training.parameters, ours.training.parameters)
-    seconds = seconds_each({"plain": plain, "ours": ours}, rounds=rounds, warmup=0)
+    seconds = seconds_each({"plain": plain, "ours": ours}, rounds=rounds, warmup=case.warmup - 1)
     loss_difference = max(abs(one[name] - other[name]) for one, other in zip(plain.losses, ours.losses, strict=True) for name in one)
     details: dict[str, Any] = {"losses": {"plain": plain.losses[:], "ours": ours.losses[:]}, "seconds": seconds}
     with FlopCounterMode(display=False) as counter:
@@ -111,7 +126,8 @@ def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
     step = seconds["ours"] + ours.teacher_seconds
     details |= {"teacher_seconds_a_step": ours.teacher_seconds, "products_gflops": products / 1e9, "floor_seconds": floor}
     details |= {"operators": operators(ours)}
-    has_target, is_on_gpu = case.model.startswith("ViT-B-16") and case.consolidates, case.device != "cpu"
+    is_on_gpu = case.device != "cpu"
+    has_target = case.model.startswith("ViT-B-16") and case.consolidates and (is_on_gpu or not case.compiles)
     target = (8.0 if is_on_gpu else 1.5 if case.num_classes == 10 else 2.5) if has_target else None
     findings = [
         Finding(what=f"{case.shown}: plain", value=seconds["plain"], unit="s/step"),
@@ -142,7 +158,7 @@ class Batches:
         self.prompts = manifests.task(DATASETS[case.num_classes]).first_template_captions
         captions = manifests.task("imagenet").first_template_captions
         size = case.batch_size
-        drawn = torch.randint(len(captions), (NUM_BATCHES, size)).tolist()
+        drawn = torch.randint(len(captions), (case.num_batches, size)).tolist()
         for rows in drawn:
             rows[-1] = rows[0]  # a batch with a repeat, as nearly every one of 64 has
         self.backbone = load_backbone(case.model, "random", case.device)
@@ -152,8 +168,8 @@ class Batches:
             collate([(torch.randn(3, side, side), captions[caption], f"{step}-{row}") for row, caption in enumerate(rows)])
             for step, rows in enumerate(drawn)
         ]
-        labels = torch.randint(case.num_classes, (NUM_BATCHES, size))
-        self.task = [TaskBatch(images=torch.randn(size, 3, side, side), labels=labels[step]) for step in range(NUM_BATCHES)]
+        labels = torch.randint(case.num_classes, (case.num_batches, size))
+        self.task = [TaskBatch(images=torch.randn(size, 3, side, side), labels=labels[step]) for step in range(case.num_batches)]
 
     def network(self) -> Any:
         """The same initial weights for whoever asks."""
@@ -175,7 +191,7 @@ class PlainStep:
         self.losses: list[dict[str, float]] = []
 
     def __call__(self) -> None:
-        terms = self.training.step(*self.batches[len(self.losses) % NUM_BATCHES])
+        terms = self.training.step(*self.batches[len(self.losses) % len(self.batches)])
         self.losses.append({name: float(term) for name, term in terms.items()})
 
 
@@ -184,6 +200,8 @@ class OurStep:
 
     def __init__(self, case: Case, data: Batches) -> None:
         student = Backbone(data.network(), data.backbone.tokenizer, "fp32" if case.device == "cpu" else "bf16")
+        if case.compiles:
+            student.compile_blocks()
         self.batches = [
             (place_task(task, student), place_replay(replay, student)) for task, replay in zip(data.task, data.replay, strict=True)
         ]
@@ -209,10 +227,12 @@ class OurStep:
             replay_pass=lambda: (replay for _, replay in self.batches),
             task_images=lambda _: iter(()),
         )
-        started = time.perf_counter()
-        method.begin_task(context, student)
-        synchronise(case.device)
-        per_image = (time.perf_counter() - started) / (NUM_BATCHES * case.batch_size)
+        for _ in range(2):  # the second time is what it takes: the first also loads kernels, compiles and lays out memory
+            synchronise(case.device)
+            started = time.perf_counter()
+            method.begin_task(context, student)
+            synchronise(case.device)
+        per_image = (time.perf_counter() - started) / (case.num_batches * case.batch_size)
         self.teacher_seconds = per_image * PAPER_IMAGES / PAPER_STEPS
         parameters = method.trainable(student)
         settings = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
@@ -223,7 +243,7 @@ class OurStep:
     def __call__(self) -> None:
         step = len(self.losses)
         self.training.optimizer.param_groups[0]["lr"] = SCHEDULE.learning_rate(step)
-        terms = training_step(self.training, *self.batches[step % NUM_BATCHES])
+        terms = training_step(self.training, *self.batches[step % len(self.batches)])
         self.losses.append({name: float(term) for name, term in terms.items()})
 
 

@@ -23,6 +23,8 @@ from gift_shared.errors import ConfigError, unknown_name
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
+# cuDNN passes over every algorithm whose workspace does not fit, and then has none left; cuBLAS cannot make its handle.
+OUT_OF_MEMORY = ("out of memory", "unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
@@ -109,7 +111,9 @@ class StableDiffusionRenderer:
     def _fits(self, batch_size: int) -> bool:
         try:
             self._try(batch_size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             return False
         return True
@@ -133,7 +137,9 @@ class StableDiffusionRenderer:
         """Classifier-free guidance is on above a guidance scale of 1. Raises ConfigError if the batch does not fit in memory."""
         try:
             return self._render(jobs, self.batch_size)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ConfigError(
                 f"A batch of {len(jobs)} does not fit in the device's memory: take a smaller --batch-size, or --vae-slices."
             ) from error
@@ -191,6 +197,11 @@ class StableDiffusionRenderer:
             except ImportError as error:
                 raise ConfigError(f"--scheduler {name} cannot be set up: {_first_line(error)}") from error
         return self._schedulers[name]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, or a library of NVIDIA's behind it that has no error class of its own for this, found too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rendered]:

@@ -53,10 +53,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("num_kills", "num_shards"), [(6, 18), pytest.param(60, 200, marks=pytest.mark.slow)])
-def test_workers_killed_at_random_moments_end_with_the_same_bytes(
-    command, content, workers, make_plan: Plan, tmp_path: Path, num_kills: int, num_shards: int
+def test_workers_killed_sixty_times_at_random_moments_end_with_the_same_bytes(
+    command, content, workers, make_plan: Plan, tmp_path: Path
 ) -> None:
+    num_kills, num_shards = 60, 200
     plan, whole, killed = make_plan(num_shards * 2, 4), tmp_path / "whole", tmp_path / "killed"
     assert command("render", "--plan", plan, "--out", whole, *LARGE).code == 0
     chance = random.Random(num_kills)
@@ -66,8 +66,8 @@ def test_workers_killed_at_random_moments_end_with_the_same_bytes(
 
     running = [start(rank) for rank in range(3)]
     checked: set[str] = set()
-    for number in range(num_kills):  # spread over the whole generation: each waits for its share of the shards to be done
-        wait_for(lambda number=number: len(complete_shards(killed)) >= number * num_shards // (num_kills + 2))
+    for number in range(num_kills):  # over the first two thirds of the generation: on a busy machine, too, no worker is done by then
+        wait_for(lambda number=number: 3 * num_kills * len(complete_shards(killed)) >= 2 * num_shards * number)
         time.sleep(chance.uniform(0.0, 0.05))
         rank = chance.randrange(3)
         assert workers.poll(running[rank]) is None, "all was done before the last kill"

@@ -282,6 +282,19 @@ def test_a_device_that_is_not_there_is_one_line(command, real_plan: Path, tmp_pa
     assert "this machine has no such device" in result.err
 
 
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"), False),
+    ],
+)
+def test_too_little_memory_is_known_by_its_error(error: RuntimeError, is_it: bool) -> None:
+    assert stable_diffusion.is_out_of_memory(error) is is_it
+
+
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 @pytest.mark.parametrize(("variable", "number", "taken"), [("LOCAL_RANK", "3", 3), ("SLURM_LOCALID", "5", 1), (None, "", 0)])
 def test_each_process_of_a_node_takes_its_own_gpu(

@@ -43,12 +43,15 @@ def batch_fisher(parameters: Weights) -> dict[str, Tensor]:
     names = [name for name, parameter in parameters.items() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
     fisher = {name: torch.full_like(parameter, FISHER_FLOOR) for name, parameter in parameters.items() if parameter.grad is None}
-    squares = torch._foreach_mul(gradients, gradients) if gradients else []
-    for name, square in zip(names, squares, strict=True):
-        mean = square.mean()
-        # Without a branch on a device value: 0 / 1 + floor where the mean is 0, square / mean + 0 elsewhere.
-        is_dead = mean == 0
-        fisher[name] = square.div_(torch.where(is_dead, torch.ones_like(mean), mean)).add_(is_dead * FISHER_FLOOR)
+    if not gradients:
+        return fisher
+    squares = torch._foreach_mul(gradients, gradients)
+    means = torch.stack([square.mean() for square in squares])
+    # Without a branch on a device value: floor + 0 / 1 where the mean is 0, 0 + square / mean elsewhere.
+    is_dead = means == 0
+    floors, divisors = (is_dead * FISHER_FLOOR).unbind(), torch.where(is_dead, 1.0, means).unbind()
+    for name, floor, square, divisor in zip(names, floors, squares, divisors, strict=True):
+        fisher[name] = torch.addcdiv(floor, square, divisor, out=square)
     return fisher
 
 

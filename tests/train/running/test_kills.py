@@ -132,16 +132,13 @@ def quick(world, method, *more, steps):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(world, zygote, tmp_path):
     kill_until_done(zygote, quick(world, "gift", steps=120), tmp_path / "whole", tmp_path / "killed", 34, seed=1)
     assert len(zygote.kills) == 34
     assert set(zygote.kills) == set(LATER)
 
 
-@pytest.mark.parametrize(
-    "method", ["icarl", pytest.param("zscl", marks=pytest.mark.slow), pytest.param("moe_adapter", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("method", ["icarl", "zscl", "moe_adapter"])
 def test_a_killed_run_of_a_method_with_a_memory_ends_as_the_undisturbed_one(world, zygote, tmp_path, method):
     settings = {"zscl": ["average_every=3"], "icarl": [], "moe_adapter": ADAPTERS}[method]
     flags = [word for setting in settings for word in ("--set", f"method_config.{setting}")]
