@@ -193,11 +193,12 @@ def speed_findings(details: dict[str, Any], workers: Workers, is_quick: bool, is
 def floor(pipeline: Any, row: dict[str, Any], images_per_second: float) -> dict[str, Any]:
     """How near a rate comes to what the multiplications alone take, and where one worker's time goes."""
     import torch
+    from products import best_rate
 
     cores = os.cpu_count() or 1
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rate = matmul_rate("cpu", torch.float32, 1024) * cores
+    rate = best_rate(1024, 1024, 1024, "cpu", torch.float32) * cores
     flops = image_flops(open_renderer(MINI), row)
     parts = time_by_part(pipeline, row["denoising_steps"])
     torch.set_num_threads(threads)
@@ -209,31 +210,15 @@ def floor(pipeline: Any, row: dict[str, Any], images_per_second: float) -> dict[
     }
 
 
-def matmul_rate(device: str, dtype: Any, size: int) -> float:
-    """FLOP per second of a square matrix product; the best of several."""
-    import torch
-
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    taken = []
-    for _ in range(12):
-        started = time.perf_counter()
-        product = left @ right
-        if device == "cuda":
-            product[0, 0].item()
-        taken.append(time.perf_counter() - started)
-    return 2 * size**3 / min(taken)
-
-
 def image_flops(renderer: Any, row: dict[str, Any]) -> float:
     """Multiplications and additions that our renderer makes for one image; what it spares does not count."""
+    from products import count_flops
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
     job = RenderJob(row["caption"], row["sample_seed"], row["guidance_scale"], row["denoising_steps"])
     renderer.render([job])  # its texts are encoded
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        renderer.render([job])
-    return float(counter.get_total_flops())
+    with sdpa_kernel(SDPBackend.MATH):
+        return float(count_flops(lambda: renderer.render([job])))
 
 
 def time_by_part(pipeline: Any, steps: int) -> dict[str, float]:
@@ -323,6 +308,7 @@ def sd15_rows(count: int, steps: int) -> Rows:
 def sd15_findings(details: dict[str, Any], folder: Path, num_images: int, *, measures_compiled: bool) -> list[Finding]:
     """On a GPU: 50 steps at 512 x 512 in half precision, one process on either side, the batch as large as fits."""
     import torch
+    from products import best_rate
 
     save_random_sd15(folder / "model")
     rows = sd15_rows(num_images, FULL_STEPS)
@@ -344,7 +330,7 @@ def sd15_findings(details: dict[str, Any], folder: Path, num_images: int, *, mea
 
     seconds = seconds_each({"plain": plain, **{name: functools.partial(ours, each) for name, each in renderers.items()}}, rounds=2)
     rates = {name: (8 if name == "plain" else len(rows)) / taken for name, taken in seconds.items()}
-    flops, rate = image_flops(renderers["ours"], rows[0]), matmul_rate("cuda", torch.float16, 8192)
+    flops, rate = image_flops(renderers["ours"], rows[0]), best_rate(8192, 8192, 8192, "cuda", torch.float16)
     details["sd15"] = {"images_per_second": rates, "gigaflop_per_image": flops / 1e9, "batch_size": renderers["ours"].batch_size}
     findings = [Finding(what="SD v1.5: one call an image", value=rates["plain"], unit="images/s")]
     for name in renderers:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from measure import Finding, in_own_process, peak_gigabytes, report, seconds_each
 from plain_training import PlainGift, PlainSettings
+from products import best_rate, count_flops, synchronise
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from gift_shared.manifests import Manifests
 from gift_train.backbone import Backbone, load_backbone
@@ -114,15 +114,14 @@ def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
     """Both steps in turns, their agreement, the matrix products' share of ours, and where the rest of it goes."""
     data = Batches(case)
     plain, ours = PlainStep(case, data), OurStep(case, data)
-    products = product_rate(case)
+    # The widest product of the image tower, in the type that ours runs in.
+    products = best_rate(case.batch_size * 197, 768, 3072, case.device, torch.float32 if case.device == "cpu" else torch.bfloat16)
     plain(), ours()
     gradient_difference = largest_gradient_difference(plain.training.parameters, ours.training.parameters)
     seconds = seconds_each({"plain": plain, "ours": ours}, rounds=rounds, warmup=case.warmup - 1)
     loss_difference = max(abs(one[name] - other[name]) for one, other in zip(plain.losses, ours.losses, strict=True) for name in one)
     details: dict[str, Any] = {"losses": {"plain": plain.losses[:], "ours": ours.losses[:]}, "seconds": seconds}
-    with FlopCounterMode(display=False) as counter:
-        ours()
-    floor = counter.get_total_flops() / products
+    floor = count_flops(ours) / products
     step = seconds["ours"] + ours.teacher_seconds
     details |= {"teacher_seconds_a_step": ours.teacher_seconds, "products_gflops": products / 1e9, "floor_seconds": floor}
     details |= {"operators": operators(ours)}
@@ -258,22 +257,6 @@ def largest_gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, 
     return max(differences)
 
 
-def product_rate(case: Case) -> float:
-    """Floating-point operations per second of the widest matrix product of the image tower, in the type that ours runs in."""
-    dtype = torch.float32 if case.device == "cpu" else torch.bfloat16
-    rows = case.batch_size * 197
-    left, right = torch.randn(rows, 768, device=case.device, dtype=dtype), torch.randn(768, 3072, device=case.device, dtype=dtype)
-    repeats = 20
-
-    def multiply() -> None:
-        for _ in range(repeats):
-            left @ right
-        synchronise(case.device)
-
-    seconds = seconds_each({"product": multiply}, rounds=5)["product"]
-    return repeats * 2 * rows * 768 * 3072 / seconds
-
-
 def operators(ours: OurStep) -> list[dict[str, Any]]:
     """Where a step's time goes: the operators that take most of it, with their own seconds."""
     with torch.profiler.profile() as profile:
@@ -316,12 +299,6 @@ def memory(side: str, case: Case) -> dict[str, float]:
     for _ in range(2):
         step()
     return {"peak_gb": peak_gigabytes() if case.device == "cpu" else torch.cuda.max_memory_allocated() / 1e9}
-
-
-def synchronise(device: str) -> None:
-    """Wait for the GPU, if that is where the work is."""
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

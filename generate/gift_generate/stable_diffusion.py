@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 
 from gift_generate.approximations import FeatureReuse, guidance_ends
 from gift_generate.batch_size import largest_batch, largest_batch_on_cpu
-from gift_generate.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
 from gift_generate.model_folder import check_model_folder, fingerprint
 from gift_generate.renderer import ModelOptions, Rendered, RenderJob
 from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.processor import favours_onednn
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
@@ -230,6 +231,8 @@ def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
     if options.is_compiled:
         _compile(pipeline)
     else:  # a compiled graph does not look at which tensor it is given, and is laid out by its compiler
+        if pipeline.device.type == "cpu" and torch.backends.mkldnn.is_available() and favours_onednn():
+            multiply_by_onednn(pipeline.unet)
         compute_text_once(pipeline.unet)
         if pipeline.device.type == "cpu":
             feed_forward_in_pieces(pipeline.unet)

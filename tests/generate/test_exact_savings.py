@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from gift_generate.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
 from gift_generate.renderer import ModelOptions, RenderJob
 from gift_generate.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
@@ -113,12 +113,18 @@ BUILDS = {
 
 @pytest.mark.parametrize("is_guided", [True, False], ids=["guided", "not guided"])
 @pytest.mark.parametrize("is_fused", [True, False], ids=["joint keys and values", "apart"])
+@pytest.mark.parametrize("is_by_onednn", [True, False], ids=["oneDNN", "MKL"])
 @pytest.mark.parametrize("build", BUILDS)
 @torch.inference_mode()
-def test_every_saving_gives_the_values_of_a_plain_unet(build: str, is_fused: bool, is_guided: bool) -> None:
+def test_every_saving_gives_the_values_of_a_plain_unet(
+    build: str, is_by_onednn: bool, is_fused: bool, is_guided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unet, plain = small_unet(0, **BUILDS[build]), small_unet(0, **BUILDS[build])
     if is_fused:  # as on a GPU
         unet.fuse_qkv_projections()
+    if is_by_onednn:
+        monkeypatch.setattr("gift_generate.exact_savings.FEWEST_PRODUCTS", 0)
+        multiply_by_onednn(unet)
     compute_text_once(unet)
     feed_forward_in_pieces(unet)
     latents, text = torch.randn(3, 4, 8, 8), torch.randn(6, 7, 24)
@@ -127,7 +133,8 @@ def test_every_saving_gives_the_values_of_a_plain_unet(build: str, is_fused: boo
         with first_layers_once(Guided(unet, is_guided)):
             answer = unet(both, step, text).sample
         assert torch.allclose(answer, plain(both, step, text).sample, atol=1e-6)
-    assert torch.equal(unet(latents, 10, text[:3]).sample, plain(latents, 10, text[:3]).sample), "outside it is a plain U-Net"
+    outside = unet(latents, 10, text[:3]).sample, plain(latents, 10, text[:3]).sample
+    assert torch.allclose(*outside, atol=1e-6) if is_by_onednn else torch.equal(*outside), "outside it is a plain U-Net"
 
 
 @torch.inference_mode()
@@ -165,6 +172,15 @@ def test_a_feed_forward_in_pieces_gives_each_token_the_same(monkeypatch: pytest.
     assert torch.allclose(layer(values), plain.get_submodule(path)(values), atol=1e-6)
     assert sum(pieces) == 3 * tokens
     assert max(pieces) <= 16
+
+
+@pytest.mark.parametrize("is_favoured", [True, False])
+def test_a_renderer_asks_onednn_where_the_processor_favours_it(monkeypatch: pytest.MonkeyPatch, is_favoured: bool) -> None:
+    monkeypatch.setattr("gift_generate.stable_diffusion.favours_onednn", lambda: is_favoured)
+    used = renderer()
+    with torch.profiler.profile() as profile:
+        used.render(jobs(HEART_AND_LETTER * 8))
+    assert any(event.key == "mkldnn::_linear_pointwise" for event in profile.key_averages()) is is_favoured
 
 
 def test_a_renderer_on_a_cpu_uses_pieces() -> None:

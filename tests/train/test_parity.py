@@ -41,6 +41,13 @@ def test_variant_arrives_at_the_golden_weights(fixture, variant):
         assert result.loss_difference is None or result.loss_difference <= LOSS_BOUND
 
 
+@pytest.mark.parametrize("variant", ["gift", "zscl", "lwf"])
+def test_the_golden_weights_are_arrived_at_with_every_product_by_onednn_too(fixture, variant, monkeypatch):
+    monkeypatch.setattr("gift_train.products.favours_onednn", lambda: True)
+    monkeypatch.setattr("gift_train.products.FEWEST_PRODUCTS", 0)
+    assert _check_variant(fixture, variant).agrees
+
+
 def test_every_variant_of_the_fixture_is_built(fixture):
     assert set(fixture.golden) == set(VARIANTS)
 

@@ -68,6 +68,13 @@ def gradients(network, features):
     return {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def every_product_by(monkeypatch, request):
+    """Which library multiplies, whatever the processor and however small the product."""
+    monkeypatch.setattr("gift_train.products.favours_onednn", lambda: request.param)
+    monkeypatch.setattr("gift_train.products.FEWEST_PRODUCTS", 0)
+
+
 def assert_same(network, ours, plain, ours_gradients):
     assert torch.allclose(ours, plain, atol=2e-6)
     plain_gradients = gradients(network, plain)
@@ -76,6 +83,7 @@ def assert_same(network, ours, plain, ours_gradients):
         assert (ours_gradients[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
 
 
+@pytest.mark.usefixtures("every_product_by")
 @pytest.mark.parametrize(
     "build",
     [
@@ -97,6 +105,7 @@ def test_packed_texts_give_the_plain_features_and_gradients(build):
     assert_same(network, ours, plain, gradients(network, ours))
 
 
+@pytest.mark.usefixtures("every_product_by")
 @pytest.mark.parametrize("build", [{}, {"is_quick_gelu": False}, {"has_layer_scale": True}], ids=["quick gelu", "gelu", "layer scale"])
 def test_images_give_the_plain_features_and_gradients(build):
     network = clip(**build)

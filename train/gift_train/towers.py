@@ -7,6 +7,7 @@ What is left out or moved, each equal to the plain pass up to the order of float
 - QuickGELU(x) = x sigmoid(a x) = silu(a x) / a. Both factors move into the weights around it: one pass over the widest
   activations, and one back, instead of three and five.
 - The patch embedding is a matrix product over the patches. Queries, keys and values go to attention as views of one product.
+- Large products on a CPU take the faster way there is (`products`).
 
 Networks of another build, and those with hooks on their blocks (adapters), are not run here; see `runs_here`.
 """
@@ -23,6 +24,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTrans
 from torch import Tensor, nn
 
 from gift_train.packed_texts import PackedTexts
+from gift_train.products import linear
 
 QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
@@ -50,7 +52,7 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
     patch = visual.patch_size[0]
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
-    hidden = F.linear(patches.reshape(batch, -1, channels * patch * patch), visual.conv1.weight.flatten(1))
+    hidden = linear(patches.reshape(batch, -1, channels * patch * patch), visual.conv1.weight.flatten(1))
     class_token = visual.class_embedding.to(hidden.dtype).expand(batch, 1, -1)
     hidden = visual.ln_pre(torch.cat([class_token, hidden], dim=1) + visual.positional_embedding.to(hidden.dtype))
     *blocks, last = visual.transformer.resblocks
@@ -85,10 +87,10 @@ def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_qu
     attention, normed = block.attn, block.ln_1(hidden)
     weight, bias, heads, width = attention.in_proj_weight, attention.in_proj_bias, attention.num_heads, attention.embed_dim
     if num_queries is None:
-        query, key, value = _by_head(F.linear(normed, weight, bias), 3, heads)
+        query, key, value = _by_head(linear(normed, weight, bias), 3, heads)
     else:
-        (query,) = _by_head(F.linear(normed[:, :num_queries], weight[:width], bias[:width]), 1, heads)
-        key, value = _by_head(F.linear(normed, weight[width:], bias[width:]), 2, heads)
+        (query,) = _by_head(linear(normed[:, :num_queries], weight[:width], bias[:width]), 1, heads)
+        key, value = _by_head(linear(normed, weight[width:], bias[width:]), 2, heads)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=attends).transpose(1, 2).flatten(2)
 
 
@@ -99,15 +101,15 @@ def _by_head(product: Tensor, num_parts: int, heads: int) -> Tensor:
 
 def _after_attention(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
     """The rest of a block, for the positions given: [..., W] -> [..., W]."""
-    hidden = hidden + block.ls_1(block.attn.out_proj(mixed))
+    hidden = hidden + block.ls_1(linear(mixed, block.attn.out_proj.weight, block.attn.out_proj.bias))
     return torch.as_tensor(hidden + block.ls_2(_mlp(block.mlp, block.ln_2(hidden))))
 
 
 def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
     if not isinstance(mlp.gelu, QuickGELU):
         return torch.as_tensor(mlp(hidden))
-    inner = F.silu(F.linear(hidden, QUICK_GELU_SLOPE * mlp.c_fc.weight, QUICK_GELU_SLOPE * mlp.c_fc.bias))
-    return F.linear(inner, mlp.c_proj.weight / QUICK_GELU_SLOPE, mlp.c_proj.bias)
+    inner = F.silu(linear(hidden, QUICK_GELU_SLOPE * mlp.c_fc.weight, QUICK_GELU_SLOPE * mlp.c_fc.bias))
+    return linear(inner, mlp.c_proj.weight / QUICK_GELU_SLOPE, mlp.c_proj.bias)
 
 
 def _is_plain(transformer: nn.Module) -> bool:
