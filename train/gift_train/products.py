@@ -12,9 +12,7 @@ from gift_shared.processor import FEWEST_PRODUCTS, favours_onednn
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: rows [..., K], weight [N, K], bias [N] -> [..., N]."""
-    is_plain = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    is_large = rows.numel() * weight.shape[0] >= FEWEST_PRODUCTS
-    if not (is_plain and is_large and _has_onednn() and favours_onednn()) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not _goes_to_onednn(rows, weight):
         return F.linear(rows, weight, bias)
     product: Tensor = _Linear.apply(rows.reshape(-1, rows.shape[-1]), weight, bias)
     return product.view(*rows.shape[:-1], -1)
@@ -44,5 +42,8 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return torch.as_tensor(torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], ""))
 
 
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+def _goes_to_onednn(rows: Tensor, weight: Tensor) -> bool:
+    is_float = rows.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if rows.device.type != "cpu" or not is_float or rows.numel() * weight.shape[0] < FEWEST_PRODUCTS:
+        return False
+    return favours_onednn() and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from gift_shared.processor import processor_name
+
 PACKAGES = ("gift-cl", "torch", "torchvision", "open_clip_torch", "numpy", "pyarrow", "pillow", "safetensors")
 
 
@@ -35,7 +37,7 @@ def git_commit() -> str | None:
 def hardware() -> dict[str, object]:
     """Processor, cores, threads torch uses, and accelerators by name."""
     accelerators = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    processor = platform.processor() or platform.machine()
+    processor = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
     return {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "accelerators": accelerators}
 
 

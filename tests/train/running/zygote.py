@@ -16,7 +16,10 @@ def main() -> None:
     importlib.import_module("gift_train.sequence")  # what a start would import; no computation yet, so nothing that a fork would break
     for name in METHOD_NAMES:
         method_class(name)
+    before = None
     for line in sys.stdin:
+        if before is not None:
+            os.waitpid(before, 0)
         process = os.fork()
         if process == 0:
             sys.argv = ["gift-train", *json.loads(line)]
@@ -29,7 +32,9 @@ def main() -> None:
                 sys.stderr.flush()
             os._exit(0)
         tell(process)
-        tell(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        tell(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+        before = process  # gone with the next line: until then nobody else can have its number, and be killed in its place
     os._exit(0)  # nothing to put in order, which would take torch seconds
 
 
