@@ -107,7 +107,7 @@ def _after_attention(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
 
 def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
     if not isinstance(mlp.gelu, QuickGELU):
-        return torch.as_tensor(mlp(hidden))
+        return linear(mlp.gelu(linear(hidden, mlp.c_fc.weight, mlp.c_fc.bias)), mlp.c_proj.weight, mlp.c_proj.bias)
     inner = F.silu(linear(hidden, QUICK_GELU_SLOPE * mlp.c_fc.weight, QUICK_GELU_SLOPE * mlp.c_fc.bias))
     return linear(inner, mlp.c_proj.weight / QUICK_GELU_SLOPE, mlp.c_proj.bias)
 
