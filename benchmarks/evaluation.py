@@ -4,7 +4,7 @@ The plain loop is the published procedure: for each class its prompts through th
 64 images that PIL decodes each time, through torchvision's transforms. Ours: prompts in large batches cut to their length, large batches
 of images, and with --evaluation-cache images prepared once on disk. Same weights, images and classes; the accuracies must be equal.
 MTIL asks 11 images a prompt (97,209 and 8,648), Aircraft 17; so does the large world here. At ViT-B/16's size on a CPU the vision tower
-dominates both sides: there the gain is small.
+dominates both sides: there the gain is that of its products.
 """
 
 import argparse
