@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.workers import Worker, find_worker
+from gift_generate.workers import Worker, find_worker, is_first_of_its_node
 from gift_shared.errors import ConfigError
 
 TINY = ("--model", "flat-color", "--height", 8, "--width", 8, "--image-format", "png")
@@ -120,3 +120,11 @@ def test_a_worker_finds_the_work_of_one_that_never_came(command, content, manife
     for out, share in ((tmp_path / "whole", ()), (tmp_path / "out", ("--rank", 1, "--world-size", 3))):
         assert command("render", "--plan", plan, "--out", out, *TINY, *share).code == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_first"),
+    [({}, True), ({"LOCAL_RANK": "0"}, True), ({"LOCAL_RANK": "1"}, False), ({"SLURM_LOCALID": "3"}, False), ({"SLURM_LOCALID": ""}, True)],
+)
+def test_of_the_processes_of_a_node_the_first_shows_progress(environment: dict[str, str], is_first: bool) -> None:
+    assert is_first_of_its_node(environment) is is_first
