@@ -24,12 +24,13 @@ from streaming import photo
 
 from gift_shared.keys import slug
 from gift_shared.manifests import Manifests, TaskManifest
-from gift_train.backbone import Backbone, load_backbone
-from gift_train.evaluate import evaluate_readings
-from gift_train.evaluation_cache import EvaluationCache
+from gift_train.clip.load import load_backbone
+from gift_train.clip.model import Backbone
+from gift_train.data.tasks import TaskImages, load_test
+from gift_train.data.transforms import image_transforms
+from gift_train.evaluation.cache import EvaluationCache
+from gift_train.evaluation.evaluate import evaluate_readings
 from gift_train.methods.zero_shot import ZeroShot
-from gift_train.tasks import TaskImages, load_test
-from gift_train.transforms import image_transforms
 
 PLAIN_BATCH, BATCH = 64, 256
 FILE_PIXELS = 256  # of the JPEGs that ViT-B/16 is asked about; shorter sides of the benchmarks' images are between 200 and 500

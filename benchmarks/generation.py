@@ -26,11 +26,12 @@ from measure import Finding, report, seconds_each
 from PIL import Image
 from sd15 import save_random_sd15
 
-from gift_generate.pictures import ImageEncoder
-from gift_generate.plan import PlanRequest, make_plan
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import ModelOptions, RenderJob, open_renderer
-from gift_generate.writer import write_shard
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
+from gift_generate.output.shard_writer import write_shard
+from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.rendering.factory import open_renderer
+from gift_generate.rendering.renderer import ModelOptions, RenderJob
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PlanKind, Status
 
@@ -279,8 +280,8 @@ def predictions(images: np.ndarray, rows: Rows) -> np.ndarray:
     """The class of its own task that the mini CLIP gives each image [N, H, W, 3]."""
     import torch
 
-    from gift_train.backbone import load_backbone
-    from gift_train.evaluate import zero_shot_classifier
+    from gift_train.clip.load import load_backbone
+    from gift_train.clip.zero_shot import zero_shot_classifier
 
     clip = load_backbone("mini", None)
     tasks = [row["source"] for row in rows]

@@ -100,11 +100,12 @@ def to_its_end(main: Callable[[], None]) -> None:
 
 def make_output(plan: Path, out: Path) -> None:
     """An output folder of this plan with every shard written, all rows but the first of each recorded as failed."""
-    from gift_generate.output_folder import bind_output
-    from gift_generate.pictures import ImageEncoder, Picture
-    from gift_generate.rendered import RenderedPictures
-    from gift_generate.renderer import ModelOptions, open_renderer
-    from gift_generate.writer import write_shard
+    from gift_generate.images.image_source import ImageEncoder, Picture
+    from gift_generate.images.rendered import RenderedPictures
+    from gift_generate.output.folder import bind_output
+    from gift_generate.output.shard_writer import write_shard
+    from gift_generate.rendering.factory import open_renderer
+    from gift_generate.rendering.renderer import ModelOptions
     from gift_shared.schema import Status
 
     renderer = open_renderer(ModelOptions(model="flat-color", height=8, width=8))

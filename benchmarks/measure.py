@@ -74,7 +74,11 @@ def report(benchmark: str, findings: Sequence[Finding], details: Mapping[str, An
 
     Returns its path. A try, and what another device does, never takes the place of a measurement.
     """
-    from gift_train.provenance import git_commit, hardware, versions  # imports torch, which must not count as a measured process's memory
+    from gift_train.records.provenance import (  # imports torch, which must not count as a measured process's memory
+        git_commit,
+        hardware,
+        versions,
+    )
 
     name = f"{benchmark}{'' if device == 'cpu' else '_gpu'}{'_quick' if is_quick else ''}"
     width = max(len(finding.what) for finding in findings)

@@ -18,10 +18,11 @@ import numpy as np
 from measure import Finding, report, seconds_each
 from PIL import Image, ImageFilter
 
-from gift_generate.pictures import ImageEncoder
-from gift_generate.renderer import FlatColorRenderer, Rendered
-from gift_generate.screen import render_screened
-from gift_generate.writer import write_shard
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.screening import render_screened
+from gift_generate.output.shard_writer import write_shard
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.rendering.renderer import Rendered
 from gift_shared.schema import PLAN_SCHEMA
 
 PIXELS = 512

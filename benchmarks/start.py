@@ -26,6 +26,7 @@ from streaming import photo
 HELP_SECONDS = 0.5
 PATIENCE = 300.0  # seconds until a command counts as stuck
 CLASSES = ("red fox", "grey wolf")
+MODULES = ("gift_train.training.run", "gift_generate.pipeline", "gift_generate.rendering.stable_diffusion")
 IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)$")
 WATCHED = ("torch", "open_clip", "transformers", "torchvision", "torch._dynamo", "diffusers", "pyarrow", "webdataset", "numpy", "PIL")
 
@@ -50,9 +51,7 @@ def main() -> None:
             findings.append(Finding(what=f"gift-train run until the first step, {name}", value=value, unit="s"))
         seconds = [first_image(Path(folder) / f"shards-{number}", arguments.device) for number in range(rounds)]
         findings.append(Finding(what="gift-generate render until the first image", value=statistics.median(seconds), unit="s"))
-    details["seconds of imports"] = {
-        module: import_seconds(module) for module in ("gift_train.sequence", "gift_generate.pipeline", "gift_generate.stable_diffusion")
-    }
+    details["seconds of imports"] = {module: import_seconds(module) for module in MODULES}
     report("start", findings, details, is_quick=arguments.quick, device=arguments.device)
 
 

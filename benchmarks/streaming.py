@@ -102,9 +102,10 @@ def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, room_bytes:
     """The trainer's stream, images placed and normalised."""
     import torch
 
-    from gift_train.batches import BatchOrder, stream
-    from gift_train.replay import ReplayCollate, ReplayDataset
-    from gift_train.transforms import Normalise, image_transforms
+    from gift_train.clip.normalise import Normalise
+    from gift_train.data.batches import BatchOrder, stream
+    from gift_train.data.replay import ReplayCollate, ReplayDataset
+    from gift_train.data.transforms import image_transforms
 
     dataset = ReplayDataset(out, rows, image_transforms(pixels).evaluation, room_bytes)
     order = BatchOrder(num_samples=len(rows), batch_size=BATCH_SIZE, seed=0, name="replay")
@@ -135,7 +136,7 @@ def memory_findings(details: dict[str, Any], shard_counts: tuple[int, ...]) -> I
 
 def stream_memory(folder: Path, num_shards: int) -> dict[str, float]:
     """Stream STREAMED images from the first shards of a pool; the most memory this took."""
-    from gift_shared.tables import read_output_index
+    from gift_shared.parquet_files import read_output_index
 
     rows, _ = read_output_index(folder)
     one_pass = shard_pass(folder, rows.slice(0, num_shards * ROWS_PER_SHARD), MINI_MODEL, 0, room_bytes=0)
@@ -149,9 +150,9 @@ def pool_findings(details: dict[str, Any], num_rows: int) -> Iterator[Finding]:
     """Opening a pool and selecting a thousand images for each of eleven tasks: index, draw, every chosen image's place and digest."""
     from gift_shared.manifests import Manifests
     from gift_shared.shards import require_images
-    from gift_train.replay import ReplayDataset
-    from gift_train.selection import ReplaySelection, select_replay
-    from gift_train.transforms import image_transforms
+    from gift_train.data.replay import ReplayDataset
+    from gift_train.data.selection import ReplaySelection, select_replay
+    from gift_train.data.transforms import image_transforms
 
     order = Manifests(()).order("mtil-1")
     rule = ReplaySelection(num_images=POOL_IMAGES_PER_TASK, captions="all", seed=42)
@@ -194,11 +195,11 @@ def plain_folder(folder: Path, contents: list[bytes]) -> None:
 
 def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
     """The same bytes as shards of stage 1, by its own writer; returns the rows of the index."""
-    from gift_generate.pictures import Picture
-    from gift_generate.writer import write_shard
+    from gift_generate.images.image_source import Picture
+    from gift_generate.output.shard_writer import write_shard
+    from gift_shared.parquet_files import read_index, write_index
     from gift_shared.schema import Status
     from gift_shared.shards import shard_rows
-    from gift_shared.tables import read_index, write_index
 
     pixels = Image.open(io.BytesIO(contents[0])).width
     per_shard = -(-len(contents) // num_shards)
@@ -254,8 +255,8 @@ def write_large_pool(out: Path, num_rows: int, sources: tuple[str, ...]) -> None
         "byte_size": pa.repeat(pa.scalar(len(content), pa.int64()), num_rows),
         "sha256": [hashlib.sha256(content).hexdigest()] * num_rows,
     }
+    from gift_shared.parquet_files import write_index
     from gift_shared.schema import INDEX_SCHEMA
-    from gift_shared.tables import write_index
 
     write_index(out / "index.parquet", pa.table([columns[name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA), {})
 

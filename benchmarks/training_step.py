@@ -24,13 +24,14 @@ from products import best_rate, count_flops, synchronise
 from torch import Tensor
 
 from gift_shared.manifests import Manifests
-from gift_train.backbone import Backbone, load_backbone
-from gift_train.batches import TaskBatch, place_replay, place_task
-from gift_train.config import OptimizerSettings
-from gift_train.loop import Schedule, Training, build_optimizer, training_step
+from gift_train.clip.load import load_backbone
+from gift_train.clip.model import Backbone
+from gift_train.data.batches import TaskBatch, place_replay, place_task
+from gift_train.data.replay import ReplayCollate
 from gift_train.methods.base import TaskContext
 from gift_train.methods.gift import Gift
-from gift_train.replay import ReplayCollate
+from gift_train.recipes.recipe import OptimizerSettings
+from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
 
 PAPER_IMAGES, PAPER_STEPS = 1000, 1001  # synthetic images and steps of a task (METHODS 1.7)
 LEARNING_RATE = 1e-5

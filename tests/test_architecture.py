@@ -96,7 +96,7 @@ def test_the_generator_has_torch_behind_that_door_alone() -> None:
 
 def test_the_trainer_has_one_door_to_open_clip() -> None:
     assert importers("gift_train", "open_clip") == {"backbone.py", "towers.py"}
-    users = {path.name for path in modules("gift_train") if "gift_train.towers" in set(imports(path))}
+    users = {path.name for path in modules("gift_train") if "gift_train.clip.towers" in set(imports(path))}
     assert users == {"backbone.py"}
 
 

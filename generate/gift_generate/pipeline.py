@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gift_generate.background_writer import BackgroundWriter, MadeShard
-from gift_generate.claims import Claims
-from gift_generate.life_signs import Beats, LifeSign, Watch
-from gift_generate.output_folder import OutputFolder, Shard, bind_output
-from gift_generate.pictures import PictureSource
-from gift_generate.workers import Worker
+from gift_generate.images.image_source import PictureSource
+from gift_generate.output.background_writer import BackgroundWriter, MadeShard
+from gift_generate.output.folder import OutputFolder, Shard, bind_output
+from gift_generate.workers.claims import Claims
+from gift_generate.workers.heartbeat import Beats, LifeSign, Watch
+from gift_generate.workers.rank import Worker
 from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gift_train.backbone import backbone_from_tensors
-from gift_train.parity import LOSS_BOUND, WEIGHT_BOUND, Fixture
+from gift_train.clip.load import backbone_from_tensors
+from gift_train.parity.replay import LOSS_BOUND, WEIGHT_BOUND, Fixture
 
 ROOT = Path(__file__).parents[2]
 

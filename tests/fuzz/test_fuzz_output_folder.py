@@ -12,19 +12,19 @@ from hostile import NAMES, NUMBERS, damages, fuzz, reads_or_tells, table_changes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gift_generate.contact_sheet import SheetRequest, draw_sheet
-from gift_generate.gallery import write_gallery
-from gift_generate.pictures import ImageEncoder
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
+from gift_generate.output.status import output_status
+from gift_generate.output.verify import verify
 from gift_generate.pipeline import run
-from gift_generate.plan import PlanRequest, make_plan
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer
-from gift_generate.status import output_status
-from gift_generate.verify import verify
-from gift_generate.workers import Worker
+from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.views.contact_sheet import SheetRequest, draw_sheet
+from gift_generate.views.gallery import write_gallery
+from gift_generate.workers.rank import Worker
 from gift_shared.manifests import Manifests
+from gift_shared.parquet_files import write_plan
 from gift_shared.schema import PlanKind
-from gift_shared.tables import write_plan
 
 
 def render(out, plan=None):

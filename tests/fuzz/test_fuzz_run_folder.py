@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gift_shared.event_log import read_events
+from gift_train.records.files import read_accuracies, read_metrics, read_record, read_summary, read_timing
+from gift_train.records.run_folder import RunFolder
 from gift_train.report.command import report_command
-from gift_train.run_files import read_accuracies, read_metrics, read_record, read_summary, read_timing
-from gift_train.run_folder import RunFolder
-from gift_train.watch import Pace, frame, read_snapshot
+from gift_train.report.watch import Pace, frame, read_snapshot
 
 DATASETS = ["colours", "stripes"]
 RECIPE = {"title": "GIFT", "method": "gift", "steps": 2, "method_config": {"distill_weight": 1.0}}

@@ -7,14 +7,14 @@ from hostile import NAMES, NUMBERS, damages, fuzz, reads_or_tells
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gift_generate.plan import check_plan, shard_slices
-from gift_shared.captions import read_captions
+from gift_generate.planning.plan import check_plan, shard_slices
+from gift_shared.caption_files import read_captions
 from gift_shared.manifests import OrderManifest
+from gift_shared.parquet_files import read_index, read_plan, write_index, write_plan
 from gift_shared.schema import INDEX_SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from gift_shared.shards import require_images
-from gift_shared.tables import read_index, read_plan, write_index, write_plan
-from gift_train.diagnostics.files import SCHEMAS, read_diagnostics, write_diagnostics
-from gift_train.selection import ReplaySelection, select_rows
+from gift_train.data.selection import ReplaySelection, select_rows
+from gift_train.records.diagnostics.files import SCHEMAS, read_diagnostics, write_diagnostics
 
 ROW = {
     "task": "red", "index": 0, "sample_key": "red-000000", "caption": "a fox.", "source": "words", "class_name": "fox", "class_index": 0,

@@ -12,10 +12,10 @@ from PIL import Image
 
 from gift_shared.errors import DataError
 from gift_shared.tar_members import plain_members
-from gift_train.datasets.images import decode_rgb
-from gift_train.datasets.webdataset_tars import TarImages
-from gift_train.reference_images import open_reference_images
-from gift_train.transforms import image_transforms
+from gift_train.data.datasets.images import decode_rgb
+from gift_train.data.datasets.webdataset_tars import TarImages
+from gift_train.data.reference_images import open_reference_images
+from gift_train.data.transforms import image_transforms
 
 TRANSFORM = image_transforms(8).evaluation
 TYPES = [tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE]
@@ -108,13 +108,13 @@ IMAGES = list(images())
 @fuzz(150)
 @given(content=st.sampled_from(IMAGES), damage=damages())
 def test_a_damaged_image_is_told(content, damage):
-    from gift_train.datasets.images import FILE_FORMATS
+    from gift_train.data.datasets.images import FILE_FORMATS
 
     reads_or_tells(lambda: decode_rgb(damage(content), "own.png", DataError, FILE_FORMATS), "own.png")
 
 
 def test_a_tiff_whose_offsets_are_fractions_is_told():
-    from gift_train.datasets.images import FILE_FORMATS
+    from gift_train.data.datasets.images import FILE_FORMATS
 
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, format="TIFF")

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gift_generate.model_folder import check_model_folder, fingerprint
+from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_shared.errors import ConfigError, DataError
-from gift_train import checkpoint
-from gift_train.backbone import Backbone, load_backbone
-from gift_train.checkpoint import METADATA_KEY, Place
-from gift_train.config import OptimizerSettings, parse_table
-from gift_train.loop import Schedule, Training, build_optimizer
-from gift_train.methods.base import method_class
-from gift_train.parity import check_fixture
+from gift_train.clip.load import load_backbone
+from gift_train.clip.model import Backbone
+from gift_train.methods.registry import method_class
+from gift_train.parity.replay import check_fixture
+from gift_train.recipes.recipe import OptimizerSettings
+from gift_train.recipes.typed_table import parse_table
+from gift_train.records import checkpoint
+from gift_train.records.checkpoint import METADATA_KEY, Place
+from gift_train.training.loop import Schedule, Training, build_optimizer
 
 PARITY = Path(__file__).parents[1] / "golden/parity"
 PLACE = Place(task_index=0, task_name="colours", next_step=1, metrics_bytes=0, train_seconds=1.0)

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from gift_generate.cli import main
-from gift_generate.pictures import ImageEncoder
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
 from gift_generate.pipeline import run
-from gift_generate.plan import PlanRequest, make_plan
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer
-from gift_generate.workers import Worker
+from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.workers.rank import Worker
 from gift_shared.manifests import Manifests
+from gift_shared.parquet_files import write_plan
 from gift_shared.schema import PlanKind
-from gift_shared.tables import write_plan
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gift_generate.renderer import ModelOptions, RenderJob
-from gift_generate.stable_diffusion import StableDiffusionRenderer
+from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 
 STEPS = 4
 

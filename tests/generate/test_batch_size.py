@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from gift_generate.batch_size import LARGEST_ON_CPU, batch_within, largest_batch, parse_batch_size
-from gift_generate.output_folder import bind_output
-from gift_generate.pictures import ImageEncoder
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer, ModelOptions
-from gift_generate.stable_diffusion import StableDiffusionRenderer
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
+from gift_generate.output.folder import bind_output
+from gift_generate.rendering.batch_size import LARGEST_ON_CPU, batch_within, largest_batch, parse_batch_size
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.rendering.renderer import ModelOptions
+from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_shared.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gift_generate.captions import Caption, CaptionMixture, parse_weighted_file, read_caption_file
+from gift_generate.planning.captions import Caption, CaptionMixture, parse_weighted_file, read_caption_file
 from gift_shared.errors import ConfigError, DataError
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.claims import Claims, read_claim
-from gift_generate.life_signs import Beats, LifeSign, State, Watch
-from gift_generate.pictures import ImageEncoder
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
 from gift_generate.pipeline import Conduct, run
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer
-from gift_generate.workers import Worker
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.workers.claims import Claims, read_claim
+from gift_generate.workers.heartbeat import Beats, LifeSign, State, Watch
+from gift_generate.workers.rank import Worker
 from gift_shared.processes import ProcessName, this_process
 
 LARGE = ("--model", "flat-color", "--height", 384, "--width", 384, "--batch-size", 2)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gift_generate.renderer import ModelOptions, RenderJob, open_renderer
+from gift_generate.rendering.factory import open_renderer
+from gift_generate.rendering.renderer import ModelOptions, RenderJob
 from gift_mini.drawing import draw_web
 from gift_shared.errors import ConfigError
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from gift_generate.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
-from gift_generate.renderer import ModelOptions, RenderJob
-from gift_generate.stable_diffusion import StableDiffusionRenderer
+from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
+from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
 
 STEPS = 3
@@ -123,7 +123,7 @@ def test_every_saving_gives_the_values_of_a_plain_unet(
     if is_fused:  # as on a GPU
         unet.fuse_qkv_projections()
     if is_by_onednn:
-        monkeypatch.setattr("gift_generate.exact_savings.FEWEST_PRODUCTS", 0)
+        monkeypatch.setattr("gift_generate.rendering.exact_savings.FEWEST_PRODUCTS", 0)
         multiply_by_onednn(unet)
     compute_text_once(unet)
     feed_forward_in_pieces(unet)
@@ -167,7 +167,7 @@ def test_a_feed_forward_in_pieces_gives_each_token_the_same(monkeypatch: pytest.
     pieces: list[int] = []
     layer.net[0].register_forward_hook(lambda layer, tensors, answer: pieces.append(len(tensors[0])))
     widest = layer.net[0].proj.out_features
-    monkeypatch.setattr("gift_generate.exact_savings.PIECE_BYTES", 16 * widest * 4)
+    monkeypatch.setattr("gift_generate.rendering.exact_savings.PIECE_BYTES", 16 * widest * 4)
     values = torch.randn(3, tokens, 32)
     assert torch.allclose(layer(values), plain.get_submodule(path)(values), atol=1e-6)
     assert sum(pieces) == 3 * tokens
@@ -176,7 +176,7 @@ def test_a_feed_forward_in_pieces_gives_each_token_the_same(monkeypatch: pytest.
 
 @pytest.mark.parametrize("is_favoured", [True, False])
 def test_a_renderer_asks_onednn_where_the_processor_favours_it(monkeypatch: pytest.MonkeyPatch, is_favoured: bool) -> None:
-    monkeypatch.setattr("gift_generate.stable_diffusion.favours_onednn", lambda: is_favoured)
+    monkeypatch.setattr("gift_generate.rendering.stable_diffusion.favours_onednn", lambda: is_favoured)
     used = renderer()
     with torch.profiler.profile() as profile:
         used.render(jobs(HEART_AND_LETTER * 8))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate import workers as workers_module
-from gift_generate.pictures import ImageEncoder, Picture, PlanRow
+from gift_generate.images.image_source import ImageEncoder, Picture, PlanRow
+from gift_generate.images.rendered import RenderedPictures
 from gift_generate.pipeline import Conduct, run
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer
-from gift_generate.workers import Worker
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.workers import rank as workers_module
+from gift_generate.workers.rank import Worker
+from gift_shared.parquet_files import read_index
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.tables import read_index
 
 SMALL = ("--model", "flat-color", "--height", 16, "--width", 16)
 LARGE = ("--model", "flat-color", "--height", 384, "--width", 384, "--batch-size", 2)  # some ten milliseconds a batch

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.gallery import write_gallery
+from gift_generate.views.gallery import write_gallery
 from gift_shared.errors import ConfigError
-from gift_shared.tables import read_output_index
+from gift_shared.parquet_files import read_output_index
 
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
 NASTY = ["<script>document.title = 'owned'</script>", '"><img src=x onerror=alert(1)>', "صورة لثعلب", "a 🦊", "long " * 100]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gift_generate.plan import PlanRequest, Seeding, make_plan
+from gift_generate.planning.plan import PlanRequest, Seeding, make_plan
 from gift_shared.manifests import Manifests
+from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import PlanKind
 from gift_shared.shards import read_image_bytes
-from gift_shared.tables import read_output_index
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.workers import Worker, find_worker, is_first_of_its_node
+from gift_generate.workers.rank import Worker, find_worker, is_first_of_its_node
 from gift_shared.errors import ConfigError
 
 TINY = ("--model", "flat-color", "--height", 8, "--width", 8, "--image-format", "png")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.model_folder import check_model_folder, fingerprint
+from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_shared.errors import ConfigError
 
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gift_generate.plan import PlanRequest, Seeding, check_plan, make_plan, shard_slices
+from gift_generate.planning.plan import PlanRequest, Seeding, check_plan, make_plan, shard_slices
 from gift_shared import keys
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.manifests import Manifests
+from gift_shared.parquet_files import read_plan, write_plan
 from gift_shared.schema import PLAN_SCHEMA, PlanKind
-from gift_shared.tables import read_plan, write_plan
 
 WORLD = [f"a photo of a thing {number}." for number in range(7)]
 CATS = [f"a photo of a {name}, a type of cat." for name in ("tabby", "sphynx", "manx")]

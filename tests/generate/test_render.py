@@ -10,10 +10,10 @@ import pytest
 import webdataset
 from PIL import Image
 
-from gift_generate.output_folder import OutputFolder
+from gift_generate.output.folder import OutputFolder
+from gift_shared.parquet_files import read_output_index, read_plan
 from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
 from gift_shared.shards import read_image_bytes
-from gift_shared.tables import read_output_index, read_plan
 
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
 

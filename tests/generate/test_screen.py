@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gift_generate.pictures import ImageEncoder
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.screening import judge, render_screened
+from gift_generate.output.status import output_status
+from gift_generate.output.verify import verify
 from gift_generate.pipeline import run
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import FlatColorRenderer, Rendered, RenderJob
-from gift_generate.screen import judge, render_screened
-from gift_generate.status import output_status
-from gift_generate.verify import verify
-from gift_generate.workers import Worker
+from gift_generate.rendering.flat_color import FlatColorRenderer
+from gift_generate.rendering.renderer import Rendered, RenderJob
+from gift_generate.workers.rank import Worker
 from gift_shared.errors import ShardError
 from gift_shared.keys import retry_seed
+from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import Status
-from gift_shared.tables import read_output_index
 
 Spoil = Callable[[RenderJob], Rendered | None]
 BLACK = Rendered(np.zeros((16, 16, 3), np.uint8))

@@ -14,14 +14,14 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from gift_generate import stable_diffusion
-from gift_generate.batch_size import LARGEST
-from gift_generate.pictures import ImageEncoder
-from gift_generate.rendered import RenderedPictures
-from gift_generate.renderer import ModelOptions, RenderJob
-from gift_generate.stable_diffusion import StableDiffusionRenderer
+from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.rendered import RenderedPictures
+from gift_generate.rendering import stable_diffusion
+from gift_generate.rendering.batch_size import LARGEST
+from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
-from gift_shared.tables import read_output_index
+from gift_shared.parquet_files import read_output_index
 
 CAPTIONS = ["a picture of a heart.", "the letter Y.", "a picture of a sun.", "a radial texture."]
 STEPS = 2

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from gift_generate.writer import TAR_BYTES, TAR_SHA256
+from gift_generate.output.shard_writer import TAR_BYTES, TAR_SHA256
+from gift_shared.parquet_files import read_index, write_index
 from gift_shared.schema import INDEX_SCHEMA
-from gift_shared.tables import read_index, write_index
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from gift_generate.plan import PlanRequest, Seeding, make_plan
+from gift_generate.planning.plan import PlanRequest, Seeding, make_plan
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PlanKind
 

@@ -117,7 +117,7 @@ def test_a_model_by_name_and_weights_file_is_the_folder_s_model(tmp_path: Path) 
     """`--model ViT-B-16 --pretrained FILE` loads what users of openai's weights have: QuickGELU follows from the tag, not from luck."""
     import open_clip
 
-    from gift_train.backbone import load_backbone
+    from gift_train.clip.load import load_backbone
 
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-16-quickgelu").eval()

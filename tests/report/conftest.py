@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from gift_shared.parquet_files import write_index
 from gift_shared.schema import INDEX_SCHEMA
-from gift_shared.tables import write_index
-from gift_train.diagnostics.files import diagnostics_file, write_diagnostics
+from gift_train.records.diagnostics.files import diagnostics_file, write_diagnostics
 
 DATASETS = ("shapes", "digits", "flags")
 NASTY = (

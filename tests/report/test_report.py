@@ -17,7 +17,7 @@ from gift_train.report.charts import Axis
 from gift_train.report.command import report_command
 from gift_train.report.published import printed_rows
 from gift_train.report.runs import load_runs
-from gift_train.report.tables import summary_rows
+from gift_train.report.summary_table import summary_rows
 
 
 def page(runs: Path, out: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from gift_shared.errors import ConfigError
-from gift_train.watch import Pace, frame, read_snapshot, sparkline, watch_command
+from gift_train.report.watch import Pace, frame, read_snapshot, sparkline, watch_command
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from gift_generate.pictures import Picture
-from gift_generate.writer import write_shard
+from gift_generate.images.image_source import Picture
+from gift_generate.output.shard_writer import write_shard
 from gift_shared.file_cache import GB, FileCache
+from gift_shared.parquet_files import read_index, write_index
 from gift_shared.remote_files import Patience
 from gift_shared.schema import Status
 from gift_shared.shards import shard_rows
 from gift_shared.storage import RemoteFolder
-from gift_shared.tables import read_index, write_index
 
 NUM_SHARDS, PER_SHARD = 3, 3
 HURRIED = Patience(attempts=4, first_wait=0.05, stall=0.5)

@@ -12,12 +12,12 @@ import torch
 
 from gift_shared.errors import ConfigError, ShardError
 from gift_shared.file_cache import FileCache
+from gift_shared.parquet_files import read_output_index
 from gift_shared.remote_files import Patience
 from gift_shared.shards import read_image_bytes, require_images, shard_tar
 from gift_shared.storage import RemoteFolder, index_file, open_folder
-from gift_shared.tables import read_output_index
-from gift_train.replay import ReplayDataset
-from gift_train.transforms import image_transforms
+from gift_train.data.replay import ReplayDataset
+from gift_train.data.transforms import image_transforms
 
 SHARDS = [f"cats-{number:05d}" for number in range(3)]
 

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gift_shared.errors import ShardError
+from gift_shared.parquet_files import read_output_index
 from gift_shared.remote_files import Patience, RemoteFiles
 from gift_shared.shards import read_image_bytes, require_images, shard_rows, shard_tar
-from gift_shared.tables import read_output_index
 
 TAR = "/shards/cats-00000.tar"
 WHILE_AILING = 'if (-f "$document_root/ailing") {{ {fault} }}'  # the fault lasts until somebody takes the file away

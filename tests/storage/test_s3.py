@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from gift_shared.errors import ShardError
+from gift_shared.parquet_files import read_output_index
 from gift_shared.remote_files import Patience
 from gift_shared.shards import read_image_bytes, require_images
 from gift_shared.storage import index_file
-from gift_shared.tables import read_output_index
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'gift-cl[remote]'")
 pytest.importorskip("moto.server", reason="moto's server is not installed: pip install 'moto[server]'")

@@ -10,14 +10,17 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from gift_train.backbone import Backbone
-from gift_train.batches import TaskBatch
-from gift_train.config import OptimizerSettings, load_recipe, parse_table
-from gift_train.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
-from gift_train.methods.base import ReplaySource, TaskContext, method_class
-from gift_train.parity import VARIANTS
-from gift_train.ranks import joined
-from gift_train.replay import ReplayBatch
+from gift_train.clip.model import Backbone
+from gift_train.data.batches import TaskBatch
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.sources import ReplaySource
+from gift_train.distributed import joined
+from gift_train.methods.base import TaskContext
+from gift_train.methods.registry import method_class
+from gift_train.parity.replay import VARIANTS
+from gift_train.recipes.recipe import OptimizerSettings, load_recipe
+from gift_train.recipes.typed_table import parse_table
+from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
 WIDTH, NUM_CLASSES = 64, 5
 SMALL_BATCHES = {3: 1, 9: 2}  # at these steps: the end of an epoch, also with fewer images than ranks

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gift_train.ranks import ONE, Ranks
+from gift_train.distributed import ONE, Ranks
 
 PROGRAM = Path(__file__).with_name("program.py")
 DEFINED = runpy.run_path(str(PROGRAM))

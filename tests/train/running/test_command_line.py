@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gift_train.methods.base import METHOD_NAMES
+from gift_train.methods.registry import METHOD_NAMES
 
 FEW_STEPS = ("--set", "steps=3", "--set", "warmup_steps=1", "--set", "batch_size=6")
 

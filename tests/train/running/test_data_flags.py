@@ -45,12 +45,13 @@ def test_the_share_waited_is_noted_beside_the_times(quick_run, tmp_path):
 
 def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, monkeypatch):
     from gift_shared.manifests import Manifests
-    from gift_train.backbone import Backbone, load_backbone
-    from gift_train.diagnostics.record import NotingMethod
-    from gift_train.evaluate import evaluate_readings
+    from gift_train.clip.load import load_backbone
+    from gift_train.clip.model import Backbone
+    from gift_train.data.tasks import load_test
+    from gift_train.data.transforms import image_transforms
+    from gift_train.evaluation.evaluate import evaluate_readings
     from gift_train.methods.zero_shot import ZeroShot
-    from gift_train.tasks import load_test
-    from gift_train.transforms import image_transforms
+    from gift_train.records.diagnostics.record import NotingMethod
 
     student = load_backbone(str(world.root / "model"), None)
     manifest = Manifests((world.root / "manifests",)).task("colours")

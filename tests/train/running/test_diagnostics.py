@@ -11,10 +11,10 @@ from PIL import Image
 
 from gift_shared.errors import DataError
 from gift_shared.preemption import PreemptionNotice
-from gift_train import sequence
-from gift_train.diagnostics.files import diagnostics_file, read_diagnostics
-from gift_train.diagnostics.record import half_share
-from gift_train.preparation import RunRequest
+from gift_train.records.diagnostics.files import diagnostics_file, read_diagnostics
+from gift_train.records.diagnostics.record import half_share
+from gift_train.training import run as sequence
+from gift_train.training.setup import RunRequest
 
 SETTINGS = (
     "steps=12",

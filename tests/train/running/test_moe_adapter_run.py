@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gift_train.loop import training_step
+from gift_train.training.loop import training_step
 
 SMALL = ("mixture.num_experts=5", "mixture.bottleneck=4", "selector.no_task_updates=30", "selector.task_updates=40")
 SMALL += ("selector.hidden=6", "selector.threshold=0.02")
@@ -82,14 +82,14 @@ def test_resuming_inside_a_task_equals_an_uninterrupted_run(finished, run_adapte
             raise KeyboardInterrupt
         return training_step(*arguments)
 
-    monkeypatch.setattr("gift_train.loop.training_step", stop)
+    monkeypatch.setattr("gift_train.training.loop.training_step", stop)
     interrupted = False
     try:
         interrupted = run_adapters(tmp_path / "resumed").code != 0
     except KeyboardInterrupt:
         interrupted = True
     assert interrupted
-    monkeypatch.setattr("gift_train.loop.training_step", training_step)
+    monkeypatch.setattr("gift_train.training.loop.training_step", training_step)
     outcome = run_adapters(tmp_path / "resumed")
     assert outcome.code == 0, outcome.err
     for path in sorted((finished / "checkpoints").glob("*.safetensors")):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gift_train.methods.base import METHOD_NAMES
+from gift_train.methods.registry import METHOD_NAMES
 
 TRAINED = [name for name in METHOD_NAMES if name not in ("zero_shot", "moe_adapter")]  # moe_adapter has tests of its own
 
@@ -44,7 +44,7 @@ def test_every_method_runs_through_the_command_line(quick_run, tmp_path, method)
 
 
 def test_gift_logs_every_term_and_saves_what_it_replayed(quick_run, tmp_path):
-    from gift_shared.tables import read_index
+    from gift_shared.parquet_files import read_index
 
     outcome = quick_run("gift", tmp_path / "run")
     assert outcome.code == 0, outcome.err
@@ -169,7 +169,7 @@ def write_resnet(world, folder):
 
 def run_in_two_starts(quick_run, out, monkeypatch, method, *flags):
     """A run that dies inside its second task, and the same again."""
-    from gift_train import loop
+    from gift_train.training import loop
 
     training_step, calls = loop.training_step, []
 
@@ -188,7 +188,7 @@ def run_in_two_starts(quick_run, out, monkeypatch, method, *flags):
 
 
 def test_a_damaged_newest_progress_falls_back_to_the_one_before(quick_run, tmp_path, monkeypatch):
-    from gift_train import loop
+    from gift_train.training import loop
 
     assert quick_run("finetune", tmp_path / "whole").code == 0
     training_step, calls = loop.training_step, []

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from gift_train.backbone import Backbone
-from gift_train.preparation import Run
+from gift_train.clip.model import Backbone
+from gift_train.training.setup import Run
 
 FEW_STEPS = ("--set", "steps=6", "--set", "warmup_steps=2", "--set", "batch_size=6", "--set", "replay_batch_size=6")
 TABLE = """

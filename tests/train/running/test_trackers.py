@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gift_shared.errors import ConfigError
-from gift_train.trackers import check_trackers, flat_numbers
+from gift_train.records.trackers import check_trackers, flat_numbers
 
 
 def test_tensorboard_gets_every_logged_step_and_the_run_stays_the_same(quick_run, tmp_path):

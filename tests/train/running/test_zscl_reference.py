@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gift_train.loop import training_step
+from gift_train.data.reference_images import reference_replay
+from gift_train.data.transforms import image_transforms
 from gift_train.methods.zscl import ReferenceSet, Zscl
-from gift_train.reference_images import reference_replay
-from gift_train.transforms import image_transforms
+from gift_train.training.loop import training_step
 
 RECIPE = """base = "protocol"
 title = "ZSCL on references"
@@ -115,10 +115,10 @@ def test_resuming_inside_a_task_equals_an_uninterrupted_run(quick_run, tmp_path,
             raise RuntimeError("the machine goes away")
         return training_step(*arguments)
 
-    monkeypatch.setattr("gift_train.loop.training_step", stop)
+    monkeypatch.setattr("gift_train.training.loop.training_step", stop)
     with pytest.raises(RuntimeError):
         quick_run(recipe, tmp_path / "resumed", *references)
-    monkeypatch.setattr("gift_train.loop.training_step", training_step)
+    monkeypatch.setattr("gift_train.training.loop.training_step", training_step)
     assert quick_run(recipe, tmp_path / "resumed", *references).code == 0
     (one, one_logs), (other, other_logs) = files(tmp_path / "whole"), files(tmp_path / "resumed")
     assert one_logs == other_logs

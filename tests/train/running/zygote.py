@@ -11,9 +11,9 @@ import sys
 
 def main() -> None:
     from gift_train import cli
-    from gift_train.methods.base import METHOD_NAMES, method_class
+    from gift_train.methods.registry import METHOD_NAMES, method_class
 
-    importlib.import_module("gift_train.sequence")  # what a start would import; no computation yet, so nothing that a fork would break
+    importlib.import_module("gift_train.training.run")  # what a start would import; no computation yet, so nothing that a fork would break
     for name in METHOD_NAMES:
         method_class(name)
     before = None

@@ -1,6 +1,6 @@
-"""What a continual-learning method is: hooks around one training step, and the registry that finds it by name.
+"""What a continual-learning method is: hooks around one training step.
 
-A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.loop`
+A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.training.loop`
 differentiates and applies them. Add a method: `methods/<name>.py`, its name in METHOD_NAMES, a recipe and a test.
 
 On several processes a method computes the loss of the whole batch, from features that `TaskContext.ranks` gathers. What reaches a
@@ -9,56 +9,23 @@ loss without being gathered must not be trained: it would count once for every p
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.errors import ConfigError
 from gift_shared.manifests import TaskManifest
-from gift_train.consolidation import Penalty, Weights
-from gift_train.losses import similarity_logits, task_cross_entropy
-from gift_train.ranks import ONE, Ranks
-
-if TYPE_CHECKING:
-    from gift_train.backbone import Backbone
-    from gift_train.batches import ImageStream, TaskBatch
-    from gift_train.replay import ReplayBatch
-
-METHOD_NAMES = ("zero_shot", "finetune", "l2", "lwf", "icarl", "lwf_vr", "wise_ft", "zscl", "moe_adapter", "gift")  # in the paper's order
-
-
-class ReplaySource(StrEnum):
-    """Where a method's second stream of images comes from; all of it goes through the evaluation transform."""
-
-    NONE = "none"
-    SYNTHETIC = "synthetic"  # images and captions selected from the shards, as the recipe's [replay] says
-    TASK = "task"  # the current task's training images, shuffled apart from the task batches
-    REFERENCE = "reference"  # the folder or tars given by --reference-images
-    MEMORY = "memory"  # training images of earlier tasks that the method keeps, in the order of `Method.memory`
-
-
-class TextSource(StrEnum):
-    """Which texts `TaskContext.reference_tokens` holds."""
-
-    NONE = "none"
-    CLASSES = "classes"  # the current task's class prompts
-    RANDOM = "random"  # strings of random tokens, drawn once per task
-    CAPTIONS = "captions"  # every distinct caption of the task's synthetic images
-    FILE = "file"  # the sentences of the file given by --reference-captions, repeats included
-    PRETRAINING_CLASSES = "pretraining-classes"  # first-template prompts of the order's pretraining source
-
-
-class NoTaskSource(StrEnum):
-    """Where images come from that stand for "no task of the order"."""
-
-    NONE = "none"
-    REFERENCE = "reference"  # the folder or shards given by --reference-images
-    SYNTHETIC = "synthetic"  # the synthetic images of the pretraining source's captions
+from gift_train.clip.model import Backbone
+from gift_train.clip.zero_shot import similarity_logits, zero_shot_classifier
+from gift_train.data.batches import ImageStream, TaskBatch
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.distributed import ONE, Ranks
+from gift_train.methods.consolidation import Penalty, Weights
+from gift_train.methods.losses import task_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +158,6 @@ class Method:
 
     def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
         """What evaluation asks: a function from images [B, 3, H, W] to labels [B] among the manifest's classes."""
-        from gift_train.evaluate import zero_shot_classifier
-
         return zero_shot_classifier(student, manifest)
 
     def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -213,25 +178,3 @@ def require_temperature(temperature: float) -> None:
     """Raises ConfigError unless a softmax can be divided by it and keep its order."""
     if temperature <= 0:
         raise ConfigError(f"temperature must be positive, found {temperature}.")
-
-
-_REGISTRY: dict[str, type[Method]] = {}
-
-
-def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Class decorator: make a method known under `name`, which is also its file's and its recipe's name."""
-
-    def decorate(method_class: type[Method]) -> type[Method]:
-        method_class.name = name
-        _REGISTRY[name] = method_class
-        return method_class
-
-    return decorate
-
-
-def method_class(name: str) -> type[Method]:
-    """The method of that name; imports its one module. Raises ConfigError if there is none."""
-    if name not in METHOD_NAMES:
-        raise ConfigError(unknown_name("method", name, METHOD_NAMES))
-    importlib.import_module(f"gift_train.methods.{name}")
-    return _REGISTRY[name]

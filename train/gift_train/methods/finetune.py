@@ -1,6 +1,7 @@
 """Continual finetuning: one task after the other, nothing held."""
 
-from gift_train.methods.base import Method, register
+from gift_train.methods.base import Method
+from gift_train.methods.registry import register
 
 
 @register("finetune")

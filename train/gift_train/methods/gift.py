@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
-from gift_train.backbone import Backbone
-from gift_train.consolidation import Penalty, batch_fisher, interpolate, running_mean
-from gift_train.losses import alignment_target, contrastive_distillation, feature_distance, image_text_alignment, similarity_logits
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, register, require_temperature
-from gift_train.replay import ReplayBatch
-from gift_train.teacher import Teacher, encode_captions
+from gift_train.clip.model import Backbone
+from gift_train.clip.zero_shot import similarity_logits
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.sources import ReplaySource
+from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
+from gift_train.methods.consolidation import Penalty, batch_fisher, interpolate, running_mean
+from gift_train.methods.losses import alignment_target, contrastive_distillation, feature_distance, image_text_alignment
+from gift_train.methods.registry import register
+from gift_train.methods.teacher import Teacher, encode_captions
 
 
 @register("gift")

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from gift_train.backbone import Backbone
-from gift_train.consolidation import Penalty
-from gift_train.methods.base import Method, TaskContext, register
+from gift_train.clip.model import Backbone
+from gift_train.methods.base import Method, TaskContext
+from gift_train.methods.consolidation import Penalty
+from gift_train.methods.registry import register
 
 
 @register("l2")

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from gift_train.backbone import Backbone
-from gift_train.image_distillation import ImageDistillation
-from gift_train.methods.base import LossTerms, Method, ReplaySource, TaskContext, TextSource, register, require_temperature
-from gift_train.replay import ReplayBatch
+from gift_train.clip.model import Backbone
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.sources import ReplaySource, TextSource
+from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
+from gift_train.methods.image_distillation import ImageDistillation
+from gift_train.methods.registry import register
 
 
 @register("lwf")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gift_shared.errors import ConfigError
-from gift_train.backbone import Backbone
-from gift_train.consolidation import interpolate
-from gift_train.methods.base import Method, TaskContext, register
+from gift_train.clip.model import Backbone
+from gift_train.methods.base import Method, TaskContext
+from gift_train.methods.consolidation import interpolate
+from gift_train.methods.registry import register
 
 
 @register("wise_ft")

@@ -1,6 +1,7 @@
 """Zero-shot: the pretrained model, evaluated and never trained."""
 
-from gift_train.methods.base import Method, register
+from gift_train.methods.base import Method
+from gift_train.methods.registry import register
 
 
 @register("zero_shot")

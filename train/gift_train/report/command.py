@@ -12,7 +12,7 @@ from gift_train.report.figures import save_figures
 from gift_train.report.page import write_page
 from gift_train.report.runs import Run, load_runs
 from gift_train.report.series import curves, task_length
-from gift_train.report.tables import as_csv, as_markdown, as_records, as_text, summary_rows
+from gift_train.report.summary_table import as_csv, as_markdown, as_records, as_text, summary_rows
 
 
 def report_command(folders: Sequence[Path], out: Path | None, *, as_json: bool) -> str:

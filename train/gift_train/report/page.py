@@ -22,7 +22,7 @@ from gift_train.report.heat_map import heat_maps, mean_matrix
 from gift_train.report.published import printed_rows
 from gift_train.report.runs import Run
 from gift_train.report.series import curves, label, task_length
-from gift_train.report.tables import HEADINGS, METRICS, Row
+from gift_train.report.summary_table import HEADINGS, METRICS, Row
 
 MOST_BYTES = 5_000_000
 PICTURES_PER_TASK = ((24, 8), (12, 6), (6, 3), (0, 0))  # synthetic and forgotten ones; the first that keep the page small enough

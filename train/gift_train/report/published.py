@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gift_train.tables.definition import load_table, table_names
+from gift_train.report.paper_tables.definition import load_table, table_names
 
 PUBLISHED_WORLD = "mtil"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
-from gift_train.run_files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
+from gift_train.records.files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
 
 _log = logging.getLogger(__name__)
 

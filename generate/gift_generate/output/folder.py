@@ -1,0 +1,182 @@
+"""An output folder: the plan it renders, the settings it is bound to, and which of its shards are complete."""
+
+import filecmp
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gift_generate.images.image_source import PictureSource, PlanRow
+from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
+from gift_generate.workers.claims import remove_claims_of_the_dead
+from gift_generate.workers.heartbeat import Watch
+from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
+from gift_shared.documents import read_json_object
+from gift_shared.errors import ConfigError, PlanError
+from gift_shared.parquet_files import read_index, read_plan, write_index
+from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
+from gift_shared.shards import shard_rows, shard_tar
+from gift_shared.storage import NO_PARQUET
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's place in the plan."""
+
+    name: str
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The plan of a folder and what is done of it. Make one with `bind_output` (to write) or `open_output` (to read)."""
+
+    path: Path
+    plan: pa.Table
+    metadata: dict[str, str]  # of every index file: the plan's own, and the plan's sha256
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """All shards, in plan order."""
+        return [Shard(*place) for place in shard_slices(self.plan)]
+
+    def rows(self, shard: Shard) -> list[PlanRow]:
+        """The plan rows of one shard."""
+        return self.plan.slice(shard.first_row, shard.num_rows).to_pylist()
+
+    def is_complete(self, shard: Shard) -> bool:
+        """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again)."""
+        rows, tar = shard_rows(self.path, shard.name), shard_tar(self.path, shard.name)
+        try:
+            tar_bytes = tar.stat().st_size
+            schema_metadata = pq.read_schema(rows).metadata or {}
+        except (OSError, pa.ArrowInvalid):  # a damaged footer is either, a missing file the former
+            return False
+        return schema_metadata.get(TAR_BYTES.encode()) == str(tar_bytes).encode()
+
+    def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
+        """Shards that are still to be rendered, in the order given, which is the plan's if none is.
+
+        The folder is listed first: what is not there needs no look, and on a network file system a listing is fresh.
+        """
+        folder = self.path / SHARD_FOLDER
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        shards = self.shards if among is None else among
+        return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
+
+    def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
+        """The index rows of every complete shard, in plan order."""
+        for shard in self.shards:
+            if self.is_complete(shard):
+                yield shard, read_index(shard_rows(self.path, shard.name))[0]
+
+    def has_index(self) -> bool:
+        """Whether the index was written, and after every shard: one that is older than a shard may list what the shard held before."""
+        rows = (shard_rows(self.path, shard.name) for shard in self.shards)
+        try:
+            written = (self.path / INDEX_FILE).stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns <= written for path in rows)
+        except FileNotFoundError:
+            return False
+
+    def remove_index(self) -> None:
+        """Before a shard is made: an index exists only while all shards do, however this process ends."""
+        (self.path / INDEX_FILE).unlink(missing_ok=True)
+
+    def write_index(self) -> None:
+        """Join the rows of all shards, which must be complete, to the index of the folder."""
+        tables = [table for _, table in self.complete_rows()]
+        assert len(tables) == len(self.shards)
+        write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
+
+    def tidy(self, watch: Watch) -> None:
+        """Remove temporaries and claims that dead workers left; once every shard is complete. What a living one writes stays."""
+        for folder in (self.path, *(self.path / name for name in (SHARD_FOLDER, CLAIM_FOLDER, WORKER_FOLDER))):
+            for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                if watch.is_abandoned(path):
+                    path.unlink(missing_ok=True)
+        remove_claims_of_the_dead(self.path, watch)
+
+
+def bind_output(path: Path, plan_path: Path | None, source: PictureSource) -> OutputFolder:
+    """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
+
+    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded. What the
+    source leaves open, such as an automatic batch size, is decided by whoever is first.
+    """
+    _check_folder(path, plan_path)
+    if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
+        _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
+    output = open_output(path)
+    record = path / RENDER_FILE
+    if record.is_file() or not write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode()):
+        recorded = read_json_object(record, {"settings": {}}, ConfigError, "Choose another --out.")
+        source.adopt(recorded["settings"])
+        _require_same_settings(path, recorded["settings"], source.settings)
+    return output
+
+
+def check_place(path: Path, plan_path: Path | None) -> None:
+    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model."""
+    if _is_import(path / PLAN_FILE):
+        raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
+    if plan_path is not None:
+        check_plan(read_plan(plan_path)[0], plan_path)
+    _check_folder(path, plan_path)
+
+
+def _check_folder(path: Path, plan_path: Path | None) -> None:
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "run.json" in names:
+        raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
+    if PLAN_FILE in names:
+        if plan_path is not None and not filecmp.cmp(path / PLAN_FILE, plan_path, shallow=False):
+            if _is_import(plan_path):  # of which the user knows no plan
+                held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
+                raise ConfigError(f"{path} holds {held}. Choose another --out.")
+            raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
+    elif has_begun(path):
+        raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
+    elif plan_path is None:
+        raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
+
+
+def _is_import(plan_path: Path) -> bool:
+    try:
+        return IMPORTED.encode() in (pq.read_schema(plan_path).metadata or {})
+    except NO_PARQUET:
+        return False
+
+
+def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:
+    # The model first: from another one the other differences follow.
+    for name in sorted(recorded.keys() | asked.keys(), key=lambda name: (name != "model", name)):
+        if recorded.get(name) != asked.get(name):
+            raise ConfigError(
+                f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "
+                "Give the same settings to go on, or choose another --out."
+            )
+
+
+def has_begun(path: Path) -> bool:
+    """False for a folder that a render may still begin in: not there, or nothing in it."""
+    return path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir()))
+
+
+def open_output(path: Path) -> OutputFolder:
+    """Read the plan of an output folder. Raises PlanError if it has none or not a sound one."""
+    plan_path = path / PLAN_FILE
+    if not plan_path.is_file():
+        raise PlanError(f"{path} has no {PLAN_FILE}, so it is no output folder of gift-generate.")
+    plan, metadata = read_plan(plan_path)
+    check_plan(plan, plan_path)
+    with plan_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return OutputFolder(path, plan.combine_chunks(), metadata | {"plan_sha256": digest})

@@ -1,0 +1,45 @@
+"""One colour a caption: dry runs of everything around the model."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gift_generate.rendering.renderer import Rendered, RenderJob
+
+FLAT_COLOR = "flat-color"
+
+
+class FlatColorRenderer:
+    """Each caption's own colour, at once: dry runs of everything around the model."""
+
+    def __init__(self, *, batch_size: int = 16, height: int = 64, width: int = 64) -> None:
+        self.batch_size = batch_size
+        self._height = height
+        self._width = width
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The size is all there is to set."""
+        return {"model": FLAT_COLOR, "height": self._height, "width": self._width}
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """A colour is the same on every machine."""
+        return {}
+
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Nothing is left open: no memory limits a colour."""
+
+    def overlong(self, captions: Iterable[str]) -> list[str]:
+        """None: no text encoder takes part."""
+        return []
+
+    def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
+        """One colour between 32 and 223 a channel, so no picture counts as black."""
+        return [Rendered(np.tile(self._color(job), (self._height, self._width, 1))) for job in jobs]
+
+    def _color(self, job: RenderJob) -> np.ndarray:
+        digest = hashlib.sha256(job.caption.encode()).digest()
+        return np.array([32 + byte * 192 // 256 for byte in digest[:3]], dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""An output folder to look at: contact sheet, pages, live status."""

@@ -1,0 +1,136 @@
+"""A contact sheet: a few pictures per task or per class with their captions beneath, as one PNG to look at."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from gift_generate.output.folder import open_output
+from gift_shared.atomic import atomic_path
+from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
+from gift_shared.errors import ConfigError, ShardError, unknown_name
+from gift_shared.schema import Status
+from gift_shared.shards import read_image_bytes
+
+GROUPINGS = ("task", "class")
+PICTURE = 144  # side of a picture on the sheet, pixels
+MARGIN = 10
+CAPTION_LINES = 3
+FONT_SIZE = 12
+LINE = FONT_SIZE + 3
+INK, PAPER, HEADING = (30, 30, 30), (255, 255, 255), (70, 70, 70)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetRequest:
+    """What goes on the sheet. `only` keeps one task, or one class, as `by` says."""
+
+    by: str = "task"
+    pictures_per_group: int = 8
+    most_groups: int = 40
+    only: str | None = None
+
+
+def draw_sheet(out: Path, request: SheetRequest) -> tuple[Image.Image, int]:
+    """The sheet, and how many groups found no room on it. Raises ShardError if there is no image to show yet."""
+    groups = _groups(out, request)
+    shown = list(groups.items())[: request.most_groups]
+    columns = min(request.pictures_per_group, max(len(rows) for _, rows in shown))
+    cell_width, cell_height = PICTURE + MARGIN, PICTURE + CAPTION_LINES * LINE + MARGIN
+    heading = LINE + 8
+    sheet = Image.new("RGB", (columns * cell_width + MARGIN, len(shown) * (cell_height + heading) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    # Matplotlib's font and not the imaging library's: it has Greek, Cyrillic and the signs that captions hold.
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    font, bold = (ImageFont.truetype(str(fonts / name), FONT_SIZE) for name in ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"))
+    top = MARGIN
+    for name, rows in shown:
+        draw.text((MARGIN, top), name, font=bold, fill=HEADING)
+        for column, row in enumerate(_spread(rows, columns)):
+            corner = (MARGIN + column * cell_width, top + heading)
+            sheet.paste(_picture(out, row), corner)
+            lines = _wrapped(row["caption"], font, PICTURE)
+            draw.multiline_text((corner[0], corner[1] + PICTURE + 2), "\n".join(lines), font=font, fill=INK, spacing=1)
+        top += cell_height + heading
+    return sheet, len(groups) - len(shown)
+
+
+def write_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write the sheet as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def _groups(out: Path, request: SheetRequest) -> dict[str, list[dict[str, Any]]]:
+    if request.by not in GROUPINGS:
+        raise ConfigError(unknown_name("grouping", request.by, GROUPINGS))
+    if request.pictures_per_group < 1 or request.most_groups < 1:
+        raise ConfigError("A sheet needs at least one picture a group and one group.")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for _, table in open_output(out).complete_rows():
+        for row in table.to_pylist():
+            if row["status"] == Status.OK:
+                groups.setdefault(_group_name(row, request.by), []).append(row)
+    if not groups:
+        raise ShardError(f"{out} holds no usable image to show yet. `gift-generate status --out {out}` tells how far it is.")
+    if request.only is None:
+        return groups
+    chosen = {name: rows for name, rows in groups.items() if request.only in (name, rows[0]["class_name"])}
+    if not chosen:
+        raise ConfigError(unknown_name(request.by, request.only, groups))
+    return chosen
+
+
+def _group_name(row: dict[str, Any], by: str) -> str:
+    if by == "task":
+        return str(row["task"])
+    return f"{row['source']}: {row['class_name']}" if row["class_name"] is not None else str(row["source"])
+
+
+def _spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` rows at even distances, so that a sheet shows more than the beginning."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[position * len(rows) // count] for position in range(count)]
+
+
+def _picture(out: Path, row: dict[str, Any]) -> Image.Image:
+    content = read_image_bytes(out, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
+    try:
+        with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as opened:
+            image = opened.convert("RGB")
+    except UNDECODABLE as error:
+        raise ShardError(f"{row['image_name']} in {row['shard']}.tar does not decode: {error}") from error
+    # Small pictures are enlarged by whole factors with hard edges: what one sees is what the model sees.
+    factor = PICTURE // max(image.size)
+    if factor >= 2:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
+    framed = Image.new("RGB", (PICTURE, PICTURE), PAPER)
+    framed.paste(image, ((PICTURE - image.width) // 2, (PICTURE - image.height) // 2))
+    return framed
+
+
+def _wrapped(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in caption.split():
+        while font.getlength(word) > width:  # a word wider than the picture is broken, not lost
+            cut = next(size for size in range(len(word), 0, -1) if size == 1 or font.getlength(word[:size]) <= width)
+            lines.append(word[:cut])
+            word = word[cut:]
+            if not word:
+                break
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    if len(lines) > CAPTION_LINES:
+        lines = [*lines[: CAPTION_LINES - 1], lines[CAPTION_LINES - 1][:-1] + "…"]
+    return lines

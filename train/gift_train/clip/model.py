@@ -1,0 +1,226 @@
+"""CLIP as the rest of the trainer sees it: encode, tokenize, freeze."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, text_global_pool
+from torch import Tensor
+
+from gift_shared.errors import ConfigError
+from gift_train.clip import towers
+from gift_train.clip.normalise import Normalise
+from gift_train.clip.prefix_tree import PackedTexts, pack_texts
+
+Precision = Literal["fp32", "tf32", "bf16"]
+FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
+PACKED_KEPT = 4  # sets of texts whose tree is remembered
+COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
+
+
+class Backbone:
+    """One CLIP: two towers and the temperature between them. Features are float32 and L2-normalised.
+
+    `precision` rules the towers only: fp32; tf32, whose matrix products on tensor cores keep 10 bits of a mantissa's 23; or bf16,
+    autocast over fp32 weights, whose products and activations keep 7. Weights, gradients, losses and the optimizer are fp32 in each.
+    """
+
+    def __init__(self, network: torch.nn.Module, tokenizer: Callable[..., Tensor] | None, precision: Precision = "fp32") -> None:
+        self.network: Any = network  # open_clip's classes are not typed
+        self.tokenizer = tokenizer
+        self.precision: Precision = precision
+        self._run_block: towers.RunBlock = towers.block_output
+        self._normalise: Normalise | None = None
+        self._packed_lately: OrderedDict[Any, PackedTexts] = OrderedDict()
+        for name, parameter in network.named_parameters():
+            if name in FROZEN:
+                parameter.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.network.logit_scale.device)
+
+    @property
+    def scale(self) -> Tensor:
+        """Exponential of the log parameter `logit_scale`; a scalar without gradient."""
+        return torch.exp(self.network.logit_scale.detach())
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.network.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.network.context_length)
+
+    @property
+    def image_settings(self) -> tuple[int, Sequence[float], Sequence[float]]:
+        """Side in pixels, and the mean and standard deviation per channel that images are normalised with."""
+        visual = self.network.visual
+        settings = getattr(visual, "preprocess_cfg", {})
+        mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
+        side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]  # a ResNet has one number
+        return side, mean, settings.get("std", open_clip.OPENAI_DATASET_STD)
+
+    def residual_blocks(self) -> dict[str, torch.nn.Module]:
+        """The transformer blocks of both towers by tower and number: `visual.transformer.0` ..., `transformer.0` ...
+
+        Raises: ConfigError if a tower is not made of open_clip's residual attention blocks.
+        """
+        modules = self.network.named_modules()
+        blocks = {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
+        if len({name.startswith("visual.") for name in blocks}) != 2:
+            raise ConfigError("Adapters need a vision and a text transformer of open_clip's residual attention blocks (ViT-B-16, ...).")
+        return blocks
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Every parameter but the temperature, by its name in the state dict."""
+        return {name: parameter for name, parameter in self.network.named_parameters() if name not in FROZEN}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The same tensors, detached but not copied: they move with training."""
+        return {name: parameter.detach() for name, parameter in self.parameters().items()}
+
+    def weights_copy(self) -> dict[str, Tensor]:
+        """A copy of the weights as they are now."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Overwrite the weights in place. Raises ConfigError if names or shapes are of another model.
+
+        Buffers (a ResNet's batch statistics) may be left out: the network stays in eval mode, so that they never move.
+        """
+        own = self.network.state_dict(keep_vars=True)
+        check_same_model(own, weights, may_lack=(*FROZEN, *(name for name, _ in self.network.named_buffers())))
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+
+    def frozen_copy(self) -> Backbone:
+        """A copy that never trains: for teachers."""
+        network = copy.deepcopy(self.network).requires_grad_(False).eval()
+        network.zero_grad(set_to_none=True)
+        frozen = Backbone(network, self.tokenizer, self.precision)
+        frozen._run_block = self._run_block
+        return frozen
+
+    def compile_blocks(self) -> None:
+        """Run the transformer blocks through torch.compile from now on: fused kernels, and other last bits than without.
+
+        The first step of each shape compiles, for a minute or so. Blocks with adapters stay as they are.
+        """
+        limits = torch._dynamo.config  # cache_size_limit is recompile_limit, by the name that every torch from 2.6 on knows
+        limits.cache_size_limit = max(COMPILED_KINDS, limits.cache_size_limit)
+        self._run_block = torch.compile(towers.block_output)
+
+    def place_images(self, images: Tensor) -> Tensor:
+        """Images of any dataset here, uint8 [B, 3, H, W], to this device and normalised there: float32 of the same shape.
+
+        Floats are taken to be normalised already and are only moved.
+        """
+        images = images.to(self.device, non_blocking=True)
+        if images.dtype != torch.uint8:
+            return images
+        if self._normalise is None or self._normalise.mean.device != images.device:
+            _, mean, std = self.image_settings
+            self._normalise = Normalise(mean, std, images.device)  # kept: making it sends numbers to the device and waits
+        return self._normalise(images)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised pixels -> [B, D]."""
+        with self._autocast():
+            if towers.can_read_images(self.network):
+                features = towers.image_features(self.network.visual, images, self._run_block)
+            else:
+                features = self.network.encode_image(images)
+        return F.normalize(features.float(), dim=-1)
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """[K, L] token ids, L up to the context length -> [K, D].
+
+        Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
+        """
+        with self._autocast():
+            if towers.can_read_texts(self.network):
+                features = towers.text_features(self.network, self._packed(tokens), self._run_block)
+            elif self._is_causal:
+                features = self._causal_text_tower(tokens.to(self.device, non_blocking=True))
+            else:
+                features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
+        return F.normalize(features.float(), dim=-1)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """[K, L] on the CPU, padded to the context length; longer texts are cut (see `too_long`)."""
+        if self.tokenizer is None:
+            raise ConfigError("This model has no tokenizer.")
+        return self.tokenizer(list(texts), context_length=self.context_length)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that do not fit the context with their start and end tokens."""
+        encode = getattr(self.tokenizer, "encode", None)
+        if encode is None:
+            return []
+        return [text for text in dict.fromkeys(texts) if len(encode(text)) + 2 > self.context_length]
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Cut [K, L] on the CPU to the longest text. Exact: under the causal mask nothing after the token that is read matters."""
+        if not self._is_causal or not tokens.numel():
+            return tokens
+        return tokens[:, : int(self._last(tokens).max()) + 1]
+
+    def _packed(self, tokens: Tensor) -> PackedTexts:
+        """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
+        tokens = tokens.cpu()
+        key = (tokens.shape, tokens.numpy().tobytes())
+        if key not in self._packed_lately:
+            self._packed_lately[key] = pack_texts(tokens, self._last(tokens)).to(self.device)
+        self._packed_lately.move_to_end(key)
+        if len(self._packed_lately) > PACKED_KEPT:
+            self._packed_lately.popitem(last=False)
+        return self._packed_lately[key]
+
+    def _last(self, tokens: Tensor) -> Tensor:
+        """Where open_clip reads each text's feature [K]: its first end token, or the first of its largest ids."""
+        if self.network.text_pool_type == "eos":
+            return torch.as_tensor((tokens == self.network.text_eos_id).int().argmax(dim=1))
+        return tokens.argmax(dim=1)
+
+    @property
+    def _is_causal(self) -> bool:
+        network = self.network
+        return isinstance(network, open_clip.CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
+
+    def _causal_text_tower(self, tokens: Tensor) -> Tensor:
+        # open_clip's encode_text insists on the full context length; the same layers on a shorter one.
+        network = self.network
+        length = tokens.shape[1]
+        hidden = network.token_embedding(tokens) + network.positional_embedding[:length]
+        hidden = network.ln_final(network.transformer(hidden, attn_mask=network.attn_mask[:length, :length]))
+        pooled = text_global_pool(hidden, tokens, network.text_pool_type, eos_token_id=network.text_eos_id)
+        projection = network.text_projection
+        if projection is not None:
+            pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
+        return torch.as_tensor(pooled)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def check_same_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], may_lack: Sequence[str] = FROZEN) -> None:
+    """Raises ConfigError unless names and shapes agree; `may_lack` names what either side may be without."""
+    odd = sorted((set(own) ^ set(weights)) - set(may_lack))
+    if odd:
+        raise ConfigError(f"These weights are of another model: {odd[0]!r} is on one side only ({len(odd)} names differ).")
+    for name, weight in weights.items():
+        if name not in own or own[name].shape != weight.shape:
+            expected = list(own[name].shape) if name in own else "there"
+            raise ConfigError(f"These weights are of another model: {name!r} is {list(weight.shape)}, not {expected}.")

@@ -1,0 +1,120 @@
+"""open_clip's two transformers, run for what is read of them and nothing else. Same weights, same equations, less work.
+
+What is left out or moved, each equal to the plain pass up to the order of floating-point sums, in value and gradient:
+- The image feature is the class token's, so the last block computes its query, its output projection and its MLP for that
+  token alone. Likewise the last block's MLP of the text tower runs only where a text ends.
+- Texts pass as the tree of their prefixes (`packed_texts`).
+- QuickGELU(x) = x sigmoid(a x) = silu(a x) / a. Both factors move into the weights around it: one pass over the widest
+  activations, and one back, instead of three and five.
+- The patch embedding is a matrix product over the patches. Queries, keys and values go to attention as views of one product.
+- Large products on a CPU take the faster way there is (`products`).
+
+Networks of another build, and those with hooks on their blocks (adapters), are not run here; see `runs_here`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip import CLIP
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from gift_train.clip.linear import linear
+from gift_train.clip.prefix_tree import PackedTexts
+
+QUICK_GELU_SLOPE = 1.702
+RunBlock = Callable[..., Tensor]
+
+
+def can_read_images(network: nn.Module) -> bool:
+    """Whether `image_features` computes what this network's own image tower would."""
+    visual = getattr(network, "visual", None)
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+        return False
+    if any(side % visual.patch_size[0] for side in visual.image_size) or len(set(visual.patch_size)) > 1:
+        return False
+    return isinstance(visual.patch_dropout, nn.Identity) and not visual.output_tokens and _is_plain(visual.transformer)
+
+
+def can_read_texts(network: nn.Module) -> bool:
+    """Whether `text_features` computes what this network's own text tower would."""
+    if not isinstance(network, CLIP) or network.attn_mask is None or network.text_pool_type not in ("argmax", "eos"):
+        return False
+    return _is_plain(network.transformer)
+
+
+def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
+    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not."""
+    patch = visual.patch_size[0]
+    batch, channels, height, width = images.shape
+    patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
+    hidden = linear(patches.reshape(batch, -1, channels * patch * patch), visual.conv1.weight.flatten(1))
+    class_token = visual.class_embedding.to(hidden.dtype).expand(batch, 1, -1)
+    hidden = visual.ln_pre(torch.cat([class_token, hidden], dim=1) + visual.positional_embedding.to(hidden.dtype))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        hidden = run_block(block, hidden)
+    pooled = visual.ln_post(_after_attention(last, hidden[:, 0], _attention(last, hidden, num_queries=1)[:, 0]))
+    return torch.as_tensor(pooled if visual.proj is None else pooled @ visual.proj)
+
+
+def text_features(network: Any, texts: PackedTexts, run_block: RunBlock) -> Tensor:
+    """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
+    hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
+    attends = texts.attends[:, None]  # the same for every head
+    *blocks, last = network.transformer.resblocks
+    for block in blocks:
+        hidden = run_block(block, hidden, attends)
+    mixed = _attention(last, hidden, attends)
+    ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
+    pooled, projection = network.ln_final(ended), network.text_projection
+    if projection is not None:
+        pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return torch.as_tensor(pooled)
+
+
+def block_output(block: Any, hidden: Tensor, attends: Tensor | None = None) -> Tensor:
+    """One residual attention block, [B, L, W] -> [B, L, W]; `attends` [B, 1, L, L] bool, everything if None."""
+    return _after_attention(block, hidden, _attention(block, hidden, attends))
+
+
+def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_queries: int | None = None) -> Tensor:
+    """What the first `num_queries` positions gather from all, before the output projection: [B, L, W] -> [B, Q, W]."""
+    attention, normed = block.attn, block.ln_1(hidden)
+    weight, bias, heads, width = attention.in_proj_weight, attention.in_proj_bias, attention.num_heads, attention.embed_dim
+    if num_queries is None:
+        query, key, value = _by_head(linear(normed, weight, bias), 3, heads)
+    else:
+        (query,) = _by_head(linear(normed[:, :num_queries], weight[:width], bias[:width]), 1, heads)
+        key, value = _by_head(linear(normed, weight[width:], bias[width:]), 2, heads)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=attends).transpose(1, 2).flatten(2)
+
+
+def _by_head(product: Tensor, num_parts: int, heads: int) -> Tensor:
+    """[B, L, parts W] -> [parts, B, heads, L, W / heads], a view."""
+    return product.view(*product.shape[:2], num_parts, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _after_attention(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
+    """The rest of a block, for the positions given: [..., W] -> [..., W]."""
+    hidden = hidden + block.ls_1(linear(mixed, block.attn.out_proj.weight, block.attn.out_proj.bias))
+    return torch.as_tensor(hidden + block.ls_2(_mlp(block.mlp, block.ln_2(hidden))))
+
+
+def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
+    if not isinstance(mlp.gelu, QuickGELU):
+        return linear(mlp.gelu(linear(hidden, mlp.c_fc.weight, mlp.c_fc.bias)), mlp.c_proj.weight, mlp.c_proj.bias)
+    inner = F.silu(linear(hidden, QUICK_GELU_SLOPE * mlp.c_fc.weight, QUICK_GELU_SLOPE * mlp.c_fc.bias))
+    return linear(inner, mlp.c_proj.weight / QUICK_GELU_SLOPE, mlp.c_proj.bias)
+
+
+def _is_plain(transformer: nn.Module) -> bool:
+    """Every block as CLIP defines it, and nobody listening in on one (adapters do, by hooks)."""
+    blocks: list[nn.Module] = list(getattr(transformer, "resblocks", ()))
+    is_known = all(type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") for block in blocks)
+    is_hooked = any(module._forward_hooks or module._forward_pre_hooks for block in blocks for module in block.modules())
+    return bool(blocks) and is_known and not is_hooked and not transformer.grad_checkpointing

@@ -1,0 +1,46 @@
+"""CLIP as a classifier: images against the texts of class names. No training, no test sets."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gift_shared.errors import ShapeError
+from gift_shared.manifests import TaskManifest
+from gift_train.clip.model import Backbone
+
+TEXT_BATCH = 256  # prompts per forward pass
+
+
+def similarity_logits(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Tensor:
+    """Scaled cosine similarities, Z = s f g'.
+
+    Args:
+        image_features, text_features: [B, D] and [K, D], L2-normalised.
+        scale: s = exp(logit_scale), a scalar.
+    Returns: [B, K].
+    Raises: ShapeError if the two feature widths differ.
+    """
+    if image_features.ndim != 2 or text_features.ndim != 2 or image_features.shape[1] != text_features.shape[1]:
+        raise ShapeError(f"Expected features [B, D] and [K, D], found {list(image_features.shape)} and {list(text_features.shape)}.")
+    return scale * image_features @ text_features.T
+
+
+@torch.no_grad()
+def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
+    """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
+    prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
+    tokens = student.tokenize(prompts)
+    features = torch.cat([student.encode_texts(student.trim(part)) for part in torch.split(tokens, TEXT_BATCH)])
+    per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
+    return torch.nn.functional.normalize(per_class, dim=-1)
+
+
+def zero_shot_classifier(student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+    """Images [B, 3, H, W] to the labels [B] of the most similar class. The text features are computed once, here."""
+    text_features = class_features(student, manifest)
+
+    def classify(images: Tensor) -> Tensor:
+        return similarity_logits(student.encode_images(images), text_features, student.scale).argmax(dim=1)
+
+    return classify

@@ -1,0 +1,1 @@
+"""What training and evaluation look at: datasets, transforms, batches, replayed images."""

@@ -1,0 +1,203 @@
+"""Which samples a step sees: endless shuffled epochs that follow from (seed, position) alone, so that resuming is arithmetic.
+
+Randomness inside a sample (crops) comes from torch's global generator, seeded here from (seed, position, slot) while the sample is
+made: neither what was drawn before, nor the number of worker processes, nor that of ranks that share a batch can change it.
+
+On several ranks a batch holds the images of this rank's slots alone, and of everything else the whole batch's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gift_shared.errors import GiftError
+from gift_shared.keys import hashed_seed
+from gift_shared.preemption import leave_signals_to_main_process
+from gift_train.clip.model import Backbone
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.tasks import TaskImages
+from gift_train.distributed import ONE, Ranks
+
+Collate = Callable[[Sequence[Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskBatch:
+    """Real images of the current task; on several ranks this rank's share of them, and all labels."""
+
+    images: Tensor  # [B or this rank's share, 3, H, W], uint8 as loaded, normalised float32 once placed
+    labels: Tensor  # [B] long
+
+    def pin_memory(self) -> "TaskBatch":
+        """In memory that is copied to a device without waiting; a DataLoader asks for it."""
+        return TaskBatch(images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOrder:
+    """Epochs in sequence over `num_samples`; the last, smaller batch of an epoch is kept (METHODS 1.9)."""
+
+    num_samples: int
+    batch_size: int
+    seed: int
+    name: str  # two streams of one seed must not share an order
+    is_shuffled: bool = True
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def indices(self, position: int) -> list[int]:
+        """Sample indices of the batch at this zero-based position of the endless stream."""
+        epoch, batch = divmod(position, self.batches_per_epoch)
+        order = torch.arange(self.num_samples)
+        if self.is_shuffled:
+            generator = torch.Generator().manual_seed(hashed_seed(self.seed, f"{self.name}/epoch-{epoch}"))
+            order = torch.randperm(self.num_samples, generator=generator)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStream:
+    """Shuffled batches through the training transform, apart from those the student trains on."""
+
+    batches_per_epoch: int
+    take: Callable[[int], Iterator[Tensor]]  # the first n batches, each [B, 3, H, W] on the student's device
+
+
+class _BatchesByPosition(Dataset[Any]):
+    """Item = the whole batch at a position: what lets a DataLoader resume anywhere."""
+
+    def __init__(self, dataset: Any, order: BatchOrder, collate: Collate, ranks: Ranks) -> None:
+        self.dataset = dataset
+        self.order = order
+        self.collate = collate
+        self.ranks = ranks
+
+    def __getitem__(self, position: int) -> Any:
+        indices = self.order.indices(position)
+        own = range(len(indices))[self.ranks.share(len(indices))]
+        with torch.random.fork_rng(devices=[]):
+            return self.collate([self._sample(position, slot, index, slot in own) for slot, index in enumerate(indices)])
+
+    def _sample(self, position: int, slot: int, index: int, is_own: bool) -> Any:
+        if not is_own:
+            return None, *self.dataset.about(index)
+        # Not torch.manual_seed, which would start the accelerators' generators anew as well: gate noise comes from them.
+        torch.default_generator.manual_seed(hashed_seed(self.order.seed, f"{self.order.name}/batch-{position}/{slot}"))
+        return self.dataset[index]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker met in place of a batch."""
+
+    error: GiftError | OSError
+
+
+class _InWorker(Dataset[Any]):
+    """The same batches; what fails is handed over, where DataLoader would make the text of a traceback of it."""
+
+    def __init__(self, batches: Dataset[Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            return self.batches[position]
+        except (GiftError, OSError) as error:
+            return _Failure(error)
+
+
+def stream(
+    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = ONE
+) -> Iterator[Any]:
+    """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way.
+
+    dataset: its items begin with the image. On several ranks, `about(index)` must give the rest of an item without loading it.
+    """
+    batches = _BatchesByPosition(dataset, order, collate, ranks)
+    if num_workers == 0:
+        return (batches[position] for position in positions)
+    # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
+    own, pins = torch.Generator(), torch.cuda.is_available()
+    loader = DataLoader(
+        _InWorker(batches),
+        batch_size=None,
+        sampler=positions,
+        num_workers=num_workers,
+        pin_memory=pins,
+        generator=own,
+        worker_init_fn=leave_signals_to_main_process,  # one that died of them would fail the run before it has saved its state
+    )
+    return _loaded(loader)
+
+
+def _loaded(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """What its workers make; errors of ours and of files as they were raised there.
+
+    However this ends, the workers end with it: they answer no signals, and whoever waited for them at exit would wait for ever.
+    """
+    made = iter(loader)
+    try:
+        for batch in made:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    finally:
+        made._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:
+    """(image, label) samples -> TaskBatch."""
+    _, labels = zip(*samples, strict=True)
+    return TaskBatch(images=stack_images(samples), labels=torch.tensor(labels))
+
+
+def stack_images(samples: Sequence[tuple[Any, ...]]) -> Tensor:
+    """Samples of any dataset here, whose items begin with the image -> those images that this rank loaded, [share of B, 3, H, W]."""
+    return torch.stack([image for image, *_ in samples if image is not None])
+
+
+def collate_images(samples: Sequence[tuple[Tensor, int, str]]) -> ReplayBatch:
+    """(image, label, sample key) samples of real tasks -> ReplayBatch without captions, for methods that replay images alone."""
+    _, _, keys = zip(*samples, strict=True)
+    empty = torch.zeros(len(keys), 0, dtype=torch.long)
+    return ReplayBatch(images=stack_images(samples), captions=(), tokens=empty, caption_ids=empty[:, :0].flatten(), sample_keys=keys)
+
+
+def place_task(batch: TaskBatch, backbone: Backbone) -> TaskBatch:
+    """Move a batch to the backbone's device, its images normalised."""
+    return TaskBatch(images=backbone.place_images(batch.images), labels=batch.labels.to(backbone.device, non_blocking=True))
+
+
+def place_replay(batch: ReplayBatch, backbone: Backbone) -> ReplayBatch:
+    """Move the images to the backbone's device, normalised, and cut the tokens to the longest caption.
+
+    `tokens` and `caption_ids` stay on the CPU: which captions are equal decides shapes, and asking a device would make it wait.
+    """
+    return replace(batch, images=backbone.place_images(batch.images), tokens=backbone.trim(batch.tokens))
+
+
+class KeyedImages(Dataset[tuple[Tensor, int, str]]):
+    """Items (image, label, sample key) chosen from one or more tasks' images, in the order given."""
+
+    def __init__(self, parts: Sequence[tuple[str, TaskImages, Sequence[int]]]) -> None:
+        self.places = [(name, dataset, index) for name, dataset, indices in parts for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, str]:
+        name, dataset, index = self.places[position]
+        image, label = dataset[index]
+        return image, label, f"{name}-{index}"
+
+    def about(self, position: int) -> tuple[int, str]:
+        """(label, sample key) of an item; its image is not loaded."""
+        name, dataset, index = self.places[position]
+        (label,) = dataset.about(index)
+        return label, f"{name}-{index}"

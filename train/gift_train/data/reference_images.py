@@ -1,0 +1,188 @@
+"""Images and sentences that a method looks at beside its tasks: a folder of image files, tars, or pictures of stage 1; a file.
+
+Like in every dataset here, an item is a tuple that begins with the image, [3, H, W] float32.
+"""
+
+import hashlib
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gift_shared.caption_files import read_captions
+from gift_shared.errors import ConfigError, DataError
+from gift_shared.manifests import TaskManifest
+from gift_shared.parquet_files import read_output_index
+from gift_shared.schema import INDEX_FILE, Status
+from gift_shared.shards import IMAGE_SUFFIXES
+from gift_shared.storage import Folder, hold_shards
+from gift_shared.tar_members import plain_members
+from gift_train.data.datasets.image_folder import SUFFIXES
+from gift_train.data.datasets.images import FILE_FORMATS, decode_rgb
+from gift_train.data.replay import ReplayDataset
+from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.transforms import ImageTransform
+from gift_train.methods.base import Method
+
+NO_LABEL = -1
+_Place = tuple[Path, int, int]  # file, byte offset, byte size
+
+
+class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
+    """Image files, or members of uncompressed tars, through one transform. Item = (image, NO_LABEL, sample key)."""
+
+    def __init__(self, places: list[_Place], transform: ImageTransform) -> None:
+        self.places = places
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        """Raises DataError, naming the file, if the image cannot be read or decoded."""
+        path, offset, size = self.places[index]
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
+        image = decode_rgb(content, f"{path} (byte {offset})", formats=FILE_FORMATS)
+        return self.transform(image), *self.about(index)
+
+    def about(self, index: int) -> tuple[int, str]:
+        """(NO_LABEL, sample key) of an item; its image is not loaded."""
+        path, offset, _ = self.places[index]
+        return NO_LABEL, f"{path}:{offset}"
+
+    def digest(self, root: Path) -> str:
+        """SHA-256 of the images' names under `root`, places and sizes, in order; their bytes are not read."""
+        lines = (f"{path.relative_to(root)}:{offset}:{path.stat().st_size if size < 0 else size}\n" for path, offset, size in self.places)
+        digest = hashlib.sha256()
+        for line in lines:
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ReferenceTexts:
+    """Sentences R in their order, and what a run records of where they are from."""
+
+    sentences: Sequence[str]
+    record: dict[str, str] | None  # of a file: path and sha256
+
+
+def reference_texts(source: TextSource, file: Path | None, pretraining: TaskManifest) -> ReferenceTexts | None:
+    """The sentences a method distils on; None if they come from the tasks themselves.
+
+    Raises: ConfigError if the file they come from is not given, DataError if it cannot be read.
+    """
+    if source == TextSource.PRETRAINING_CLASSES:
+        return ReferenceTexts(pretraining.first_template_captions, None)
+    if source != TextSource.FILE:
+        return None
+    if file is None:
+        raise ConfigError(
+            "The recipe distils on the sentences of a file (the paper: Conceptual Captions): give a .txt, .tsv, .jsonl or .parquet with"
+            " --reference-captions, or set method_config.reference.texts=pretraining-classes."
+        )
+    read = read_captions(file)
+    return ReferenceTexts(read.texts.to_pylist(), {"path": str(file), "sha256": read.sha256})
+
+
+def require_reference_images(method: Method, reference: Path | None) -> None:
+    """Raises ConfigError if the method replays images of --reference-images and they are not given."""
+    if reference is None and method.replay_source() == ReplaySource.REFERENCE:
+        raise ConfigError(
+            "The recipe distils on reference images (the paper: ImageNet): give their folder or tars with --reference-images."
+        )
+
+
+def reference_replay(method: Method, reference: Path | None, seed: int, transform: ImageTransform) -> Dataset[Any] | None:
+    """The images a method replays from --reference-images: all, or its subset, which `seed` decides. None if it replays others.
+
+    Raises: ConfigError if the path is not given, DataError if there are fewer images than asked for, or none.
+    """
+    if method.replay_source() != ReplaySource.REFERENCE:
+        return None
+    require_reference_images(method, reference)
+    assert reference is not None
+    images = open_reference_images(reference, transform)
+    asked, found = method.num_reference_images(), len(images.places)
+    if asked is None:
+        return images
+    if asked > found:
+        raise DataError(
+            f"{reference} holds {found} images, the recipe asks for {asked}. Give more, or set method_config.reference.num_images."
+        )
+    chosen = sorted(random.Random(seed).sample(range(found), asked))
+    return ReferenceImages([images.places[index] for index in chosen], transform)
+
+
+def no_task_images(
+    source: NoTaskSource, reference: Path | None, shards: Folder | None, pretraining_source: str, transform: ImageTransform
+) -> Dataset[tuple[Tensor, ...]] | None:
+    """The images that stand for "no task", None if the method wants none.
+
+    Raises: ConfigError if the path they come from is not given, DataError or ShardError if there is no image there.
+    """
+    if source == NoTaskSource.NONE:
+        return None
+    if source == NoTaskSource.SYNTHETIC:
+        if shards is None:
+            raise ConfigError("The selector learns 'no task' from synthetic images: give their output folder with --shards.")
+        return pretraining_pictures(shards, pretraining_source, transform)
+    if reference is None:
+        raise ConfigError(
+            "The selector learns 'no task' from reference images (the paper: TinyImageNet): give their folder or tars with"
+            " --reference-images, or set method_config.selector.no_task_images=synthetic."
+        )
+    return open_reference_images(reference, transform)
+
+
+def pretraining_pictures(shards: Folder, pretraining_source: str, transform: ImageTransform) -> ReplayDataset:
+    """All usable pictures of a stage 1 output folder whose captions are of the pretraining source, in index order."""
+    rows, _ = read_output_index(shards)
+    usable = rows.filter(pc.and_(pc.equal(rows["status"], Status.OK), pc.equal(rows["source"], pretraining_source)))
+    if not len(usable):
+        raise DataError(f"{shards} holds no picture of the pretraining source {pretraining_source!r}. Plan and render some.")
+    hold_shards(shards, "no task", usable["shard"].unique().to_pylist())
+    return ReplayDataset(shards, usable, transform)
+
+
+def open_reference_images(path: Path, transform: ImageTransform) -> ReferenceImages:
+    """Open a folder of images at any depth, a folder of tars, or one tar. Raises DataError if it holds no image."""
+    if path.is_file():
+        places = _in_tar(path)
+    elif path.is_dir():
+        if (path / INDEX_FILE).is_file():
+            raise ConfigError(
+                f"{path} is an output folder of gift-generate; give it with --shards and a recipe that takes synthetic images."
+            )
+        tars = sorted(path.glob("*.tar"))
+        places = [place for tar in tars for place in _in_tar(tar)] if tars else _in_folder(path)
+    else:
+        raise DataError(f"No reference images at {path}: neither a folder nor a tar.")
+    if not places:
+        raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+    images = ReferenceImages(places, transform)
+    _ = images[0]  # a folder of broken files is told before any work
+    return images
+
+
+def _in_folder(folder: Path) -> list[_Place]:
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        found += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    return [(path, 0, -1) for path in sorted(found)]
+
+
+def _in_tar(path: Path) -> list[_Place]:
+    members = (member for member in plain_members(path) if member.name.lower().endswith((*IMAGE_SUFFIXES, ".jpeg")))
+    return [(path, member.offset_data, member.size) for member in members]

@@ -1,0 +1,186 @@
+"""Tasks: labelled images on disk joined with their manifest, checked before any work is spent on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gift_shared.errors import DataError
+from gift_shared.manifests import TaskManifest
+from gift_train.data.datasets.image_folder import open_image_folder
+from gift_train.data.datasets.images import ImageSource, Selected
+from gift_train.data.datasets.settings import DataSettings, data_settings
+from gift_train.data.datasets.webdataset_tars import open_tars
+from gift_train.data.pixel_cache import ROOM_BYTES, DecodedImages, PixelCache, PreparedImages, remembering
+from gift_train.data.transforms import ImageTransforms
+
+PARTS = ("train", "test")
+SMALL_SPLIT_BYTES = 100 * 10**6  # decoded: a second or two
+_PROBES = 16  # images decoded of a split that is too large to be decoded whole when it is opened
+
+
+class TaskImages(Dataset[tuple[Tensor, int]]):
+    """A split through one transform: item = (uint8 [3, S, S], label)."""
+
+    def __init__(self, source: ImageSource, prepared: PreparedImages) -> None:
+        self.source = source
+        self.prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.prepared(index), *self.about(index)
+
+    def about(self, index: int) -> tuple[int]:
+        """(label,) of an item; its image is not loaded."""
+        return (int(self.source.labels[index]),)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """All labels, [N], without reading an image."""
+        return self.source.labels
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset of an order. `train` and `train_plain` are the same images in the same order."""
+
+    manifest: TaskManifest
+    train: TaskImages  # training transform
+    train_plain: TaskImages  # evaluation transform: what LwF, iCaRL and the like read of the task's images
+    test: TaskImages  # evaluation transform
+
+
+def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> Task:
+    """Open a task's images and check them against the manifest.
+
+    room_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
+    Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
+    classes, naming the file. Small splits are decoded whole, of large ones every file must exist and some are decoded;
+    `gift-train data check --every-image` decodes them all.
+    """
+    sources = open_parts(manifest, data_root, PARTS)
+    train, test = sources["train"], sources["test"]
+    decoded = DecodedImages(train.image, PixelCache(len(train), room_bytes))
+    task = Task(
+        manifest=manifest,
+        train=TaskImages(train, PreparedImages(decoded, transforms.train)),
+        train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
+        test=TaskImages(test, remembering(test.image, transforms.evaluation, len(test), room_bytes)),
+    )
+    _probe(task.train_plain, room_bytes)
+    _probe(task.test, room_bytes)
+    return task
+
+
+def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> TaskImages:
+    """The test images alone, for datasets that are only evaluated. Raises as load_task."""
+    source = open_parts(manifest, data_root, ("test",))["test"]
+    images = TaskImages(source, remembering(source.image, transforms.evaluation, len(source), room_bytes))
+    _probe(images, room_bytes)
+    return images
+
+
+def open_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) -> dict[str, ImageSource]:
+    """The images of "train", "test" or both, listed and checked, none decoded. Raises ManifestError or DataError."""
+    sources = list_parts(manifest, data_root, parts)
+    for part, source in sources.items():
+        check_count(manifest, part, source)
+    return sources
+
+
+def list_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) -> dict[str, ImageSource]:
+    """As open_parts, without the comparison of image counts."""
+    settings = data_settings(manifest)
+    sources: dict[str, ImageSource] = {}
+    if settings.split is not None:
+        everything = _open(manifest, settings, data_root, "all")
+        _check_classes(manifest, settings, everything)
+        indices = split_indices(len(everything), settings.split.train_fraction, settings.split.seed)
+        sources = {part: Selected(everything, indices[part]) for part in parts}
+    else:
+        for part in parts:
+            if part not in settings.parts:
+                raise DataError(f"{manifest.name} has no {part} images: its manifest's [data] does not give them.")
+            sources[part] = _open(manifest, settings, data_root, part)
+            _check_classes(manifest, settings, sources[part])
+    return sources
+
+
+def parts_of(settings: DataSettings) -> tuple[str, ...]:
+    """The parts a manifest has: "train" and "test", or "test" alone where data serve evaluation only."""
+    return PARTS if settings.split is not None else tuple(part for part in PARTS if part in settings.parts)
+
+
+def split_indices(num_images: int, train_fraction: float, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Cut a shuffled list in two: what torch's random_split with a generator of that seed gives (DATA_NOTES 3)."""
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed)).numpy()
+    num_train = int(train_fraction * num_images)
+    return {"train": order[:num_train], "test": order[num_train:]}
+
+
+def check_count(manifest: TaskManifest, part: str, source: ImageSource) -> None:
+    """Compare the number of images with the manifest's [counts]. Raises DataError if it differs or is zero."""
+    expected = manifest.counts.get(part)
+    if expected is not None and expected != len(source):
+        first = f", the first {source.where(0)}" if len(source) else ""
+        raise DataError(
+            f"{manifest.name}: found {len(source)} {part} images{first}; the manifest's [counts] says {expected}. "
+            "Complete the data, or correct [counts]."
+        )
+    if not len(source):
+        raise DataError(f"{manifest.name}: the {part} split is empty.")
+
+
+def _open(manifest: TaskManifest, settings: DataSettings, data_root: Path, part: str) -> ImageSource:
+    place = settings.parts[part]
+    if settings.kind == "image_folder":
+        return open_image_folder(manifest, data_root / place, settings)
+    if settings.kind == "webdataset":
+        return open_tars(manifest, data_root, place)
+    from gift_train.data.datasets.torchvision_class import open_torchvision
+
+    return open_torchvision(manifest, settings, data_root, place)
+
+
+def _check_classes(manifest: TaskManifest, settings: DataSettings, source: ImageSource) -> None:
+    """Labels within range, every class seen, and the data's own class names, where they tell any, those of the manifest."""
+    num_classes = len(manifest.class_names)
+    for index in np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))[:1]:
+        raise DataError(
+            f"{manifest.name}: label {source.labels[index]} of {source.where(int(index))} is outside 0..{num_classes - 1}, "
+            f"the {num_classes} classes of the manifest. The data are of another version, or the manifest lacks classes."
+        )
+    found = source.class_names_found
+    if found is not None and settings.check_names:
+        if settings.class_folders is None:
+            found = tuple(name.replace("_", " ") for name in found)  # the rule by which the reference forms class names
+        wanted = settings.class_folders or manifest.class_names
+        if len(found) != len(wanted):
+            raise DataError(f"{manifest.name}: the data has {len(found)} classes, the manifest {len(wanted)}. Another version?")
+        for label, (name, expected) in enumerate(zip(found, wanted, strict=True)):
+            if name != expected:
+                raise DataError(f"{manifest.name}: class {label} is {name!r} in the data, {expected!r} in the manifest. Another version?")
+    # Tars may hold one side of a seeded split, where a rare class can be absent: there the counts prove completeness.
+    is_proven_by_counts = settings.kind == "webdataset" and bool(manifest.counts)
+    absent = np.flatnonzero(np.bincount(source.labels, minlength=num_classes) == 0)
+    if len(absent) and not is_proven_by_counts:
+        raise DataError(
+            f"{manifest.name}: no image of class {manifest.class_names[absent[0]]!r} (label {absent[0]}); "
+            f"{len(absent)} of {num_classes} classes have none. The data are incomplete."
+        )
+
+
+def _probe(images: TaskImages, room_bytes: int) -> None:
+    """Decode a small split whole, which is kept from then on, and a few images of a large one."""
+    first = images.source.image(0)
+    is_small = first.width * first.height * 3 * len(images) <= min(room_bytes, SMALL_SPLIT_BYTES)
+    num_images = len(images) if is_small else min(_PROBES, len(images))
+    for index in np.linspace(0, len(images) - 1, num_images, dtype=np.int64):
+        _ = images[int(index)]

@@ -1,0 +1,79 @@
+"""Accuracy on test sets: a zero-shot classifier from class names and all templates, and top-1 over the whole set."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gift_shared.manifests import TaskManifest
+from gift_shared.progress import Progress
+from gift_train.clip.model import Backbone
+from gift_train.data.batches import BatchOrder, TaskBatch, collate_task, place_task, stream
+from gift_train.data.tasks import TaskImages
+from gift_train.distributed import ONE, Ranks
+from gift_train.evaluation.cache import EvaluationCache
+
+
+class Classifies(Protocol):
+    """What evaluation needs of a method."""
+
+    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """See `Method.classifiers`."""
+
+
+@torch.no_grad()
+def accuracies(
+    classifiers: Mapping[str, Callable[[Tensor], Tensor]],
+    images: Dataset[Any],
+    batch_size: int,
+    student: Backbone,
+    num_workers: int = 0,
+    ranks: Ranks = ONE,
+) -> dict[str, float]:
+    """Top-1 accuracy in percent over all (image, label) items, of each classifier by its name, in one pass over the images.
+
+    Ranks take whole batches, because a classifier may look at a batch as one (MoE-Adapter's vote).
+    """
+    num_images = len(images)  # type: ignore[arg-type]
+    order = BatchOrder(num_samples=num_images, batch_size=batch_size, seed=0, name="evaluate", is_shuffled=False)
+    correct = {name: torch.zeros((), dtype=torch.long, device=student.device) for name in classifiers}
+    batch: TaskBatch
+    positions = range(order.batches_per_epoch)[ranks.share(order.batches_per_epoch)]
+    for batch in stream(images, order, collate_task, positions, num_workers):
+        placed = place_task(batch, student)
+        for name, classify in classifiers.items():
+            correct[name] += (classify(placed.images) == placed.labels).sum()
+    if ranks.world_size > 1:
+        counts = ranks.counts(order.batches_per_epoch)
+        correct = {name: ranks.sum(number * counts) for name, number in correct.items()}
+    return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
+
+
+def evaluate_readings(
+    method: Classifies,
+    student: Backbone,
+    datasets: Mapping[str, tuple[TaskManifest, TaskImages]],
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    cache: EvaluationCache | None = None,
+    ranks: Ranks = ONE,
+    description: str = "evaluate",
+) -> dict[str, dict[str, float]]:
+    """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
+
+    Shows its progress. Returns: {"": {dataset: accuracy}, other reading: {...}}; most methods have the reading "" alone.
+    """
+    found: dict[str, dict[str, float]] = {}
+    with Progress(description, len(datasets), "dataset", stays=False) as progress:
+        for name, (manifest, images) in datasets.items():
+            progress.note(name)
+            prepared = images if cache is None else ranks.main_first(partial(cache.images, manifest, images))
+            classifiers = method.classifiers(student, manifest)
+            for reading, value in accuracies(classifiers, prepared, batch_size, student, num_workers, ranks).items():
+                found.setdefault(reading, {})[name] = value
+            progress.advance()
+    return found

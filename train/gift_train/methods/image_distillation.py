@@ -1,0 +1,35 @@
+"""What LwF, LwF-VR, iCaRL and ZSCL share: the image tower is distilled against texts that stay as the teacher sees them."""
+
+from gift_train.clip.model import Backbone
+from gift_train.data.replay import ReplayBatch
+from gift_train.methods.base import LossTerms, TaskContext
+from gift_train.methods.losses import fixed_text_distillation
+from gift_train.methods.teacher import Teacher
+
+
+class ImageDistillation:
+    """D2(s f_T(x) g_T(R)', s f(x) g_T(R)') of one task: teacher, reference texts R and the replay images' features, computed once."""
+
+    def __init__(self, teacher: Backbone, context: TaskContext, *, weight: float, temperature: float) -> None:
+        """`teacher` is frozen; `weight` multiplies both directions, `temperature` has no unit."""
+        assert context.reference_tokens is not None
+        self.weight = weight
+        self.temperature = temperature
+        self.ranks = context.ranks
+        self.teacher = Teacher(teacher, context.ranks)
+        self.reference_features = self.teacher.encode_texts(context.reference_tokens)
+        if context.replay_pass is not None:
+            self.teacher.remember(context.replay_pass(), captions=False)
+
+    def terms(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
+        """The weighted term `distillation` of one replay batch; none where the weight is 0."""
+        if self.weight == 0:
+            return LossTerms()
+        distillation = fixed_text_distillation(
+            self.ranks.gather(student.encode_images(batch.images), len(batch.sample_keys)),
+            self.teacher.image_features(batch),
+            self.reference_features,
+            scale=student.scale,
+            temperature=self.temperature,
+        )
+        return LossTerms(distillation=self.weight * distillation)

@@ -1,0 +1,238 @@
+"""Mixtures of small experts beside the MLP of every transformer block, chosen by one router per task (METHODS 2.8).
+
+    h   = x + attention(ln_1(x))
+    out = h + mlp(ln_2(h)) + sum_e G_e(h) E_e(h)
+
+A mixture hangs on its block by hooks, so the block's own weights keep their names and its forward pass stays open_clip's.
+What training draws, noise and dropout, is drawn for all sequences of a batch, so that ranks that share it draw what one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gift_shared.errors import ConfigError
+from gift_train.distributed import ONE, Ranks
+
+NOISE_FLOOR = 0.01  # added to every standard deviation of the gate noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings:
+    """Shape and randomness of a mixture.
+
+    top_k: experts a sequence passes. bottleneck: width inside an expert. expert_scale: factor on an expert's output.
+    dropout: fraction, in training, inside an expert. gate_noise: factor on the router's learned noise in training; 1 is the
+    method, 0 silences it.
+    """
+
+    num_experts: int
+    top_k: int
+    bottleneck: int
+    expert_scale: float
+    dropout: float
+    gate_noise: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(f"top_k must be from 1 to num_experts = {self.num_experts}, found {self.top_k}.")
+        if self.bottleneck < 1 or not 0 <= self.dropout < 1 or self.gate_noise < 0:
+            raise ConfigError("bottleneck must be 1 or more, dropout from 0 to below 1, gate_noise 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """How many sequences a training batch has in all, of which each rank passes its share."""
+
+    num_images: int
+    num_texts: int
+    ranks: Ranks = ONE
+
+
+@dataclass
+class Route:
+    """What all mixtures of a model do at the moment. `router` None: nothing, the model is plain CLIP."""
+
+    router: int | None = None
+    training: Batch | None = None  # gate noise, dropout, and counting; the modules' own mode decides nothing
+    measures_balance: bool = False
+    balance: list[Tensor] = field(default_factory=list)  # one scalar per mixture passed, if measured
+
+    @contextmanager
+    def through(self, router: int | None, *, training: Batch | None = None, measures_balance: bool = False) -> Iterator[list[Tensor]]:
+        """Send what is encoded inside through this router; plain CLIP again afterwards. Yields the list of balances."""
+        self.router, self.training, self.measures_balance, self.balance = router, training, measures_balance, []
+        try:
+            yield self.balance
+        finally:
+            self.router, self.training, self.measures_balance, self.balance = None, None, False, []
+
+
+class Expert(nn.Module):
+    """Linear(d, r) -> ReLU -> dropout -> Linear(r, d), times `expert_scale`. A new expert outputs 0."""
+
+    def __init__(self, width: int, settings: MixtureSettings) -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(width, settings.bottleneck)
+        self.up_proj = nn.Linear(settings.bottleneck, width)
+        self.scale = settings.expert_scale
+        nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
+        for zero in (self.down_proj.bias, self.up_proj.weight, self.up_proj.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, hidden: Tensor, dropout: Tensor | None = None) -> Tensor:
+        """[N, L, d] -> [N, L, d]; `dropout` [N, L, r] holds the factors 0 and 1 / (1 - fraction) in training."""
+        inner = F.relu(self.down_proj(hidden))
+        return self.up_proj(inner if dropout is None else inner * dropout) * self.scale
+
+
+class Mixture(nn.Module):
+    """The experts of one block, shared by all tasks, and a router [d, E] with its noise [d, E] for each task.
+
+    `counts` [E]: how often each expert was among a sequence's chosen ones in training since the task began. A rank counts its
+    own sequences; the method adds them up.
+    `frozen`: experts that learn no more. Both belong to the method's state, not to the weights.
+    """
+
+    def __init__(self, width: int, num_routers: int, settings: MixtureSettings, route: Route, *, reads_images: bool) -> None:
+        super().__init__()
+        self.reads_images = reads_images
+        self.settings = settings
+        self.route = route
+        self.experts = nn.ModuleList(Expert(width, settings) for _ in range(settings.num_experts))
+        self.gate = nn.ParameterList(torch.zeros(width, settings.num_experts) for _ in range(num_routers))
+        self.noise = nn.ParameterList(torch.zeros(width, settings.num_experts) for _ in range(num_routers))
+        self.frozen: frozenset[int] = frozenset()
+        self.counts = torch.zeros(settings.num_experts, dtype=torch.long)
+        self._hidden: Tensor | None = None
+
+    def attach(self, block: nn.Module) -> None:
+        """Hang the mixture on a residual attention block: h is what enters `ln_2`."""
+        device = block.ln_2.weight.device  # type: ignore[union-attr]
+        block.mixture, self.counts = self.to(device), self.counts.to(device)  # type: ignore[arg-type]
+        block.ln_2.register_forward_pre_hook(self._keep_hidden)  # type: ignore[union-attr, operator]
+        block.register_forward_hook(self._add_output)
+
+    def _keep_hidden(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        if self.route.router is not None:
+            self._hidden = inputs[0]
+
+    def _add_output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        if self.route.router is None:
+            return output
+        hidden, self._hidden = self._hidden, None
+        assert hidden is not None
+        return output + self(hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """sum_e G_e E_e(h) for h [B, L, d]. One gate per sequence, from its first token, applied to all its tokens."""
+        chosen, weights = self._choose(hidden[:, 0])
+        # Sequences sorted by expert, so that each expert runs once over all of its own.
+        order = chosen.flatten().argsort(stable=True)
+        sizes = torch.bincount(chosen.flatten(), minlength=self.settings.num_experts)
+        on_each = sizes.tolist()
+        parts = hidden[order // self.settings.top_k].split(on_each)
+        dropout = self._dropout(hidden)
+        dropouts = [None] * len(parts) if dropout is None else dropout[order].split(on_each)
+        # An expert without a sequence is left out: its gradient stays None and the optimizer passes it over.
+        work = zip(self.experts, parts, dropouts, strict=True)
+        outputs = torch.cat([expert(part, kept) for expert, part, kept in work if len(part)])
+        if self.route.training is not None and self.route.training.ranks.counts(self._num_sequences):
+            self.counts = self.counts + sizes
+        by_sequence = outputs[order.argsort()].unflatten(0, chosen.shape)
+        return (weights[:, :, None, None] * by_sequence).sum(dim=1)
+
+    def _choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Query [B, d] -> the chosen experts [B, k] and their weights [B, k], softmax over the chosen alone.
+
+        clean = q W_gate;   noisy = clean + gate_noise N(0, 1) (softplus(q W_noise) + 0.01) in training, = clean at test time
+        """
+        router = self.route.router
+        assert router is not None
+        noisy = clean = query @ self.gate[router]
+        deviation = None
+        if self.route.training is not None and self.settings.gate_noise > 0:
+            deviation = self.settings.gate_noise * (F.softplus(query @ self.noise[router]) + NOISE_FLOOR)
+            width = self.settings.num_experts
+            noisy = clean + self._drawn(lambda num_rows: torch.randn(num_rows, width, dtype=clean.dtype, device=clean.device)) * deviation
+        values, chosen = noisy.topk(self.settings.top_k, dim=1)
+        weights = values.softmax(dim=1)
+        if self.route.measures_balance and self.route.training is not None:
+            ranks, num_rows = self.route.training.ranks, self._num_sequences
+            whole = [None if rows is None else ranks.gather(rows, num_rows) for rows in (clean, noisy, deviation, chosen, weights)]
+            self.route.balance.append(balance(*whole))
+        return chosen, weights
+
+    def _dropout(self, hidden: Tensor) -> Tensor | None:
+        """Factors [B k, L, r] on the inside of experts, a row for each sequence and expert it chose; None outside training."""
+        fraction, width = self.settings.dropout, self.settings.bottleneck
+        if self.route.training is None or fraction == 0:
+            return None
+        shape = (self.settings.top_k, hidden.shape[1], width)
+        kept = self._drawn(lambda num_rows: hidden.new_empty(num_rows, *shape).bernoulli_(1 - fraction).div_(1 - fraction))
+        return kept.flatten(0, 1)
+
+    def _drawn(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """The rank's rows of what is drawn for all sequences of the batch."""
+        assert self.route.training is not None
+        return draw(self._num_sequences)[self.route.training.ranks.share(self._num_sequences)]
+
+    @property
+    def _num_sequences(self) -> int:
+        assert self.route.training is not None
+        return self.route.training.num_images if self.reads_images else self.route.training.num_texts
+
+    @torch.no_grad()
+    def freeze_most_used(self) -> None:
+        """Freeze the top_k most counted experts for good; the first of equals. One frozen before is not replaced by another."""
+        used = self.counts.argsort(descending=True, stable=True)[: self.settings.top_k]
+        self.set_frozen(self.frozen | set(used.tolist()))
+
+    def set_frozen(self, frozen: frozenset[int]) -> None:
+        """Freeze these experts and let all others learn."""
+        self.frozen = frozen
+        for number, expert in enumerate(self.experts):
+            expert.requires_grad_(number not in frozen)
+
+
+def balance(clean: Tensor, noisy: Tensor, deviation: Tensor | None, chosen: Tensor, weights: Tensor) -> Tensor:
+    """How unevenly a batch uses the experts: cv^2(sum_b G) + cv^2(load), cv^2 = variance / mean^2; 0 if all are used alike.
+
+    load_e = sum_b P(e is chosen when its own noise is drawn again) = sum_b Phi((clean_e - t_e) / deviation_e), where t_e is the
+    k-th largest noisy logit among the others. Without noise (`deviation` None): how often e was chosen.
+
+    Args:
+        clean, noisy, deviation: [B, E]; chosen, weights: [B, k].
+    Source: Shazeer et al., arXiv 1701.06538, appendix A; METHODS 2.8 for its place here.
+    """
+    clean, noisy, weights = clean.float(), noisy.float(), weights.float()  # under bf16 some are and some are not, by device
+    importance = torch.zeros_like(clean).scatter(1, chosen, weights).sum(dim=0)
+    is_chosen = torch.zeros_like(clean).scatter(1, chosen, 1.0)
+    top_k, num_experts = chosen.shape[1], clean.shape[1]
+    if deviation is None or top_k == num_experts:
+        return _squared_variation(importance) + _squared_variation(is_chosen.sum(dim=0))
+    ranked = noisy.topk(top_k + 1, dim=1).values
+    threshold = torch.where(is_chosen > 0, ranked[:, top_k:], ranked[:, top_k - 1 : top_k])
+    load = torch.special.ndtr((clean - threshold) / deviation).sum(dim=0)
+    return _squared_variation(importance) + _squared_variation(load)
+
+
+def _squared_variation(values: Tensor) -> Tensor:
+    return values.var() / (values.mean() ** 2 + 1e-10) if len(values) > 1 else values.new_zeros(())
+
+
+def attach_mixtures(blocks: Mapping[str, nn.Module], num_routers: int, settings: MixtureSettings, route: Route) -> dict[str, Mixture]:
+    """A mixture with its own experts and routers on each block; by the block's name. They take part once `route` names a router."""
+    mixtures = {}
+    for name, block in blocks.items():
+        width = int(block.ln_2.weight.shape[0])  # type: ignore[union-attr, operator, index, arg-type]
+        mixtures[name] = Mixture(width, num_routers, settings, route, reads_images=name.startswith("visual."))
+        mixtures[name].attach(block)
+    return mixtures

@@ -1,0 +1,157 @@
+"""MoE-Adapter: CLIP stays frozen; each task gets a router over shared experts, and a selector picks the router at test time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gift_shared.manifests import TaskManifest
+from gift_train.clip.model import Backbone
+from gift_train.clip.zero_shot import class_features, similarity_logits
+from gift_train.data.batches import TaskBatch
+from gift_train.data.sources import NoTaskSource
+from gift_train.methods.base import LossTerms, Method, TaskContext
+from gift_train.methods.moe_adapter.adapters import Batch, Mixture, MixtureSettings, Route, attach_mixtures
+from gift_train.methods.moe_adapter.task_selector import NO_TASK, Routing, SelectorSettings, TaskSelector, selector_features
+from gift_train.methods.registry import register
+
+
+@register("moe_adapter")
+class MoeAdapter(Method):
+    """L = L_task through router t, over experts and routers alone (Yu et al., arXiv 2403.11549; METHODS 2.8).
+
+    The top_k most counted experts of each block are frozen when a task ends. An image of no learned task meets plain CLIP.
+    Departures from the published code: the frozen experts are part of the checkpoint, not of a file that is appended to (C4);
+    auto-encoders of tasks to come do not take part in the choice, in which they could not win; each task's auto-encoder is
+    trained when its task begins, which changes nothing, as they are independent.
+    """
+
+    summary = "Frozen CLIP; experts shared by all tasks, a router per task, a selector (DDAS) that picks the router."
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """What a run of this method needs to know.
+
+        routing: "batch" = an evaluation batch votes on its task, as published; "sample" = each image decides for itself (C3).
+            Evaluation reports the other one beside it.
+        balance_weight: of the balance loss; 0 as published, where it is computed with 0.01 and left out (C1).
+        """
+
+        mixture: MixtureSettings
+        selector: SelectorSettings
+        routing: Routing
+        balance_weight: float
+
+    def __init__(self, config: "MoeAdapter.Config") -> None:
+        super().__init__(config)
+        self.route = Route()
+        self.mixtures: dict[str, Mixture] = {}
+        self.selector: TaskSelector | None = None
+        self.num_learned = 0
+
+    def no_task_source(self) -> NoTaskSource:
+        return NoTaskSource.NONE if self.config.selector.features == "none" else NoTaskSource(self.config.selector.no_task_images)
+
+    def prepare(self, student: Backbone, num_tasks: int) -> None:
+        student.network.requires_grad_(False)
+        self.mixtures = attach_mixtures(student.residual_blocks(), num_tasks, self.config.mixture, self.route)
+        if self.config.selector.features != "none":
+            self.selector = TaskSelector(selector_features(self.config.selector, student), self.config.selector)
+
+    def trainable(self, student: Backbone) -> dict[str, torch.nn.Parameter]:
+        """All routers, and the experts not yet frozen. Only this task's router and the experts it picks get a gradient."""
+        return {name: parameter for name, parameter in student.parameters().items() if parameter.requires_grad}
+
+    def begin_task(self, context: TaskContext, student: Backbone) -> None:
+        super().begin_task(context, student)
+        self.num_learned = context.task_index
+        for mixture in self.mixtures.values():
+            mixture.set_frozen(mixture.frozen if context.task_index else frozenset())
+            mixture.counts.zero_()
+        if self.selector is not None:
+            assert context.own_images is not None
+            assert context.no_task_images is not None
+            self.selector.learn_task(context.task_index, context.task_name, context.own_images, context.no_task_images)
+            context.ranks.spread(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
+
+    def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
+        weight, ranks = self.config.balance_weight, self.context.ranks
+        whole = Batch(num_images=len(batch.labels), num_texts=len(self.context.class_tokens), ranks=ranks)
+        before = self._counts()
+        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as balances:
+            terms = super().task_loss(student, batch)
+        self._set_counts(before + ranks.sum(self._counts() - before))
+        return terms | LossTerms(balance=weight * torch.stack(balances).sum()) if weight > 0 else terms
+
+    def _counts(self) -> Tensor:
+        return torch.stack([mixture.counts for mixture in self.mixtures.values()])
+
+    def _set_counts(self, counts: Tensor) -> None:
+        for mixture, of_block in zip(self.mixtures.values(), counts, strict=True):
+            mixture.counts = of_block
+
+    def end_task(self, student: Backbone) -> None:
+        for mixture in self.mixtures.values():
+            mixture.freeze_most_used()
+        self.num_learned = self.context.task_index + 1
+
+    def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+        return self.classifiers(student, manifest)[""]
+
+    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """The recipe's routing, and the other one as "routed by sample" or "routed by batch"."""
+        if self.num_learned == 0:
+            return {"": super().classifier(student, manifest)}
+        images_of = RoutedClassifier(self, student, manifest)
+        if self.selector is None:
+            return {"": lambda images: images_of.labels(images, torch.full([len(images)], self.num_learned - 1))}
+        choose = self.selector.choose
+        other: Routing = "sample" if self.config.routing == "batch" else "batch"
+        return {
+            "": lambda images: images_of.labels(images, choose(images, self.config.routing)),
+            f"routed by {other}": lambda images: images_of.labels(images, choose(images, other)),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"num_learned": torch.tensor(self.num_learned)}
+        for name, mixture in self.mixtures.items():
+            state[f"counts/{name}"] = mixture.counts.clone()
+            state[f"frozen/{name}"] = torch.tensor(sorted(mixture.frozen), dtype=torch.long)
+        coders = self.selector.state_dict() if self.selector is not None else {}
+        return state | {f"selector/{name}": weight for name, weight in coders.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.num_learned = int(state["num_learned"])
+        for name, mixture in self.mixtures.items():
+            mixture.counts = state[f"counts/{name}"].to(mixture.counts.device)
+            mixture.set_frozen(frozenset(state[f"frozen/{name}"].tolist()))
+        if self.selector is not None:
+            coders = {name.removeprefix("selector/"): weight for name, weight in state.items() if name.startswith("selector/")}
+            self.selector.load_state_dict(coders)
+
+
+class RoutedClassifier:
+    """Labels images with both towers on the router chosen for each; the class features of a router are computed once, when asked."""
+
+    def __init__(self, method: MoeAdapter, student: Backbone, manifest: TaskManifest) -> None:
+        self.method = method
+        self.student = student
+        self.manifest = manifest
+        self._class_features: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def labels(self, images: Tensor, tasks: Tensor) -> Tensor:
+        """Images [B, 3, H, W] and the task [B] each is taken for -> labels [B]."""
+        labels = torch.empty(len(images), dtype=torch.long, device=images.device)
+        for task in tasks.unique().tolist():
+            rows = (tasks == task).nonzero().flatten().to(images.device)
+            with self.method.route.through(None if task == NO_TASK else task):
+                features = self.student.encode_images(images[rows])
+                labels[rows] = similarity_logits(features, self._classes(task), self.student.scale).argmax(dim=1)
+        return labels
+
+    def _classes(self, task: int) -> Tensor:
+        if task not in self._class_features:
+            self._class_features[task] = class_features(self.student, self.manifest)
+        return self._class_features[task]

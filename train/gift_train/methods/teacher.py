@@ -1,0 +1,95 @@
+"""The frozen model a method distils from, and its features of the replay stream, computed once per task where that pays."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gift_train.clip.model import Backbone
+from gift_train.data.replay import ReplayBatch
+from gift_train.distributed import ONE, Ranks
+
+TEXT_BATCH = 256  # texts per forward pass without gradient
+
+
+class Teacher:
+    """A frozen backbone. Its features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
+
+    def __init__(self, backbone: Backbone, ranks: Ranks = ONE) -> None:
+        self.backbone = backbone
+        self.ranks = ranks
+        self._image_rows: dict[str, int] = {}
+        self._text_rows: dict[str, int] = {}
+        self._images = self._texts = torch.empty(0)
+
+    @torch.no_grad()
+    def remember(self, replay_pass: Iterable[ReplayBatch], *, captions: bool = True) -> None:
+        """Encode one pass over the replay images (and their captions) for good.
+
+        Exact up to rounding, because the replay images meet a transform without randomness. The pass has a fixed order and
+        batch size, so a resumed run computes the same bits again.
+        """
+        images, texts, num_images = [], [], 0
+        for batch in replay_pass:
+            images.append(self._encode_images(batch))
+            self._image_rows.update({key: num_images + row for row, key in enumerate(batch.sample_keys)})
+            num_images += len(batch.sample_keys)
+            if captions:
+                new = []
+                for row, caption in enumerate(batch.captions):
+                    if caption not in self._text_rows:
+                        self._text_rows[caption] = len(self._text_rows)
+                        new.append(row)
+                if new:
+                    texts.append(self.encode_texts(batch.tokens[new]))
+        self._images = torch.cat(images)
+        if captions:
+            self._texts = torch.cat(texts)
+
+    @torch.no_grad()
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Features [N, D] of token rows [N, L]."""
+        return torch.cat([self.ranks.encode(self.backbone.encode_texts, part) for part in torch.split(tokens, TEXT_BATCH)])
+
+    @torch.no_grad()
+    def image_features(self, batch: ReplayBatch) -> Tensor:
+        """Features [B, D] of the batch's images, remembered or computed."""
+        if self._image_rows:
+            return self._images[_rows(self._image_rows, batch.sample_keys, self._images)]
+        return self._encode_images(batch)
+
+    @torch.no_grad()
+    def text_features(self, batch: ReplayBatch) -> Tensor:
+        """Features [B, D] of the batch's captions, repeats included."""
+        if self._text_rows:
+            return self._texts[_rows(self._text_rows, batch.captions, self._texts)]
+        return encode_captions(self.backbone, batch, self.ranks)
+
+    def _encode_images(self, batch: ReplayBatch) -> Tensor:
+        return self.ranks.gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
+
+
+def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = ONE) -> Tensor:
+    """Text features [B, D] of a batch; each distinct caption passes the text tower once and its row is repeated.
+
+    Values and gradients are those of encoding all B, up to the order of a sum. Uses that `caption_ids` count from 0 by first
+    appearance and stay on the CPU, so nothing waits for the device.
+    """
+    ids = batch.caption_ids.tolist()
+    first = {}
+    for row, caption_id in enumerate(ids):
+        first.setdefault(caption_id, row)
+    if len(first) == len(ids):
+        return ranks.encode(backbone.encode_texts, batch.tokens)
+    distinct = ranks.encode(backbone.encode_texts, batch.tokens[list(first.values())])
+    place = {caption_id: place for place, caption_id in enumerate(first)}
+    return distinct[_index([place[caption_id] for caption_id in ids], distinct)]
+
+
+def _rows(table: dict[str, int], names: Iterable[str], like: Tensor) -> Tensor:
+    return _index([table[name] for name in names], like)
+
+
+def _index(rows: list[int], like: Tensor) -> Tensor:
+    # Made on the CPU and sent without waiting: torch.tensor(..., device=...) and indexing by a list would wait for the device.
+    return torch.tensor(rows).to(like.device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Replays golden numbers of the published implementations through the code that training runs."""

@@ -1,0 +1,303 @@
+"""Replay a fixture of golden numbers through the code that training runs: the method objects and `loop.train_steps`.
+
+A fixture is `<name>.safetensors` (inputs, and a probe of the final weights per variant) with `<name>.json` beside it (the
+optimizer, and per variant the losses of every step). All sizes are read off the tensors.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gift_shared.documents import read_json_object, shape_fault
+from gift_shared.errors import ConfigError, DataError, NonFiniteError
+from gift_train.clip.load import backbone_from_tensors
+from gift_train.clip.model import Backbone
+from gift_train.data.batches import TaskBatch, place_replay
+from gift_train.data.replay import ReplayBatch
+from gift_train.data.sources import ReplaySource, TextSource
+from gift_train.methods.base import TaskContext
+from gift_train.methods.registry import method_class
+from gift_train.parity import moe_adapter as parity_adapters
+from gift_train.parity.moe_adapter import AdapterReplay, is_adapter_fixture
+from gift_train.recipes.recipe import OptimizerSettings
+from gift_train.recipes.typed_table import parse_table
+from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
+
+LOSS_BOUND = 2e-5  # largest difference of a step's total loss
+WEIGHT_BOUND = 1e-6  # largest difference of the 99th percentile of the probed weights
+FIRST_LOSS_ONLY = ("gift_no_alignment",)  # student = teacher at step 0: its gradient is rounding noise, which AdamW blows up
+
+_FIXED_TEXT = {"distill_weight": 1.0, "temperature": 2.0}
+_GIFT: dict[str, Any] = {
+    "distillation": "contrastive",
+    "distill_weight": 1.0,
+    "temperature": 2.0,
+    "teacher": "last",
+    "alignment_weight": 0.25,
+    "weight_consolidation": "none",
+}
+_MEMORY = {"teacher": "last", "memory_size": 8, "herding_candidates": 8, "quota": "even"}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "finetune": ("finetune", {}),
+    "l2": ("l2", {"weight": 1.0}),
+    "lwf": ("lwf", _FIXED_TEXT),
+    "lwf_vr": ("lwf_vr", _FIXED_TEXT),
+    "wise_ft": ("wise_ft", {"alpha": 0.8, "anchor": "previous"}),
+    "zscl": ("zscl", _FIXED_TEXT | {"l2_weight": 1.0, "average_every": 2}),
+    "icarl": ("icarl", _FIXED_TEXT | _MEMORY),
+    "gift": ("gift", _GIFT | {"weight_consolidation": "adaptive", "consolidation_weight": 1.0}),
+    "gift_without_awc": ("gift", _GIFT),
+    "gift_plain_l2": ("gift", _GIFT | {"weight_consolidation": "plain-l2", "consolidation_weight": 1.0}),
+    "gift_image_only": ("gift", _GIFT | {"distillation": "image-only"}),
+    "gift_text_only": ("gift", _GIFT | {"distillation": "text-only"}),
+    "gift_feature_distance": ("gift", _GIFT | {"distillation": "feature-distance"}),
+    "gift_no_alignment": ("gift", _GIFT | {"alignment_weight": 0.0}),
+    "gift_alignment_1": ("gift", _GIFT | {"alignment_weight": 1.0}),
+    "gift_teacher_initial": ("gift", _GIFT | {"teacher": "initial"}),
+    "gift_teacher_wise_0.2": ("gift", _GIFT | {"teacher": "wise", "teacher_alpha": 0.2}),
+    "gift_teacher_wise_0.5": ("gift", _GIFT | {"teacher": "wise", "teacher_alpha": 0.5}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantResult:
+    """How far one variant is from the golden numbers. `loss_difference` is None where the fixture holds no losses."""
+
+    name: str
+    loss_difference: float | None
+    weight_difference: float | None  # 99th percentile over the probe; None if the method is not built
+    agrees: bool
+    note: str = ""
+
+
+_NUMBERS = {
+    "optimizer": {
+        "lr": float, "warmup": int, "total": int, "betas": [float], "eps": float, "weight_decay": float, "label_smoothing": float,
+    },
+    "stride": int,
+    "variants": {str: {"losses?": [{"loss": float}]}},
+}  # fmt: skip
+
+
+class Fixture:
+    """Inputs and golden numbers. Raises DataError for a file that is not such a fixture."""
+
+    def __init__(self, path: Path) -> None:
+        tensors_file, numbers_file = _locate(path)
+        self.path = tensors_file
+        self.tensors, self.numbers = _read_fixture(tensors_file, numbers_file)
+        fault = shape_fault(self.numbers, _NUMBERS)
+        if fault is not None:
+            raise DataError(f"{numbers_file} lacks or garbles a number of the fixture{fault}.")
+        settings, betas = self.numbers["optimizer"], self.numbers["optimizer"]["betas"]
+        fractions = [settings["label_smoothing"], *betas]
+        if len(betas) != 2 or not all(0 <= fraction < 1 for fraction in fractions) or not 0 <= settings["warmup"] < settings["total"]:
+            raise DataError(f"{numbers_file}: two betas and label_smoothing from 0 to below 1, and warmup below total, are expected.")
+        if min(settings["lr"], settings["eps"], settings["weight_decay"], self.numbers["stride"] - 1) < 0:
+            raise DataError(f"{numbers_file}: lr, eps and weight_decay are 0 or more, stride 1 or more.")
+        self.label_smoothing = float(settings["label_smoothing"])
+        self.schedule = Schedule(peak=settings["lr"], warmup_steps=settings["warmup"], total_steps=settings["total"])
+        self.optimizer = OptimizerSettings(beta1=betas[0], beta2=betas[1], epsilon=settings["eps"], weight_decay=settings["weight_decay"])
+        self.stride = int(self.numbers["stride"])
+        self.golden: Mapping[str, Mapping[str, Any]] = self.numbers["variants"]
+        with _telling(tensors_file):
+            self._check_tensors()
+
+    def tensor(self, name: str) -> Tensor:
+        """An input by name. Raises DataError if it is missing."""
+        if name not in self.tensors:
+            raise DataError(f"{self.path} has no tensor {name!r}; a parity fixture needs it.")
+        return self.tensors[name]
+
+    def weights(self, which: str) -> dict[str, Tensor]:
+        """`initial` or `previous` weights by parameter name."""
+        return {name.removeprefix(f"{which}/"): tensor for name, tensor in self.tensors.items() if name.startswith(f"{which}/")}
+
+    def _check_tensors(self) -> None:
+        images, labels = self.tensor("task_images"), self.tensor("task_labels")
+        for name, dimensions in (("task_images", 5), ("task_labels", 2), ("class_tokens", 2), ("synthetic_images", 5)):
+            if self.tensor(name).ndim != dimensions:
+                raise DataError(f"{self.path}: {name!r} should have {dimensions} dimensions, found {list(self.tensor(name).shape)}.")
+        if images.shape[:2] != labels.shape or self.tensor("synthetic_captions").shape != self.tensor("synthetic_images").shape[:2]:
+            raise DataError(f"{self.path}: images and their labels or captions disagree in steps or batch size.")
+        if self.tensor("synthetic_captions").max() >= len(self.tensor("caption_tokens")):
+            raise DataError(f"{self.path}: a synthetic image names a caption that 'caption_tokens' does not hold.")
+        counted = [labels, *(self.tensor(name) for name in ("class_tokens", "caption_tokens", "synthetic_captions"))]
+        if any(tensor.is_floating_point() or not tensor.numel() or tensor.min() < 0 for tensor in counted):
+            raise DataError(f"{self.path}: labels, captions and tokens must be whole numbers from 0.")
+        vocabulary = len(self.tensor("previous/token_embedding.weight"))
+        if max(int(self.tensor(name).max()) for name in ("class_tokens", "caption_tokens")) >= vocabulary:
+            raise DataError(f"{self.path}: a token is not among the {vocabulary} of 'previous/token_embedding.weight'.")
+        if labels.max() >= len(self.tensor("class_tokens")):
+            raise DataError(f"{self.path}: a label has no row in 'class_tokens'.")
+        if len(images) > self.schedule.total_steps + 1:
+            raise DataError(f"{self.path} has {len(images)} batches; its schedule ends after {self.schedule.total_steps + 1} updates.")
+
+
+def check_fixture(path: Path) -> Iterator[VariantResult]:
+    """Replay every variant of a fixture, or of all fixtures of a folder, one after the other.
+
+    Raises: DataError or ConfigError for a bad fixture.
+    """
+    folder = sorted(file for file in path.glob("*.safetensors") if file.with_suffix(".json").is_file()) if path.is_dir() else []
+    for file in folder or [path]:
+        tensors_file, numbers_file = _locate(file)
+        tensors, numbers = _read_fixture(tensors_file, numbers_file)
+        if is_adapter_fixture(tensors):
+            with _telling(tensors_file):
+                result = _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file)))
+            yield result
+            continue
+        fixture = Fixture(file)
+        for name in fixture.golden:
+            with _telling(tensors_file):
+                result = _check_variant(fixture, name)
+            yield result
+
+
+def _check_adapters(replay: AdapterReplay) -> VariantResult:
+    feature_difference = replay.feature_difference()
+    loss_difference = replay.train()
+    weight_difference = replay.weight_difference()
+    within = feature_difference <= parity_adapters.FEATURE_BOUND and loss_difference <= parity_adapters.LOSS_BOUND
+    within = within and weight_difference <= parity_adapters.WEIGHT_BOUND
+    counts = "equal" if replay.counts_agree() else "DIFFERENT"
+    bounds = f"{parity_adapters.FEATURE_BOUND:.0e}, {parity_adapters.LOSS_BOUND:.0e}, {parity_adapters.WEIGHT_BOUND:.0e}"
+    return VariantResult(
+        name="moe_adapter",
+        loss_difference=loss_difference,
+        weight_difference=weight_difference,
+        agrees=within and replay.counts_agree(),
+        note=f"features {feature_difference:.1e}, expert counts {counts}; all weights; bounds {bounds}",
+    )
+
+
+def _check_variant(fixture: Fixture, name: str) -> VariantResult:
+    if name not in VARIANTS:
+        absent = {"loss_difference": None, "weight_difference": None}
+        return VariantResult(name=name, agrees=False, note="not built", **absent)
+    losses, weights = replay_variant(fixture, name)
+    golden = [float(row["loss"]) for row in fixture.golden[name].get("losses", [])]
+    if golden and len(golden) != len(losses):
+        raise DataError(f"{fixture.path}: variant {name!r} has {len(golden)} losses for {len(losses)} batches.")
+    differences = [abs(ours - theirs) for ours, theirs in zip(losses, golden, strict=False)]
+    flat = torch.cat([weights[parameter].flatten() for parameter in sorted(weights)])[:: fixture.stride]
+    probe = fixture.tensor(f"final_probe/{name}")
+    if probe.shape != flat.shape:
+        raise DataError(f"{fixture.path}: 'final_probe/{name}' holds {len(probe)} values, stride {fixture.stride} gives {len(flat)}.")
+    weight_difference = float((flat - probe).abs().quantile(0.99))
+    if name in FIRST_LOSS_ONLY and differences:
+        agrees, note = differences[0] <= LOSS_BOUND, f"only its first loss is held: {differences[0]:.2e}"
+    else:
+        agrees, note = max(differences, default=0.0) <= LOSS_BOUND and weight_difference <= WEIGHT_BOUND, ""
+    return VariantResult(
+        name=name,
+        loss_difference=max(differences, default=None),
+        weight_difference=weight_difference,
+        agrees=agrees,
+        note=note if golden else "the fixture holds no losses",
+    )
+
+
+def replay_variant(fixture: Fixture, name: str) -> tuple[list[float], dict[str, Tensor]]:
+    """Train the variant on the fixture's batches. Returns every step's total loss, and what is handed on, logit_scale included."""
+    method_name, settings = VARIANTS[name]
+    chosen = method_class(method_name)
+    method = chosen(parse_table(chosen.Config, settings, f"variant {name}"))
+    student = backbone_from_tensors(fixture.weights("previous"))
+    num_steps = len(fixture.tensor("task_images"))
+    context = TaskContext(
+        task_name=name,
+        task_index=1,
+        num_steps=num_steps,
+        label_smoothing=fixture.label_smoothing,
+        class_tokens=student.trim(fixture.tensor("class_tokens")),
+        reference_tokens=_reference_tokens(fixture, student, chosen.texts),
+        initial_weights=fixture.weights("initial"),
+        replay_pass=None,
+        task_images=lambda _: (_task_batch(fixture, step) for step in range(num_steps)),
+    )
+    method.prepare(student, num_tasks=context.task_index + 1)
+    method.begin_task(context, student)
+    parameters = method.trainable(student)
+    training = Training(
+        method=method,
+        student=student,
+        parameters=parameters,
+        optimizer=build_optimizer(parameters, fixture.optimizer),
+        schedule=fixture.schedule,
+    )
+    batches = ((_task_batch(fixture, step), _replay_batch(fixture, student, chosen.replay, step)) for step in range(num_steps))
+    recorder = TermRecorder(name)
+    for step, terms in train_steps(training, batches):
+        recorder.add(step, terms)
+    method.end_task(student)
+    losses = [sum(values.values()) for _, values in recorder.flush()]
+    return losses, {key: tensor.detach() for key, tensor in student.network.state_dict().items()}
+
+
+def _task_batch(fixture: Fixture, step: int) -> TaskBatch:
+    return TaskBatch(images=fixture.tensor("task_images")[step], labels=fixture.tensor("task_labels")[step])
+
+
+def _replay_batch(fixture: Fixture, student: Backbone, source: ReplaySource, step: int) -> ReplayBatch | None:
+    if source == ReplaySource.NONE:
+        return None
+    if source == ReplaySource.SYNTHETIC:
+        captions = fixture.tensor("synthetic_captions")[step]
+        return place_replay(_as_batch(fixture.tensor("synthetic_images")[step], captions, fixture.tensor("caption_tokens")), student)
+    images = fixture.tensor("task_images")[step]
+    if source == ReplaySource.MEMORY:
+        memory = fixture.tensor("memory_images")
+        parts = memory.split(len(images))
+        images = parts[step % len(parts)]
+    return _as_batch(images, torch.arange(len(images)), torch.zeros(len(images), 1, dtype=torch.long))
+
+
+def _as_batch(images: Tensor, captions: Tensor, caption_tokens: Tensor) -> ReplayBatch:
+    places: dict[int, int] = {}
+    ids = torch.tensor([places.setdefault(caption, len(places)) for caption in captions.tolist()])
+    names = tuple(str(caption) for caption in captions.tolist())
+    return ReplayBatch(images=images, captions=names, tokens=caption_tokens[captions], caption_ids=ids, sample_keys=names)
+
+
+def _reference_tokens(fixture: Fixture, student: Backbone, texts: TextSource) -> Tensor | None:
+    names = {TextSource.CLASSES: "class_tokens", TextSource.RANDOM: "random_tokens", TextSource.CAPTIONS: "caption_tokens"}
+    return student.trim(fixture.tensor(names[texts])) if texts in names else None
+
+
+@contextmanager
+def _telling(tensors_file: Path) -> Iterator[None]:
+    """Tensors that do not fit each other, or train to infinity, are noticed by what computes with them."""
+    try:
+        yield
+    except (ConfigError, NonFiniteError, RuntimeError, ValueError, LookupError, ArithmeticError) as error:
+        reason = textwrap.shorten(str(error) or repr(error), 500)
+        raise DataError(f"{tensors_file} cannot be replayed: {reason} Copy the fixture again, both its files.") from error
+
+
+def _read_fixture(tensors_file: Path, numbers_file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    numbers = read_json_object(numbers_file, {}, DataError)
+    try:
+        return load_file(tensors_file), numbers
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{tensors_file} is not a readable fixture: {error}.") from error
+
+
+def _locate(path: Path) -> tuple[Path, Path]:
+    tensors_file = path / "fixture.safetensors" if path.is_dir() else path
+    if tensors_file.suffix != ".safetensors":
+        raise ConfigError(f"{path} is neither a folder with fixture.safetensors nor a .safetensors file.")
+    numbers_file = tensors_file.with_suffix(".json")
+    for file in (tensors_file, numbers_file):
+        if not file.is_file():
+            raise DataError(f"{file} is missing; a fixture is a .safetensors file with a .json of the same name beside it.")
+    return tensors_file, numbers_file

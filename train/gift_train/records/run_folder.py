@@ -1,0 +1,190 @@
+"""A run's folder: what identifies it, its log, its accuracy matrix and its summary. Reports read these files.
+
+RUN/run.json              resolved recipe, order, seed, model, shards; versions, hardware, command, times
+RUN/metrics.jsonl         one line per logged step
+RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
+                          where a method's weights can be read in more than one way (MoE-Adapter's two routings)
+RUN/summary.json          when the run is complete
+RUN/replay/<task>.parquet the index rows the task replayed
+RUN/checkpoints/          see checkpoint.py
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
+from gift_shared.errors import ConfigError, DataError
+from gift_shared.locks import only_writer
+from gift_train.distributed import ONE, Ranks
+from gift_train.evaluation.metrics import continual_metrics
+from gift_train.records.files import MATRIX_FILE, METRICS_FILE, RUN_FILE, TIMING_FILE, read_accuracies, read_record, read_timing
+from gift_train.records.identity import difference
+from gift_train.records.provenance import git_commit, hardware, versions
+
+LOCK = ".lock"
+
+
+class RunFolder:
+    """Opens a new run, or the same run again; refuses the folder of another one (ConfigError).
+
+    One run at a time: another one that opens the same folder is refused (ConfigError) until `close`, or this one's end. Of a run's
+    ranks the main one reads and writes; the others, which need not even see the folder, are told what it reads.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], ranks: Ranks = ONE) -> None:
+        self.identity = identity
+        self.ranks = ranks
+        self._held = ExitStack()
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.replay = path / "replay"
+        self._run_file = path / RUN_FILE
+        self._matrix_file = path / MATRIX_FILE
+        self._timing_file = path / TIMING_FILE
+        self.metrics_file = path / METRICS_FILE
+        if ranks.is_main:
+            self._open()
+
+    def _open(self) -> None:
+        path, identity = self.path, self.identity
+        check_place(path, identity)
+        path.mkdir(parents=True, exist_ok=True)
+        self._held.enter_context(only_writer(path / LOCK, f"Run folder {path}"))
+        for stale in path.rglob(f".*{TEMPORARY_SUFFIX}"):
+            stale.unlink()  # a killed start left it half-written
+        is_new = not self._run_file.is_file()
+        if not is_new:
+            self.record = read_record(path)
+        else:
+            self.record = {
+                "identity": identity,
+                "command": sys.argv,
+                "versions": versions(),
+                "commit": git_commit(),
+                "hardware": hardware(),
+                "started": _now(),
+                "ended": None,
+            }
+            self.record |= identity
+        if is_new or self.record.get("processes") != self.ranks.world_size:
+            self.record["processes"] = self.ranks.world_size  # of the last start; they change rounding, not the run
+            write_json(self._run_file, self.record)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._held.close()
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, after everything written is on disk; 0 on other ranks than the main one."""
+        if not self.ranks.is_main or not self.metrics_file.exists():
+            return 0
+        with self.metrics_file.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def cut_metrics(self, size: int) -> None:
+        """Forget the steps that were logged after the checkpoint a run resumes from. Raises DataError if earlier ones are gone."""
+        if not self.ranks.is_main:
+            return
+        found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        if found < size:
+            raise DataError(f"{self.metrics_file} has {found} bytes, its checkpoint claims {size}: it was cut. Restore it, or start anew.")
+        if found > size:
+            os.truncate(self.metrics_file, size)
+
+    def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to metrics.jsonl."""
+        if not self.ranks.is_main:
+            return
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known."""
+        found = self.ranks.from_main(lambda: read_accuracies(self.path, list(datasets)))
+        return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
+
+    def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
+        """Keep the accuracy matrix."""
+        if self.ranks.is_main:
+            write_json(self._matrix_file, accuracies)
+
+    def timing(self) -> dict[str, dict[str, float]]:
+        """Seconds spent so far, by task: {"train": {...}, "evaluate": {...}}, and "waited", see `add_waiting`."""
+        return read_timing(self.path)
+
+    def add_time(self, kind: str, task: str, seconds: float) -> None:
+        if not self.ranks.is_main:
+            return
+        timing = self.timing()
+        timing[kind][task] = seconds
+        write_json(self._timing_file, timing)
+
+    def add_waiting(self, task: str, share: float) -> None:
+        """Note the fraction of a task's training time in which steps waited for their batches; of the last start, if resumed."""
+        if not self.ranks.is_main:
+            return
+        timing = self.timing()
+        timing.setdefault("waited", {})[task] = share
+        write_json(self._timing_file, timing)
+
+    def finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
+        """Write summary.json and close run.json; returns the summary, on all ranks."""
+        return self.ranks.from_main(lambda: self._finish(accuracies))
+
+    def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
+        matrix, datasets = accuracies["matrix"], accuracies["datasets"]
+        identity, timing = self.record["identity"], self.timing()
+        waited = timing.get("waited", {})
+        summary = {
+            "method": identity["recipe"]["method"],
+            "title": identity["recipe"]["title"],
+            "recipe": identity["recipe_name"],
+            "order": identity["order"],
+            "seed": identity["seed"],
+            **asdict(continual_metrics(matrix)),
+            "readings": {name: asdict(continual_metrics(other)) for name, other in accuracies.get("readings", {}).items()},
+            "per_dataset": {
+                name: {
+                    "zero_shot": accuracies["zero_shot"][column],
+                    "transfer": sum(row[column] for row in matrix[:column]) / column if column else None,
+                    "avg": sum(row[column] for row in matrix) / len(matrix),
+                    "learned": matrix[column][column],
+                    "last": matrix[-1][column],
+                }
+                for column, name in enumerate(datasets)
+            },
+            "seconds": {kind: sum(timing[kind].values()) for kind in ("train", "evaluate")},
+            "waited": sum(share * timing["train"][task] for task, share in waited.items()) / max(sum(timing["train"].values()), 1e-9),
+        }
+        write_json(self.path / "summary.json", summary)
+        if self.record["ended"] is None:
+            self.record["ended"] = _now()
+            write_json(self._run_file, self.record)
+        return summary
+
+
+def check_place(path: Path, identity: Mapping[str, Any]) -> None:
+    """Whether a folder is free for this run or holds it already; touches nothing. Raises ConfigError naming the first difference."""
+    if (path / RUN_FILE).exists():
+        found = difference(read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
+        if found is not None:
+            raise ConfigError(f"--out {path} holds another run: {found}. Choose another folder.")
+    elif path.exists() and (not path.is_dir() or not all(map(_is_left_by_a_killed_start, path.iterdir()))):
+        raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
+
+
+def _is_left_by_a_killed_start(entry: Path) -> bool:
+    """Whether a file is what a start makes before its run.json is whole."""
+    return entry.name == LOCK or (entry.name.startswith(f".{RUN_FILE}.") and entry.name.endswith(TEMPORARY_SUFFIX))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,0 @@
-"""The paper's tables: which runs one needs, which are there, running what is missing, and ours beside the published numbers."""
