@@ -33,7 +33,7 @@ from gift_generate.planning.plan import PlanRequest, make_plan
 from gift_generate.rendering.factory import open_renderer
 from gift_generate.rendering.renderer import ModelOptions, RenderJob
 from gift_shared.manifests import Manifests
-from gift_shared.schema import PlanKind, Status
+from gift_shared.schema import PlanKind, SampleStatus
 
 Rows = list[dict[str, Any]]
 MINI = ModelOptions(model="mini", device="cpu")
@@ -326,7 +326,7 @@ def sd15_findings(details: dict[str, Any], folder: Path, num_images: int, *, mea
 
     def ours(renderer: Any) -> None:
         pictures = RenderedPictures(renderer, ImageEncoder(), max_attempts=1).pictures(rows, lambda count: None)
-        assert all(picture.status == Status.OK for picture in pictures)  # one that failed would be spared its encoding
+        assert all(picture.status == SampleStatus.OK for picture in pictures)  # one that failed would be spared its encoding
         write_shard(folder, "sd15-00000", rows, pictures, {})
 
     seconds = seconds_each({"plain": plain, **{name: functools.partial(ours, each) for name, each in renderers.items()}}, rounds=2)

@@ -106,14 +106,14 @@ def make_output(plan: Path, out: Path) -> None:
     from gift_generate.output.shard_writer import write_shard
     from gift_generate.rendering.factory import open_renderer
     from gift_generate.rendering.renderer import ModelOptions
-    from gift_shared.schema import Status
+    from gift_shared.schema import SampleStatus
 
     renderer = open_renderer(ModelOptions(model="flat-color", height=8, width=8))
     source = RenderedPictures(renderer, ImageEncoder("png"), 3)
     output = bind_output(out, plan, source)
     for shard in output.shards:
         rows = output.rows(shard)
-        failed = (Picture(status=Status.FAILED, message="not rendered", attempts=1, used_seed=row["sample_seed"]) for row in rows[1:])
+        failed = (Picture(status=SampleStatus.FAILED, message="not rendered", attempts=1, used_seed=row["sample_seed"]) for row in rows[1:])
         first = source.pictures(rows[:1], lambda _: None)
         write_shard(out, shard.name, rows, list(itertools.chain(first, failed)), output.metadata)
     output.write_index()

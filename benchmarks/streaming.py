@@ -68,8 +68,8 @@ def loading_rates(file_pixels: int, model_pixels: int, num_images: int, workers:
         rows = write_pool(Path(folder) / "shards", contents, num_shards=4)
         passes = {
             "plain": plain_pass(Path(folder) / "plain", model_pixels, workers),
-            "shards": shard_pass(Path(folder) / "shards", rows, model_pixels, workers, room_bytes=0),
-            "kept": shard_pass(Path(folder) / "shards", rows, model_pixels, workers, room_bytes=10**9),
+            "shards": shard_pass(Path(folder) / "shards", rows, model_pixels, workers, cache_bytes=0),
+            "kept": shard_pass(Path(folder) / "shards", rows, model_pixels, workers, cache_bytes=10**9),
         }
         seconds = seconds_each(passes, rounds=2)  # the warm-up round fills the memory of "kept" and the file system's of the others
     return {name: EPOCHS * num_images / taken for name, taken in seconds.items()}
@@ -98,7 +98,7 @@ def plain_pass(folder: Path, pixels: int, workers: int) -> Callable[[], int]:
     return one_pass
 
 
-def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, room_bytes: int) -> Callable[[], int]:
+def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, cache_bytes: int) -> Callable[[], int]:
     """The trainer's stream, images placed and normalised."""
     import torch
 
@@ -107,7 +107,7 @@ def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, room_bytes:
     from gift_train.data.replay import ReplayCollate, ReplayDataset
     from gift_train.data.transforms import image_transforms
 
-    dataset = ReplayDataset(out, rows, image_transforms(pixels).evaluation, room_bytes)
+    dataset = ReplayDataset(out, rows, image_transforms(pixels).evaluation, cache_bytes)
     order = BatchOrder(num_samples=len(rows), batch_size=BATCH_SIZE, seed=0, name="replay")
     collate = ReplayCollate(lambda captions: torch.zeros(len(captions), 8, dtype=torch.long))
     normalise = Normalise(MEAN, STD, torch.device("cpu"))
@@ -139,7 +139,7 @@ def stream_memory(folder: Path, num_shards: int) -> dict[str, float]:
     from gift_shared.parquet_files import read_output_index
 
     rows, _ = read_output_index(folder)
-    one_pass = shard_pass(folder, rows.slice(0, num_shards * ROWS_PER_SHARD), MINI_MODEL, 0, room_bytes=0)
+    one_pass = shard_pass(folder, rows.slice(0, num_shards * ROWS_PER_SHARD), MINI_MODEL, 0, cache_bytes=0)
     streamed = 0
     while streamed < STREAMED:
         streamed += one_pass()
@@ -198,7 +198,7 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
     from gift_generate.images.image_source import Picture
     from gift_generate.output.shard_writer import write_shard
     from gift_shared.parquet_files import read_index, write_index
-    from gift_shared.schema import Status
+    from gift_shared.schema import SampleStatus
     from gift_shared.shards import shard_rows
 
     pixels = Image.open(io.BytesIO(contents[0])).width
@@ -215,7 +215,15 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
             }
             for index in range(len(part))
         ]  # fmt: skip
-        made = {"status": Status.OK, "message": "", "attempts": 1, "used_seed": 1, "suffix": ".jpg", "width": pixels, "height": pixels}
+        made = {
+            "status": SampleStatus.OK,
+            "message": "",
+            "attempts": 1,
+            "used_seed": 1,
+            "suffix": ".jpg",
+            "width": pixels,
+            "height": pixels,
+        }
         write_shard(out, shard, rows, [Picture(**made, content=content) for content in part], {})
         tables.append(read_index(shard_rows(out, shard))[0])
     rows = pa.concat_tables(tables)

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gift_generate.images.image_source import PictureSource
+from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter, MadeShard
 from gift_generate.output.folder import OutputFolder, Shard, bind_output
 from gift_generate.workers.claims import Claims
-from gift_generate.workers.heartbeat import Beats, LifeSign, Watch
+from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness
 from gift_generate.workers.rank import Worker
 from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.progress import Progress
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
@@ -24,11 +24,11 @@ LONGEST_NAP = 0.5  # seconds between two looks at whether the scheduler wants th
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conduct:
+class WorkerPolicy:
     """How a worker gets on with other workers and with the scheduler. Nothing here can change a byte of a shard."""
 
     waits: bool = False  # stays while others are at work, to take over the shards of those that die
-    beats: Beats = field(default_factory=Beats)
+    intervals: HeartbeatIntervals = field(default_factory=HeartbeatIntervals)
     notice: PreemptionNotice = field(default_factory=PreemptionNotice)  # opened by whoever owns the process
 
 
@@ -47,20 +47,20 @@ class RunSummary:
 
 
 def run(
-    out: Path, plan_path: Path | None, source: PictureSource, worker: Worker, tell: Callable[[str], None], conduct: Conduct | None = None
+    out: Path, plan_path: Path | None, source: ImageSource, worker: Worker, tell: Callable[[str], None], policy: WorkerPolicy | None = None
 ) -> RunSummary:
     """Render shards that nobody else works on, this worker's share first, until none is free; write the index once all are complete.
 
     Raises ConfigError if the folder belongs to another plan or other settings, ShardError if no image comes out usable, Preempted if
     the scheduler's notice came before all was done: then what was begun is dropped, and free for others.
     """
-    conduct = conduct or Conduct()
+    policy = policy or WorkerPolicy()
     output = bind_output(out, plan_path, source)
     left = output.remaining(worker.preferred(output.shards))
     share = set(worker.share(output.shards))
     for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
         tell(f"warning: {warning}")
-    with LifeSign(out, worker, conduct.beats) as life:
+    with Heartbeat(out, worker, policy.intervals) as life:
         life.tell(
             "started",
             settings=source.settings,
@@ -70,8 +70,8 @@ def run(
             shards_left=len(left),
         )
         num_images = sum(shard.num_rows for shard in left)
-        with Claims(out, life.worker, conduct.beats) as claims, Progress("images", num_images, "image") as progress:
-            shift = _Shift(output, source, conduct, _Surroundings(life, claims, progress), left)
+        with Claims(out, life.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
+            shift = _Shift(output, source, policy, _Surroundings(life, claims, progress), left)
             with BackgroundWriter(output) as writer:
                 shift.work(writer)
             summary = shift.summary
@@ -80,9 +80,9 @@ def run(
             if not left:
                 if summary.shards_done_here or not output.has_index():
                     output.write_index()
-                output.tidy(Watch(out, conduct.beats))
+                output.tidy(Liveness(out, policy.intervals))
         if left:
-            conduct.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
+            policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
             holders = sorted(set(claims.holders().values()))
             if holders:
                 count = f"{len(left)} of {len(output.shards)} shards"
@@ -101,7 +101,7 @@ def _distinct_captions(output: OutputFolder, shards: Sequence[Shard]) -> list[st
 class _Surroundings:
     """Where a worker's doings are told: to the other workers, and on the terminal."""
 
-    life: LifeSign
+    life: Heartbeat
     claims: Claims
     progress: Progress
 
@@ -114,12 +114,12 @@ class _Shift:
     """What a worker does from its first shard to its last."""
 
     def __init__(
-        self, output: OutputFolder, source: PictureSource, conduct: Conduct, surroundings: _Surroundings, left: Sequence[Shard]
+        self, output: OutputFolder, source: ImageSource, policy: WorkerPolicy, surroundings: _Surroundings, left: Sequence[Shard]
     ) -> None:
         self.summary = RunSummary()
         self._output = output
         self._source = source
-        self._conduct = conduct
+        self._conduct = policy
         self._life, self._claims, self._progress = surroundings.life, surroundings.claims, surroundings.progress
         self._left = list(left)  # as far as is known, in the order they are taken
         self._made: set[str] = set()  # shards whose images were counted here
@@ -181,14 +181,14 @@ class _Shift:
         self.summary.shards_done_here += 1
         self.summary.statuses.update(statuses)
         self._life.images(done=made.shard.num_rows)
-        self._life.tell(SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[Status.OK], seconds=round(made.seconds, 3))
+        self._life.tell(SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[SampleStatus.OK], seconds=round(made.seconds, 3))
         self._note_shards()
         self._require_some_usable(made)
         return True
 
     def _require_some_usable(self, last: MadeShard) -> None:
         summary = self.summary
-        if summary.num_images >= MOST_UNUSABLE_AT_START and not summary.statuses[Status.OK]:
+        if summary.num_images >= MOST_UNUSABLE_AT_START and not summary.statuses[SampleStatus.OK]:
             counts = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
             raise ShardError(
                 f"None of the first {summary.num_images} images is usable ({counts}; {last.pictures[0].message}). "
@@ -211,7 +211,7 @@ class _Shift:
     def _nap(self) -> None:
         """Sleep until the next look, or until the notice comes."""
         self._life.wait(True)
-        ends = time.monotonic() + self._conduct.beats.look_again_seconds
+        ends = time.monotonic() + self._conduct.intervals.look_again_seconds
         while time.monotonic() < ends and not self._conduct.notice.has_come:
-            time.sleep(min(LONGEST_NAP, self._conduct.beats.look_again_seconds))
+            time.sleep(min(LONGEST_NAP, self._conduct.intervals.look_again_seconds))
         self._life.wait(False)

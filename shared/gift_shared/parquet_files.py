@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from gift_shared.atomic import atomic_path
 from gift_shared.errors import GiftError, PlanError, ShardError
 from gift_shared.keys import KEY_PATTERN
-from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, PLAN_SCHEMA, SCHEMA_VERSION, VERSION_KEY, Status
+from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, PLAN_SCHEMA, SCHEMA_VERSION, VERSION_KEY, SampleStatus
 from gift_shared.storage import NO_PARQUET, Folder, index_file
 
 MOST_ROWS = 100_000_000  # a few bytes of Parquet can claim more rows than any memory holds
@@ -102,10 +102,10 @@ def _index_fault(rows: pa.Table) -> str | None:
         unsafe = names.filter(pc.invert(pc.match_substring_regex(names, f"^{KEY_PATTERN.pattern}$")))
         if len(unsafe):
             return f"{column} {unsafe[0].as_py()!r} must match {KEY_PATTERN.pattern}"
-    unknown = pc.unique(rows["status"]).filter(pc.invert(pc.is_in(pc.unique(rows["status"]), pa.array(list(Status)))))
+    unknown = pc.unique(rows["status"]).filter(pc.invert(pc.is_in(pc.unique(rows["status"]), pa.array(list(SampleStatus)))))
     if len(unknown):
         return f"there is no status {unknown[0].as_py()!r}"
-    usable = rows.select(IMAGE_COLUMNS).filter(pc.equal(rows["status"], Status.OK))
+    usable = rows.select(IMAGE_COLUMNS).filter(pc.equal(rows["status"], SampleStatus.OK))
     for column in IMAGE_COLUMNS:
         if usable[column].null_count:
             return f"an image that is ok has no {column}"

@@ -27,7 +27,7 @@ WORKER_FOLDER = "workers"
 CLAIM_FOLDER = "claims"
 
 
-class Status(StrEnum):
+class SampleStatus(StrEnum):
     """What became of a planned sample. Only `ok` rows have an image in the tar."""
 
     OK = "ok"

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import inspect
 import io
 import itertools
 import re
@@ -12,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,21 +101,6 @@ class Resources:
                 raise ConfigError(f"--slurm {pair}: {name} has its own flag here, or is what logs and restarts rest on.")
             options[name] = value if separator else True
         return options
-
-
-def with_resources(command: Callable[..., None]) -> Callable[..., None]:
-    """A typer command that has the options of Resources after its own; `command` gets them as its argument `resources`."""
-    options = inspect.signature(Resources).parameters
-    signature = inspect.signature(command)
-
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        resources = Resources(**{name: given.pop(name) for name in options})
-        command(resources=resources, **given)
-
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "resources"]
-    with_options.__signature__ = signature.replace(parameters=[*own, *options.values()])  # type: ignore[attr-defined]
-    return with_options
 
 
 def each_of(assignments: Sequence[str]) -> list[dict[str, str]]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gift_train.clip.load import backbone_from_tensors
-from gift_train.parity.replay import LOSS_BOUND, WEIGHT_BOUND, Fixture
+from gift_train.parity.bounds import LOSS_BOUND, WEIGHT_BOUND
+from gift_train.parity.replay import Fixture
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,11 +23,11 @@ from gift_train.parity.replay import check_fixture
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.records import checkpoint
-from gift_train.records.checkpoint import METADATA_KEY, Place
+from gift_train.records.checkpoint import METADATA_KEY, ResumePoint
 from gift_train.training.loop import Schedule, Training, build_optimizer
 
 PARITY = Path(__file__).parents[1] / "golden/parity"
-PLACE = Place(task_index=0, task_name="colours", next_step=1, metrics_bytes=0, train_seconds=1.0)
+PLACE = ResumePoint(task_index=0, task_name="colours", next_step=1, metrics_bytes=0, train_seconds=1.0)
 VISION = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
 TEXT = {"context_length": 8, "vocab_size": 514, "width": 64, "heads": 1, "layers": 1}
 

@@ -11,7 +11,7 @@ import sys
 
 from gift_generate import cli
 
-for module in ("claims", "output_folder", "pipeline", "rendered", "renderer"):  # for the forks
+for module in ("workers.claims", "output.folder", "pipeline", "images.rendered", "rendering.factory"):  # for the forks
     importlib.import_module(f"gift_generate.{module}")
 
 

@@ -1,5 +1,6 @@
 """Claims: one worker a shard, the dead ones' shards go to the living, and whoever is mistaken harms nothing."""
 
+import functools
 import json
 import os
 import signal
@@ -12,16 +13,16 @@ import pytest
 
 from gift_generate.images.image_source import ImageEncoder
 from gift_generate.images.rendered import RenderedPictures
-from gift_generate.pipeline import Conduct, run
+from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers.claims import Claims, read_claim
-from gift_generate.workers.heartbeat import Beats, LifeSign, State, Watch
+from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness, WorkerState
 from gift_generate.workers.rank import Worker
 from gift_shared.processes import ProcessName, this_process
 
 LARGE = ("--model", "flat-color", "--height", 384, "--width", 384, "--batch-size", 2)
 ELSEWHERE = "00007-node12-0123abcd-4711-99"  # a worker of another machine, of which only its files can tell
-QUICK = Beats(every_seconds=0.2, soonest_seconds=0.1, dead_after_seconds=120.0, look_again_seconds=0.2)
+QUICK = HeartbeatIntervals(every_seconds=0.2, soonest_seconds=0.1, dead_after_seconds=120.0, look_again_seconds=0.2)
 Plan = Callable[[int, int], Path]
 
 
@@ -71,7 +72,7 @@ def sign_on(out: Path, worker: str, silent_for: float = 0.0) -> None:
 
 
 def test_of_two_workers_one_gets_the_shard(folder: Path) -> None:
-    mine, other = (Claims(folder, worker, Beats()) for worker in (f"00000-{this_process()}", ELSEWHERE))
+    mine, other = (Claims(folder, worker, HeartbeatIntervals()) for worker in (f"00000-{this_process()}", ELSEWHERE))
     sign_on(folder, ELSEWHERE)
     with mine, other:
         assert other.take_one(["a-00000", "a-00001"]).shard == "a-00000"
@@ -87,7 +88,7 @@ def test_processes_that_claim_at_once_never_share_a_shard(folder: Path) -> None:
     for rank in range(4):
         child = os.fork()
         if child == 0:
-            claims = Claims(folder, f"{rank:05d}-{this_process()}", Beats())
+            claims = Claims(folder, f"{rank:05d}-{this_process()}", HeartbeatIntervals())
             taken = []
             while (one := claims.take_one(names)) is not None:
                 taken.append(one.shard)
@@ -105,8 +106,8 @@ def test_processes_that_claim_at_once_never_share_a_shard(folder: Path) -> None:
 @pytest.mark.parametrize(("silent_for", "is_taken"), [(10, False), (100, False), (130, True)])
 def test_a_claim_of_another_machine_counts_until_its_worker_was_silent_too_long(folder: Path, silent_for: float, is_taken: bool) -> None:
     sign_on(folder, ELSEWHERE, silent_for)
-    Claims(folder, ELSEWHERE, Beats()).take_one(["a-00000"])
-    with Claims(folder, f"00000-{this_process()}", Beats()) as claims:
+    Claims(folder, ELSEWHERE, HeartbeatIntervals()).take_one(["a-00000"])
+    with Claims(folder, f"00000-{this_process()}", HeartbeatIntervals()) as claims:
         taken = claims.take_one(["a-00000"])
         assert (taken is not None) == is_taken
         if taken is not None:
@@ -118,21 +119,21 @@ def test_the_storage_clock_decides_and_not_this_machine(folder: Path, monkeypatc
     sign_on(folder, ELSEWHERE)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    assert not Watch(folder, Beats()).is_dead(ELSEWHERE, 0.0)
+    assert not Liveness(folder, HeartbeatIntervals()).is_dead(ELSEWHERE, 0.0)
 
 
 def test_a_claim_of_a_process_that_is_gone_from_this_machine_is_taken_at_once(folder: Path) -> None:
     here = this_process()
     gone = f"00003-{ProcessName(here.host, here.machine, here.pid, here.started + 1)}"  # our number, but another start
     sign_on(folder, gone)
-    Claims(folder, gone, Beats()).take_one(["a-00000"])
-    taken = Claims(folder, f"00000-{here}", Beats()).take_one(["a-00000"])
+    Claims(folder, gone, HeartbeatIntervals()).take_one(["a-00000"])
+    taken = Claims(folder, f"00000-{here}", HeartbeatIntervals()).take_one(["a-00000"])
     assert (taken.shard, taken.taken_from) == ("a-00000", gone)
 
 
 def test_a_claim_that_was_cut_short_is_given_time_and_then_taken(folder: Path) -> None:
     """Only a storage without hard links shows such a file: the claim is created first and written a moment later."""
-    claims = Claims(folder, f"00000-{this_process()}", Beats())
+    claims = Claims(folder, f"00000-{this_process()}", HeartbeatIntervals())
     path = folder / "claims" / "a-00000.json"
     path.touch()
     assert claims.take_one(["a-00000"]) is None
@@ -142,24 +143,24 @@ def test_a_claim_that_was_cut_short_is_given_time_and_then_taken(folder: Path) -
 
 def test_a_claim_that_was_taken_over_is_not_given_up_by_its_first_holder(folder: Path) -> None:
     sign_on(folder, ELSEWHERE, silent_for=600)
-    stalled = Claims(folder, ELSEWHERE, Beats())
+    stalled = Claims(folder, ELSEWHERE, HeartbeatIntervals())
     stalled.take_one(["a-00000"])
     mine = f"00000-{this_process()}"
-    assert Claims(folder, mine, Beats()).take_one(["a-00000"]) is not None
+    assert Claims(folder, mine, HeartbeatIntervals()).take_one(["a-00000"]) is not None
     stalled.release("a-00000")
     assert claimed_by(folder) == {"a-00000": mine}
 
 
 def test_a_life_sign_is_renewed_and_its_end_recorded(folder: Path) -> None:
-    with LifeSign(folder, Worker(1, 2), Beats(every_seconds=0.02, soonest_seconds=0.01)) as life:
+    with Heartbeat(folder, Worker(1, 2), HeartbeatIntervals(every_seconds=0.02, soonest_seconds=0.01)) as life:
         life.note(shard="a-00001")
         path = folder / "workers" / f"{life.worker}.json"
         first = path.stat().st_mtime_ns
         wait_for(lambda: path.stat().st_mtime_ns > first)
-        (seen,) = Watch(folder, Beats()).workers()
-        assert (seen.state, seen.record.shard, seen.is_live) == (State.RUNNING, "a-00001", True)
-    (seen,) = Watch(folder, Beats()).workers()
-    assert (seen.state, seen.record.shard, seen.is_live) == (State.DONE, None, False)
+        (seen,) = Liveness(folder, HeartbeatIntervals()).workers()
+        assert (seen.state, seen.record.shard, seen.is_live) == (WorkerState.RUNNING, "a-00001", True)
+    (seen,) = Liveness(folder, HeartbeatIntervals()).workers()
+    assert (seen.state, seen.record.shard, seen.is_live) == (WorkerState.DONE, None, False)
     assert not any(thread.name == "life-sign" for thread in threading.enumerate())
 
 
@@ -172,13 +173,13 @@ def test_a_worker_that_waits_takes_over_from_one_that_is_killed(command, content
     held = set(claimed_by(out))
     killer = threading.Timer(1.5, workers.kill, [other])
     killer.start()
-    summary = run(out, long_plan, large_pictures(), Worker(0, 2), lambda message: None, Conduct(waits=True, beats=QUICK))
+    summary = run(out, long_plan, large_pictures(), Worker(0, 2), lambda message: None, WorkerPolicy(waits=True, intervals=QUICK))
     killer.join()
     assert summary.shards_left == 0
     log = [json.loads(line) for path in (out / "workers").glob("00000-*.jsonl") for line in path.read_text().splitlines()]
     assert {event["shard"] for event in log if event["event"] == "took over"} == held
     assert content(out) == content(whole)
-    assert sorted(seen.state for seen in Watch(out, Beats()).workers()) == [State.DEAD, State.DONE]
+    assert sorted(seen.state for seen in Liveness(out, HeartbeatIntervals()).workers()) == [WorkerState.DEAD, WorkerState.DONE]
 
 
 def test_a_live_worker_keeps_its_claim_and_others_leave_or_wait(command, workers, long_plan: Path, tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_a_live_worker_keeps_its_claim_and_others_leave_or_wait(command, workers
         assert "shards are left to workers at it: '00000-" in result.err
         assert claimed_by(out) == held
         waiting = workers.start("render", "--plan", long_plan, "--out", out, *LARGE, "--wait")
-        wait_for(lambda: State.WAITING in [seen.state for seen in Watch(out, Beats()).workers()])
+        wait_for(lambda: WorkerState.WAITING in [seen.state for seen in Liveness(out, HeartbeatIntervals()).workers()])
         os.kill(waiting, signal.SIGUSR1)
         assert workers.wait(waiting) == [75]
     finally:
@@ -229,7 +230,7 @@ def test_two_runs_of_one_rank_started_by_mistake_share_the_work(command, content
     assert workers.wait(*both) == [0, 0]
     assert content(out) == content(whole)
     assert command("verify", "--out", out).code == 0
-    shards_done = [seen.record.shards_done for seen in Watch(out, Beats()).workers()]
+    shards_done = [seen.record.shards_done for seen in Liveness(out, HeartbeatIntervals()).workers()]
     assert sum(shards_done) == 20
     assert min(shards_done) > 0
 
@@ -250,7 +251,8 @@ def test_with_everybody_stopped_status_tells_who_is_alive(command, workers, mani
     size = ("--model", "flat-color", "--height", 1024, "--width", 1024, "--batch-size", 1)
     start = ("render", "--plan", plan, "--out", out, *size, "--world-size", 2, "--rank")
     first, second = workers.start(*start, 0), workers.start(*start, 1)
-    wait_for(lambda: len([seen for seen in Watch(out, Beats()).workers() if seen.record.shard and seen.record.images_made]) == 2)
+    liveness = functools.partial(Liveness, out, HeartbeatIntervals())
+    wait_for(lambda: sum(bool(seen.record.shard and seen.record.images_made) for seen in liveness().workers()) == 2)
     os.kill(first, signal.SIGSTOP)
     workers.kill(second)
     sign_on(out, ELSEWHERE, silent_for=300)

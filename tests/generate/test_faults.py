@@ -13,7 +13,7 @@ import pytest
 
 from gift_generate.images.image_source import ImageEncoder, Picture, PlanRow
 from gift_generate.images.rendered import RenderedPictures
-from gift_generate.pipeline import Conduct, run
+from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers import rank as workers_module
 from gift_generate.workers.rank import Worker
@@ -134,7 +134,7 @@ def test_a_notice_that_comes_while_the_last_shard_is_written_asks_for_no_other_s
 ) -> None:
     source = NoticedAfterTheLastShard(FlatColorRenderer(height=16, width=16), ImageEncoder(), max_attempts=3)
     with PreemptionNotice() as notice:
-        summary = run(tmp_path / "out", plan, source, Worker(), lambda message: None, Conduct(notice=notice))
+        summary = run(tmp_path / "out", plan, source, Worker(), lambda message: None, WorkerPolicy(notice=notice))
         assert notice.has_come
     assert summary.shards_left == 0
     assert content(tmp_path / "out") == content(rendered)

@@ -19,7 +19,7 @@ from gift_generate.workers.rank import Worker
 from gift_shared.errors import ShardError
 from gift_shared.keys import retry_seed
 from gift_shared.parquet_files import read_output_index
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 
 Spoil = Callable[[RenderJob], Rendered | None]
 BLACK = Rendered(np.zeros((16, 16, 3), np.uint8))
@@ -49,13 +49,13 @@ def screened(renderer: FlatColorRenderer, rows: list[dict], max_attempts: int = 
 @pytest.mark.parametrize(
     ("rendered", "status"),
     [
-        (Rendered(np.full((2, 2, 3), 1, np.uint8)), Status.OK),
-        (Rendered(np.zeros((2, 2, 3), np.uint8)), Status.BLACK),
-        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True), Status.FLAGGED),
-        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True, is_finite=False), Status.FAILED),
+        (Rendered(np.full((2, 2, 3), 1, np.uint8)), SampleStatus.OK),
+        (Rendered(np.zeros((2, 2, 3), np.uint8)), SampleStatus.BLACK),
+        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True), SampleStatus.FLAGGED),
+        (Rendered(np.zeros((2, 2, 3), np.uint8), is_flagged=True, is_finite=False), SampleStatus.FAILED),
     ],
 )
-def test_an_image_is_judged_by_its_worst_trait(rendered: Rendered, status: Status) -> None:
+def test_an_image_is_judged_by_its_worst_trait(rendered: Rendered, status: SampleStatus) -> None:
     assert judge(rendered)[0] is status
 
 
@@ -63,9 +63,9 @@ def test_a_black_image_is_tried_again_with_the_next_seed() -> None:
     renderer = SpoiltRenderer(lambda job: BLACK if job.seed == 101 else None)
     pictures = screened(renderer, plan_rows(3))
     assert [(p.status, p.attempts, p.used_seed) for p in pictures] == [
-        (Status.OK, 1, 100),
-        (Status.OK, 2, retry_seed(101, 1)),
-        (Status.OK, 1, 102),
+        (SampleStatus.OK, 1, 100),
+        (SampleStatus.OK, 2, retry_seed(101, 1)),
+        (SampleStatus.OK, 1, 102),
     ]
     assert [job.seed for job in renderer.batches[1]] == [retry_seed(101, 1)]
 
@@ -73,7 +73,7 @@ def test_a_black_image_is_tried_again_with_the_next_seed() -> None:
 def test_after_the_last_attempt_an_image_is_recorded_as_what_it_is() -> None:
     renderer = SpoiltRenderer(lambda job: BLACK if job.caption == "thing 1" else None)
     picture = screened(renderer, plan_rows(2))[1]
-    assert (picture.status, picture.attempts, picture.content) == (Status.BLACK, 3, None)
+    assert (picture.status, picture.attempts, picture.content) == (SampleStatus.BLACK, 3, None)
     assert picture.used_seed == retry_seed(101, 2)
     assert len(renderer.batches) == 3
 

@@ -61,11 +61,11 @@ class Cluster:
         return shutil.which(program, path=self.environment["PATH"]) is not None
 
     def states(self) -> dict[str, str]:
-        """State of every job that waits or runs, by its number as users write it."""
+        """WorkerState of every job that waits or runs, by its number as users write it."""
         return dict(line.split() for line in self.run("squeue", "--noheader", "--array", "--format=%i %T").splitlines())
 
     def state(self, job: str) -> str:
-        """State of a job that may have ended."""
+        """WorkerState of a job that may have ended."""
         return self.field(job, "JobState")
 
     def restarts(self, job: str) -> int:

@@ -15,7 +15,7 @@ from gift_generate.output.shard_writer import write_shard
 from gift_shared.file_cache import GB, FileCache
 from gift_shared.parquet_files import read_index, write_index
 from gift_shared.remote_files import Patience
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 from gift_shared.shards import shard_rows
 from gift_shared.storage import RemoteFolder
 
@@ -28,7 +28,7 @@ def picture(number: int) -> Picture:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
     return Picture(
-        status=Status.OK, message="", attempts=1, used_seed=number, content=buffer.getvalue(), suffix=".png", width=64, height=64
+        status=SampleStatus.OK, message="", attempts=1, used_seed=number, content=buffer.getvalue(), suffix=".png", width=64, height=64
     )
 
 

@@ -58,7 +58,7 @@ class Ranks:
         """Whether this rank's share of so many rows is its own, and not another one's too."""
         return self.is_main or num_rows >= self.world_size
 
-    def gather(self, own: Tensor, num_rows: int) -> Tensor:
+    def all_gather(self, own: Tensor, num_rows: int) -> Tensor:
         """Every rank's rows of a batch, in their order: own [share, ...] -> [num_rows, ...], the same on all ranks.
 
         The gradient of `own` is that of the loss with respect to its rows; no rank waits for another on the way back.
@@ -67,10 +67,10 @@ class Ranks:
 
     def encode(self, encoder: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """encoder(rows), each rank encoding its share: for rows that every rank holds, such as class prompts."""
-        return self.gather(encoder(rows[self.share(len(rows))]), len(rows))
+        return self.all_gather(encoder(rows[self.share(len(rows))]), len(rows))
 
     @torch.no_grad()
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every `.grad` by its sum over the ranks. One that no rank has stays None, one that some have counts as 0 elsewhere.
 
         Which ones there are is asked first, and waited for: the one moment of a step at which the host knows less than the device.
@@ -91,7 +91,7 @@ class Ranks:
             parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks, as a new one."""
         if self.world_size == 1:
             return value
@@ -99,22 +99,22 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(value.device)
 
-    def any(self, claim: bool) -> bool:
+    def any_rank(self, claim: bool) -> bool:
         """Whether any rank claims it."""
-        return bool(self.sum(torch.tensor(int(claim))))
+        return bool(self.all_reduce(torch.tensor(int(claim))))
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self.any(False)
+        self.any_rank(False)
 
-    def main_first(self, make: Callable[[], T]) -> T:
+    def main_process_first(self, make: Callable[[], T]) -> T:
         """make() on every rank, on the main one before the others: what it leaves on disk they find."""
         if self.is_main:
             made = make()
         self.barrier()
         return made if self.is_main else make()
 
-    def collect(self, value: T) -> list[T]:
+    def gather_object(self, value: T) -> list[T]:
         """A small object of every rank, in the order of ranks; all ranks get the list."""
         if self.world_size == 1:
             return [value]
@@ -122,7 +122,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
         """What the main rank makes, a small object, on all ranks. The others do not make it."""
         if self.world_size == 1:
             return make()
@@ -131,7 +131,7 @@ class Ranks:
         return values[0]  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite these tensors, of equal shapes on all ranks, with the main rank's."""
         if self.world_size > 1:
             for tensor in tensors:
@@ -141,33 +141,33 @@ class Ranks:
                 dist.broadcast(placed, src=MAIN)
                 tensor.copy_(placed)
 
-    def tensors_from_main(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """The main rank's tensors by name on all ranks, on the CPU; the others give None."""
         held = {} if tensors is None else dict(tensors)
         if self.world_size == 1:
             return held
-        forms = self.from_main(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()})
+        forms = self.broadcast_object(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()})
         if not self.is_main:
             held = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in forms.items()}
-        self.spread(held.values())
+        self.broadcast(held.values())
         return held
 
-    def draw_alike(self) -> None:
+    def synchronize_rng(self) -> None:
         """Let every rank's generators go on from the main rank's state, those of its own device included."""
         if self.world_size == 1:
             return
         cpu = torch.get_rng_state()
-        self.spread([cpu])
+        self.broadcast([cpu])
         torch.set_rng_state(cpu)
         if self.device.type == "cuda":
             own = torch.cuda.get_rng_state(self.device)
-            self.spread([own])
+            self.broadcast([own])
             torch.cuda.set_rng_state(own, self.device)
-        others = self.from_main(lambda: (random.getstate(), np.random.get_state()))
+        others = self.broadcast_object(lambda: (random.getstate(), np.random.get_state()))
         random.setstate(others[0])
         np.random.set_state(others[1])
 
-    def together(self, make: Callable[[], T]) -> T:
+    def all_or_none(self, make: Callable[[], T]) -> T:
         """make() on every rank, which must not talk to other ranks meanwhile; if it fails on any, all of them leave.
 
         Raises: on the main rank GiftError or OSError, its own or one that tells which other process met it; SystemExit elsewhere.
@@ -179,10 +179,10 @@ class Ranks:
             made = make()
         except (GiftError, OSError) as caught:
             error = caught
-        met = self.collect(None if error is None else str(error))
+        met = self.gather_object(None if error is None else str(error))
         if not any(message is not None for message in met):
             return made
-        self.part()
+        self.leave_group()
         if not self.is_main:
             raise SystemExit(GiftError.exit_code)
         if error is not None:
@@ -190,7 +190,7 @@ class Ranks:
         rank = next(number for number, message in enumerate(met) if message is not None)
         raise GiftError(f"Process {rank} of {self.world_size}: {met[rank]}")
 
-    def part(self) -> None:
+    def leave_group(self) -> None:
         """Wait for all ranks and let go of each other, at a place that all of them reach."""
         if self.world_size > 1:
             self.barrier()
@@ -213,7 +213,7 @@ class Ranks:
         return torch.cat([part[: bounds[rank + 1] - bounds[rank]] for rank, part in enumerate(by_rank)])
 
 
-ONE = Ranks()
+SINGLE = Ranks()
 
 
 class _Gathered(torch.autograd.Function):
@@ -233,7 +233,7 @@ class _Gathered(torch.autograd.Function):
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def init_distributed(device: str) -> Iterator[Ranks]:
     """The ranks of this run, as `accelerate launch` and `torchrun` tell them (WORLD_SIZE, RANK, LOCAL_RANK); one without them.
 
     Args:
@@ -242,7 +242,7 @@ def joined(device: str) -> Iterator[Ranks]:
     """
     world_size = _from_environment("WORLD_SIZE", 1)
     if world_size == 1:
-        yield ONE
+        yield SINGLE
         return
     on_cpu = _is_on_cpu(device, world_size)
     from accelerate import PartialState
@@ -257,12 +257,12 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         yield ranks
     except (Preempted, NonFiniteError) as error:  # met by all ranks at the same step
-        ranks.part()
+        ranks.leave_group()
         if ranks.is_main:
             raise
         raise SystemExit(error.exit_code) from error
     # After any other error nobody waits: a rank that died is no longer there to part from, and its launcher ends the rest.
-    ranks.part()
+    ranks.leave_group()
 
 
 def is_main_process() -> bool:

@@ -149,7 +149,7 @@ def render(
         from gift_generate.images.image_source import ImageEncoder
         from gift_generate.images.rendered import RenderedPictures
         from gift_generate.output.folder import check_place
-        from gift_generate.pipeline import Conduct, run
+        from gift_generate.pipeline import WorkerPolicy, run
         from gift_generate.rendering.batch_size import parse_batch_size
         from gift_generate.rendering.factory import open_renderer
         from gift_generate.rendering.renderer import ModelOptions
@@ -180,7 +180,7 @@ def render(
         _tell(f"loading {model}")
         source = RenderedPictures(open_renderer(options), encoder, max_attempts)
         notice.obey(NOTHING_BEGUN)
-        _report(out, run(out, plan, source, worker, _tell, Conduct(waits=wait, notice=notice)))
+        _report(out, run(out, plan, source, worker, _tell, WorkerPolicy(waits=wait, notice=notice)))
 
 
 def _report(out: Path, summary: Any) -> None:

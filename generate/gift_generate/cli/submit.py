@@ -8,10 +8,11 @@ import typer
 
 from gift_shared.command_job import CommandJob
 from gift_shared.errors import ConfigError
-from gift_shared.submission import Resources, parse_words, require_executor, submit_jobs, submitted_lines, wait_for, with_resources
+from gift_shared.options import takes_options
+from gift_shared.submission import Resources, parse_words, require_executor, submit_jobs, submitted_lines, wait_for
 
 
-@with_resources
+@takes_options
 def submit(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(help="render and its options, as for gift-generate.", metavar="COMMAND")],

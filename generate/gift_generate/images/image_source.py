@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gift_shared.errors import ConfigError, unknown_name
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 
 PlanRow = dict[str, Any]  # one row of PLAN_SCHEMA
 IMAGE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -20,7 +20,7 @@ LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383}  # pixels that a format can hold
 class Picture:
     """An encoded image, or why there is none. `content` and sizes in pixels are None unless the status is ok."""
 
-    status: Status
+    status: SampleStatus
     message: str
     attempts: int
     used_seed: int
@@ -30,7 +30,7 @@ class Picture:
     height: int | None = None
 
 
-class PictureSource(Protocol):
+class ImageSource(Protocol):
     """Where a shard's pictures come from: a renderer, or files made elsewhere."""
 
     @property

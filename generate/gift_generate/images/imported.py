@@ -20,7 +20,7 @@ from gift_shared import keys
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import DataError, unknown_name
 from gift_shared.manifests import Manifests
-from gift_shared.schema import PLAN_SCHEMA, PlanKind, Status
+from gift_shared.schema import PLAN_SCHEMA, PlanKind, SampleStatus
 
 CSV_NAME = "image_text.csv"
 PATH_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "filepath", "file_path", "image_name", "img", "img_path")
@@ -214,7 +214,7 @@ def _rows(request: ImportRequest, task: _ImportedTask, published: dict[str, Plan
 
 def _picture(path: Path | None, sample_seed: int) -> Picture:
     if path is None:
-        return Picture(status=Status.FAILED, message="the file is missing", attempts=1, used_seed=sample_seed)
+        return Picture(status=SampleStatus.FAILED, message="the file is missing", attempts=1, used_seed=sample_seed)
     content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as image:
@@ -223,11 +223,11 @@ def _picture(path: Path | None, sample_seed: int) -> Picture:
             width, height = image.size
     except UNDECODABLE as error:
         message = f"does not decode: {error}" if path.name not in str(error) else "does not decode"
-        return Picture(status=Status.FAILED, message=message, attempts=1, used_seed=sample_seed)
+        return Picture(status=SampleStatus.FAILED, message=message, attempts=1, used_seed=sample_seed)
     if is_black:
-        return Picture(status=Status.BLACK, message="all pixels are 0", attempts=1, used_seed=sample_seed)
+        return Picture(status=SampleStatus.BLACK, message="all pixels are 0", attempts=1, used_seed=sample_seed)
     return Picture(
-        status=Status.OK, message="", attempts=1, used_seed=sample_seed,
+        status=SampleStatus.OK, message="", attempts=1, used_seed=sample_seed,
         content=content, suffix=SUFFIXES[path.suffix.lower()], width=width, height=height,
     )  # fmt: skip
 

@@ -11,21 +11,21 @@ import numpy as np
 from gift_generate.images.image_source import Picture, PlanRow
 from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
 from gift_shared.keys import retry_seed
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 
 Encode = Callable[[np.ndarray], tuple[bytes, str]]
 ENCODING_THREADS = 2  # one encodes several hundred photographs of 512 x 512 pixels a second, more than any GPU renders
 
 
-def judge(rendered: Rendered) -> tuple[Status, str]:
+def judge(rendered: Rendered) -> tuple[SampleStatus, str]:
     """Status and reason. A flagged image comes out black, so flagged is asked first; NaN pixels would be black too."""
     if not rendered.is_finite:
-        return Status.FAILED, "the model's output is not finite; try --dtype float32"
+        return SampleStatus.FAILED, "the model's output is not finite; try --dtype float32"
     if rendered.is_flagged:
-        return Status.FLAGGED, "the model's safety checker objected"
+        return SampleStatus.FLAGGED, "the model's safety checker objected"
     if not rendered.pixels.any():
-        return Status.BLACK, "all pixels are 0"
-    return Status.OK, ""
+        return SampleStatus.BLACK, "all pixels are 0"
+    return SampleStatus.OK, ""
 
 
 def render_screened(
@@ -51,7 +51,7 @@ def render_screened(
                 before = []
                 for position, job, rendered in zip(batch, jobs, rendered_batch, strict=True):
                     status, message = judge(rendered)
-                    if status is Status.OK or is_last:
+                    if status is SampleStatus.OK or is_last:
                         picture = Picture(status=status, message=message, attempts=attempt + 1, used_seed=job.seed)
                         encoding[position] = threads.submit(_with_content, picture, rendered.pixels, encode)
                         before.append(encoding[position])
@@ -78,7 +78,7 @@ def _job(row: PlanRow, attempt: int) -> RenderJob:
 
 
 def _with_content(picture: Picture, pixels: np.ndarray, encode: Encode) -> Picture:
-    if picture.status is not Status.OK:
+    if picture.status is not SampleStatus.OK:
         return picture
     content, suffix = encode(pixels)
     height, width, _ = pixels.shape

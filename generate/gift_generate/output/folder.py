@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gift_generate.images.image_source import PictureSource, PlanRow
+from gift_generate.images.image_source import ImageSource, PlanRow
 from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
 from gift_generate.workers.claims import remove_claims_of_the_dead
-from gift_generate.workers.heartbeat import Watch
+from gift_generate.workers.heartbeat import Liveness
 from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, PlanError
@@ -96,7 +96,7 @@ class OutputFolder:
         assert len(tables) == len(self.shards)
         write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
 
-    def tidy(self, watch: Watch) -> None:
+    def tidy(self, watch: Liveness) -> None:
         """Remove temporaries and claims that dead workers left; once every shard is complete. What a living one writes stays."""
         for folder in (self.path, *(self.path / name for name in (SHARD_FOLDER, CLAIM_FOLDER, WORKER_FOLDER))):
             for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
@@ -105,7 +105,7 @@ class OutputFolder:
         remove_claims_of_the_dead(self.path, watch)
 
 
-def bind_output(path: Path, plan_path: Path | None, source: PictureSource) -> OutputFolder:
+def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> OutputFolder:
     """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
 
     `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded. What the

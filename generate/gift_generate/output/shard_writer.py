@@ -13,7 +13,7 @@ import pyarrow as pa
 from gift_generate.images.image_source import Picture, PlanRow
 from gift_shared.atomic import atomic_path
 from gift_shared.parquet_files import write_index
-from gift_shared.schema import INDEX_SCHEMA, TAR_BYTES, TAR_SHA256, Status
+from gift_shared.schema import INDEX_SCHEMA, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import shard_rows, shard_tar
 
 NOT_IN_JSON = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
@@ -36,7 +36,7 @@ def _write_tar(file: BinaryIO, rows: Sequence[PlanRow], pictures: Sequence[Pictu
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row, picture in zip(rows, pictures, strict=True):
             index_row = _index_row(row, picture)
-            if picture.status is Status.OK:
+            if picture.status is SampleStatus.OK:
                 assert picture.content is not None
                 index_row["image_name"] = f"{row['sample_key']}{picture.suffix}"
                 index_row["byte_offset"] = _add(tar, index_row["image_name"], picture.content)

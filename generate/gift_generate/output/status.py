@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from gift_generate.output.folder import Shard, open_output
 from gift_generate.planning.cost import readable_hours
-from gift_generate.workers.heartbeat import Beats, SeenWorker, State, Watch
+from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness, ObservedWorker, WorkerState
 from gift_shared.errors import ShardError
-from gift_shared.schema import INDEX_FILE, Status
+from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.shards import shard_rows
 
 MOST_WORKER_LINES = 40  # live workers first, then those that ended last
@@ -45,7 +45,7 @@ class OutputStatus:
     statuses: dict[str, int]  # of the settled rows
     tasks: list[TaskStatus]
     has_index: bool  # of all shards
-    workers: list[SeenWorker] = field(default_factory=list)  # all that ever worked here, by rank and start
+    workers: list[ObservedWorker] = field(default_factory=list)  # all that ever worked here, by rank and start
 
     @property
     def remaining(self) -> int:
@@ -53,14 +53,14 @@ class OutputStatus:
         return self.images - sum(self.statuses.values())
 
     @property
-    def live(self) -> list[SeenWorker]:
+    def live(self) -> list[ObservedWorker]:
         """Workers at work now."""
         return [worker for worker in self.workers if worker.is_live]
 
     @property
     def images_per_second(self) -> float | None:
         """Of the live workers together; None while none has made an image."""
-        rates = [worker.record.images_per_second for worker in self.live if worker.state is State.RUNNING]
+        rates = [worker.record.images_per_second for worker in self.live if worker.state is WorkerState.RUNNING]
         return sum(rate for rate in rates if rate is not None) or None
 
     @property
@@ -89,7 +89,7 @@ class OutputStatus:
 
     def lines(self) -> list[str]:
         """For people."""
-        counts = ", ".join(f"{self.statuses.get(status, 0):,} {status}" for status in Status)
+        counts = ", ".join(f"{self.statuses.get(status, 0):,} {status}" for status in SampleStatus)
         lines = [
             f"shards     {self.shards_done:,} of {self.shards:,} done",
             f"images     {self.images - self.remaining:,} of {self.images:,} settled ({counts}), {self.remaining:,} remaining",
@@ -109,7 +109,7 @@ class OutputStatus:
         return "not yet: it is written when all shards are done"
 
 
-def _worker_json(worker: SeenWorker) -> dict[str, Any]:
+def _worker_json(worker: ObservedWorker) -> dict[str, Any]:
     return asdict(worker.record) | {
         "state": str(worker.state),
         "host": worker.record.host,
@@ -118,7 +118,7 @@ def _worker_json(worker: SeenWorker) -> dict[str, Any]:
     }
 
 
-def _worker_lines(workers: Sequence[SeenWorker]) -> list[str]:
+def _worker_lines(workers: Sequence[ObservedWorker]) -> list[str]:
     """A table with a line for each worker; the live ones, and of the others those that were heard of last."""
     if not workers:
         return []
@@ -127,7 +127,7 @@ def _worker_lines(workers: Sequence[SeenWorker]) -> list[str]:
     shown.sort(key=lambda worker: (not worker.is_live, worker.record.rank, worker.record.started))
     table = [("", "rank", "host", "state", "now at", "shards", "images", "images/s", "last sign"), *map(_cells, shown)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = ["workers    " + ", ".join(f"{counts[state]} {state}" for state in State if counts[state])]
+    lines = ["workers    " + ", ".join(f"{counts[state]} {state}" for state in WorkerState if counts[state])]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     if len(workers) > len(shown):
         lines.append(f"           and {len(workers) - len(shown)} that ended earlier")
@@ -135,7 +135,7 @@ def _worker_lines(workers: Sequence[SeenWorker]) -> list[str]:
     return lines
 
 
-def _cells(worker: SeenWorker) -> tuple[str, ...]:
+def _cells(worker: ObservedWorker) -> tuple[str, ...]:
     record = worker.record
     rate = f"{record.images_per_second:.2f}" if record.images_per_second else "-"
     sign = f"{worker.seconds_since_sign:.0f} s" if worker.seconds_since_sign < 120 else readable_hours(worker.seconds_since_sign / 3600)
@@ -148,9 +148,9 @@ def _cells(worker: SeenWorker) -> tuple[str, ...]:
 class StatusReader:
     """Reads the state of an output folder as often as asked; shards that were complete once are not read again."""
 
-    def __init__(self, out: Path, beats: Beats | None = None) -> None:
+    def __init__(self, out: Path, intervals: HeartbeatIntervals | None = None) -> None:
         self._out = out
-        self._beats = beats or Beats()
+        self._beats = intervals or HeartbeatIntervals()
         self._output = open_output(out)
         self._planned = {entry["values"]: entry["counts"] for entry in pc.value_counts(self._output.plan["task"]).to_pylist()}
         self._counts: dict[tuple[str, str], int] = {}  # settled rows by task and status
@@ -169,7 +169,7 @@ class StatusReader:
         for (task, status), count in self._counts.items():
             statuses[status] += count
             tasks[task].settled += count
-            tasks[task].ok += count if status == Status.OK else 0
+            tasks[task].ok += count if status == SampleStatus.OK else 0
         return OutputStatus(
             shards=len(self._output.shards),
             shards_done=len(self._output.shards) - len(left),
@@ -177,7 +177,7 @@ class StatusReader:
             statuses=dict(statuses),
             tasks=list(tasks.values()),
             has_index=not left and (self._out / INDEX_FILE).is_file(),
-            workers=Watch(self._out, self._beats).workers(),
+            workers=Liveness(self._out, self._beats).workers(),
         )
 
     def _count(self, shard: Shard) -> None:

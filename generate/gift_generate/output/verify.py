@@ -17,7 +17,7 @@ from gift_generate.output.shard_writer import TAR_BYTES, TAR_SHA256, sample_json
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import GiftError
 from gift_shared.parquet_files import read_index
-from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, Status
+from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
 from gift_shared.tar_members import tar_headers
 
@@ -112,7 +112,7 @@ def _member_faults(tar_path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     expected = {
         name: (row, suffix)
         for row in rows
-        if row["status"] == Status.OK
+        if row["status"] == SampleStatus.OK
         for name, suffix in ((row["image_name"], "image"), (f"{row['sample_key']}.txt", "txt"), (f"{row['sample_key']}.json", "json"))
     }
     with tar_path.open("rb") as tar:

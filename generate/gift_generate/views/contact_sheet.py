@@ -13,7 +13,7 @@ from gift_generate.output.folder import open_output
 from gift_shared.atomic import atomic_path
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import ConfigError, ShardError, unknown_name
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 from gift_shared.shards import read_image_bytes
 
 GROUPINGS = ("task", "class")
@@ -73,7 +73,7 @@ def _groups(out: Path, request: SheetRequest) -> dict[str, list[dict[str, Any]]]
     groups: dict[str, list[dict[str, Any]]] = {}
     for _, table in open_output(out).complete_rows():
         for row in table.to_pylist():
-            if row["status"] == Status.OK:
+            if row["status"] == SampleStatus.OK:
                 groups.setdefault(_group_name(row, request.by), []).append(row)
     if not groups:
         raise ShardError(f"{out} holds no usable image to show yet. `gift-generate status --out {out}` tells how far it is.")

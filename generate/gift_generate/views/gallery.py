@@ -28,7 +28,7 @@ from gift_generate.output.folder import OutputFolder, open_output
 from gift_shared.atomic import atomic_path, write_json, write_text
 from gift_shared.errors import ConfigError, ShardError
 from gift_shared.keys import KEY_PATTERN
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES, read_image_bytes
 
 PICTURES_PER_PAGE = 500
@@ -98,7 +98,7 @@ def _usable_rows(output: OutputFolder) -> tuple[pa.Table, dict[str, int]]:
         return output.plan.slice(0, 0), {}
     rows = pa.concat_tables(tables)
     statuses = {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["status"]).to_pylist()}
-    rows = rows.filter(pc.equal(rows["status"], Status.OK))
+    rows = rows.filter(pc.equal(rows["status"], SampleStatus.OK))
     tasks = output.plan["task"].unique()
     order = pc.index_in(rows["task"], value_set=tasks.combine_chunks() if isinstance(tasks, pa.ChunkedArray) else tasks)
     keys = [("task_order", "ascending"), ("source", "ascending"), ("class_index", "ascending"), ("index", "ascending")]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from gift_generate.workers.heartbeat import Beats, Watch
+from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness
 from gift_shared.atomic import json_text, temporary_for, write_once
 from gift_shared.documents import FILE_NAME, read_json_object
 from gift_shared.errors import DataError
@@ -20,7 +20,7 @@ SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
-class Taken:
+class ClaimedShard:
     """A shard that is now this worker's, and the dead worker it was taken from, if any."""
 
     shard: str
@@ -38,11 +38,11 @@ class Claim:
 class Claims:
     """The claims on an output folder's shards, as one worker sees and makes them."""
 
-    def __init__(self, out: Path, worker: str, beats: Beats) -> None:
+    def __init__(self, out: Path, worker: str, intervals: HeartbeatIntervals) -> None:
         self._out = out
         self._folder = out / CLAIM_FOLDER
         self._worker = worker
-        self._beats = beats
+        self._beats = intervals
         self._mine: set[str] = set()
         self._folder.mkdir(exist_ok=True)
 
@@ -54,7 +54,7 @@ class Claims:
         for shard in sorted(self._mine):
             self.release(shard)
 
-    def take_one(self, shards: Iterable[str]) -> Taken | None:
+    def take_one(self, shards: Iterable[str]) -> ClaimedShard | None:
         """Claim the first shard that nobody has; if there is none, the first whose worker is dead. None: all are being worked on."""
         claimed = set(self._names())
         held = []
@@ -62,8 +62,8 @@ class Claims:
             if shard in claimed:
                 held.append(shard)
             elif self._create(shard):
-                return Taken(shard)
-        watch = Watch(self._out, self._beats) if held else None
+                return ClaimedShard(shard)
+        watch = Liveness(self._out, self._beats) if held else None
         for shard in held:
             assert watch is not None
             taken = self._take_over(shard, watch)
@@ -96,10 +96,10 @@ class Claims:
         self._mine.add(shard)
         return True
 
-    def _take_over(self, shard: str, watch: Watch) -> Taken | None:
+    def _take_over(self, shard: str, watch: Liveness) -> ClaimedShard | None:
         seen = read_claim(self._path(shard))
         if seen is None:
-            return Taken(shard) if self._create(shard) else None
+            return ClaimedShard(shard) if self._create(shard) else None
         if shard in self._mine:
             return None
         # A claim of this very id that is not held is what an earlier run of this process left.
@@ -118,7 +118,7 @@ class Claims:
             aside.unlink(missing_ok=True)
             return None
         aside.unlink(missing_ok=True)
-        return Taken(shard, seen.worker) if self._create(shard) else None
+        return ClaimedShard(shard, seen.worker) if self._create(shard) else None
 
 
 def read_claim(path: Path) -> Claim | None:
@@ -133,7 +133,7 @@ def read_claim(path: Path) -> Claim | None:
         return Claim("", since)
 
 
-def remove_claims_of_the_dead(out: Path, watch: Watch) -> None:
+def remove_claims_of_the_dead(out: Path, watch: Liveness) -> None:
     """Remove what dead workers left claimed; for a folder whose shards are all complete."""
     for path in (out / CLAIM_FOLDER).glob(f"*{SUFFIX}"):
         claim = None if path.name.startswith(".") else read_claim(path)

@@ -24,10 +24,10 @@ from gift_shared.schema import WORKER_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beats:
+class HeartbeatIntervals:
     """How often a worker shows that it lives, how long a silent one counts as living, and how often one that waits looks again.
 
-    Two minutes of silence are more than a few beats and the minute for which a network file system may show old times.
+    Two minutes of silence are more than a few signs and the minute for which a network file system may show old times.
     """
 
     every_seconds: float = 10.0
@@ -36,7 +36,7 @@ class Beats:
     look_again_seconds: float = 15.0
 
 
-class State(StrEnum):
+class WorkerState(StrEnum):
     """What a worker is at. All but `dead`, which others find, is its own word."""
 
     RUNNING = "running"
@@ -48,7 +48,7 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-AT_WORK = (State.RUNNING, State.WAITING)
+AT_WORK = (WorkerState.RUNNING, WorkerState.WAITING)
 
 
 RECORD = {
@@ -65,7 +65,7 @@ class WorkerRecord:
     rank: int
     world_size: int
     started: str  # UTC, ISO 8601
-    state: State = State.RUNNING
+    state: WorkerState = WorkerState.RUNNING
     shard: str | None = None  # being rendered
     shards_done: int = 0
     images_done: int = 0  # of the shards that are written
@@ -85,16 +85,16 @@ class WorkerRecord:
         return self.images_made / self.seconds if self.seconds and self.images_made else None
 
 
-class LifeSign:
+class Heartbeat:
     """Keeps a worker's file fresh from a thread while its block runs, and leaves in it how the block ended.
 
     Raises OSError if the file cannot be written at the start. A disk that is full later stops no heart: the work itself will meet it.
     """
 
-    def __init__(self, out: Path, worker: Worker, beats: Beats) -> None:
+    def __init__(self, out: Path, worker: Worker, intervals: HeartbeatIntervals) -> None:
         self.worker = f"{worker.rank:05d}-{this_process()}"
         self._path = record_path(out, self.worker)
-        self._beats = beats
+        self._beats = intervals
         self._record = WorkerRecord(
             worker=self.worker, rank=worker.rank, world_size=worker.world_size, started=datetime.now(UTC).isoformat(timespec="seconds")
         )
@@ -106,7 +106,7 @@ class LifeSign:
         self._seconds_before = 0.0
         self._log = EventLog(self._path.with_suffix(".jsonl"))
 
-    def __enter__(self) -> "LifeSign":
+    def __enter__(self) -> "Heartbeat":
         self._write()
         self._thread.start()
         return self
@@ -116,11 +116,11 @@ class LifeSign:
         self._news.set()
         self._thread.join()
         state = _last_state(error)
-        message = " ".join(str(error).split()) if state is State.FAILED else ""
+        message = " ".join(str(error).split()) if state is WorkerState.FAILED else ""
         try:
             self.note(state=state, shard=None, message=message)
             self._write()
-            event = "ended" if state is State.DONE else str(state)
+            event = "ended" if state is WorkerState.DONE else str(state)
             self.tell(event, **({"message": message} if message else {}))
         except OSError:
             if error is None:
@@ -147,7 +147,7 @@ class LifeSign:
             self._record.seconds = self._seconds()
             self._seconds_before = self._record.seconds
             self._working_since = None if is_waiting else time.monotonic()
-            self._record.state = State.WAITING if is_waiting else State.RUNNING
+            self._record.state = WorkerState.WAITING if is_waiting else WorkerState.RUNNING
             if is_waiting:
                 self._record.shard = None
         self._write()
@@ -176,21 +176,21 @@ class LifeSign:
             write_text(self._path, json_text(asdict(self._record)))
 
 
-def _last_state(error: BaseException | None) -> State:
+def _last_state(error: BaseException | None) -> WorkerState:
     if error is None:
-        return State.DONE
+        return WorkerState.DONE
     if isinstance(error, Preempted):
-        return State.PREEMPTED
-    return State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
+        return WorkerState.PREEMPTED
+    return WorkerState.INTERRUPTED if isinstance(error, KeyboardInterrupt) else WorkerState.FAILED
 
 
 @dataclass(frozen=True)
-class SeenWorker:
+class ObservedWorker:
     """A worker as others see it."""
 
     record: WorkerRecord
     seconds_since_sign: float
-    state: State  # the record's, or dead
+    state: WorkerState  # the record's, or dead
 
     @property
     def is_live(self) -> bool:
@@ -198,12 +198,12 @@ class SeenWorker:
         return self.state in AT_WORK
 
 
-class Watch:
+class Liveness:
     """Who lives, as of one moment by the storage's own clock, with which the life signs were stamped."""
 
-    def __init__(self, out: Path, beats: Beats) -> None:
+    def __init__(self, out: Path, intervals: HeartbeatIntervals) -> None:
         self._out = out
-        self._dead_after = beats.dead_after_seconds
+        self._dead_after = intervals.dead_after_seconds
         self.now = _storage_time(out / WORKER_FOLDER)
 
     def is_dead(self, worker: str, since: float) -> bool:
@@ -234,21 +234,21 @@ class Watch:
     def _living(self) -> set[ProcessName | None]:
         return {process_of(worker.record.worker) for worker in self.workers() if worker.is_live}
 
-    def workers(self) -> list[SeenWorker]:
+    def workers(self) -> list[ObservedWorker]:
         """All workers that ever wrote a record here, by rank and start; one that cannot be read is passed over."""
         folder = self._out / WORKER_FOLDER
         seen = [self._see(path) for path in folder.glob("*.json") if not path.name.startswith(".")] if folder.is_dir() else []
         return sorted((worker for worker in seen if worker), key=lambda worker: (worker.record.rank, worker.record.started))
 
-    def _see(self, path: Path) -> SeenWorker | None:
+    def _see(self, path: Path) -> ObservedWorker | None:
         try:
             since = path.stat().st_mtime
             fields = read_json_object(path, RECORD, DataError)
-            record = WorkerRecord(**{name: fields[name] for name in RECORD} | {"state": State(fields["state"])})
+            record = WorkerRecord(**{name: fields[name] for name in RECORD} | {"state": WorkerState(fields["state"])})
         except (FileNotFoundError, DataError, ValueError):  # a state that only a later version knows is a ValueError
             return None
         is_dead = record.state in AT_WORK and self.is_dead(record.worker, since)
-        return SeenWorker(record, max(self.now - since, 0.0), State.DEAD if is_dead else record.state)
+        return ObservedWorker(record, max(self.now - since, 0.0), WorkerState.DEAD if is_dead else record.state)
 
 
 def record_path(out: Path, worker: str) -> Path:

@@ -67,7 +67,7 @@ def test_remembered_teacher_features_are_those_of_the_batch(fixture, student, ba
     import dataclasses
 
     keyed = dataclasses.replace(batch, sample_keys=tuple(f"key-{row}" for row in range(len(batch.captions))))
-    remembering, plain = Teacher(student.frozen_copy()), Teacher(student.frozen_copy())
+    cached, plain = Teacher(student.frozen_copy()), Teacher(student.frozen_copy())
     halves = [
         dataclasses.replace(
             keyed,
@@ -79,10 +79,10 @@ def test_remembered_teacher_features_are_those_of_the_batch(fixture, student, ba
         )
         for part in (slice(0, 5), slice(5, None))
     ]
-    remembering.remember(halves)
-    assert torch.allclose(remembering.image_features(keyed), plain.image_features(keyed), atol=1e-6)
-    assert torch.allclose(remembering.text_features(keyed), plain.text_features(keyed), atol=1e-6)
-    assert not remembering.image_features(keyed).requires_grad
+    cached.remember(halves)
+    assert torch.allclose(cached.image_features(keyed), plain.image_features(keyed), atol=1e-6)
+    assert torch.allclose(cached.text_features(keyed), plain.text_features(keyed), atol=1e-6)
+    assert not cached.image_features(keyed).requires_grad
 
 
 def test_teacher_does_not_move_with_the_student(student, batch):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gift_train.clip import towers
 from gift_train.clip.model import Backbone
-from gift_train.clip.prefix_tree import LONGEST_ROW, pack_texts
+from gift_train.clip.prefix_tree import LONGEST_ROW, build_prefix_tree
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayBatch
 from gift_train.methods.base import TaskContext
@@ -118,7 +118,7 @@ def test_images_give_the_plain_features_and_gradients(build):
 
 
 def test_the_tree_holds_each_prefix_once_by_hand():
-    packed = pack_texts(texts([1, 2], [1, 3], [1, 2]), torch.tensor([3, 3, 3]))
+    packed = build_prefix_tree(texts([1, 2], [1, 3], [1, 2]), torch.tensor([3, 3, 3]))
     # start, 1, 2, end of the first; 3, end of the second
     assert packed.tokens.tolist() == [[START, 1, 2, END, 3, END, 0, 0]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 3, 0, 0]]
@@ -131,7 +131,7 @@ def test_rows_stay_short_and_every_text_ends_where_it_should():
     tokens = class_prompts(400) + 0
     tokens[:, 4] = torch.arange(400) % 90 + 1
     last = tokens.argmax(dim=1)
-    packed = pack_texts(tokens, last)
+    packed = build_prefix_tree(tokens, last)
     assert packed.tokens.shape[1] <= LONGEST_ROW
     assert (packed.tokens.flatten()[packed.ends] == END).all()
     assert torch.equal(packed.positions.flatten()[packed.ends], last)
@@ -148,10 +148,10 @@ def test_a_text_as_long_as_the_context_has_room():
 def test_texts_that_come_back_are_packed_once_and_changed_ones_anew():
     backbone = Backbone(clip(), None)
     tokens = class_prompts()
-    packed = backbone._packed(tokens)
-    assert backbone._packed(tokens.clone()) is packed
+    packed = backbone._prefix_tree(tokens)
+    assert backbone._prefix_tree(tokens.clone()) is packed
     tokens[0, 4] = 77
-    assert backbone._packed(tokens) is not packed
+    assert backbone._prefix_tree(tokens) is not packed
 
 
 @pytest.mark.parametrize("change", ["hook", "checkpointing", "average pooling", "patch dropout"])

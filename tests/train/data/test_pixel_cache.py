@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gift_train.data.batches import BatchOrder, collate_task, stream
-from gift_train.data.pixel_cache import ROOM_BYTES, DecodedImages, PixelCache, PreparedImages, remembering
+from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
 from gift_train.data.transforms import image_transforms
 
 SIDE = 16
@@ -47,7 +47,7 @@ def epochs(prepared, num_images, num_workers, num_epochs=3):
 @pytest.mark.parametrize("transform", [TRANSFORMS.train, TRANSFORMS.evaluation], ids=lambda transform: transform.name)
 def test_an_image_is_decoded_once_for_all_processes_and_changes_no_batch(num_workers, transform):
     read = Counting(10)
-    kept = epochs(remembering(read, transform, 10), 10, num_workers)
+    kept = epochs(cached(read, transform, 10), 10, num_workers)
     # Two processes may meet an image for the first time at once, and one that finds the memory busy goes on without it.
     assert sum(read.reads) == 10 if num_workers == 0 else sum(read.reads) < 20
     anew = epochs(PreparedImages(Counting(10), transform), 10, 0)
@@ -56,7 +56,7 @@ def test_an_image_is_decoded_once_for_all_processes_and_changes_no_batch(num_wor
 
 def test_a_second_stream_finds_what_the_first_ones_workers_decoded():
     read = Counting(10)
-    prepared = remembering(read, TRANSFORMS.evaluation, 10)
+    prepared = cached(read, TRANSFORMS.evaluation, 10)
     for _ in range(3):
         epochs(prepared, 10, 2, num_epochs=1)
     before = list(read.reads)
@@ -112,4 +112,4 @@ def test_the_flag_has_the_room_of_the_code():
     from gift_train.cli import app
 
     flag = next(parameter for parameter in get_command(app).commands["run"].params if parameter.name == "image_cache_gb")
-    assert flag.default * 1e9 == ROOM_BYTES
+    assert flag.default * 1e9 == CACHE_BYTES

@@ -14,7 +14,7 @@ from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
-from gift_train.distributed import joined
+from gift_train.distributed import init_distributed
 from gift_train.methods.base import TaskContext
 from gift_train.methods.registry import method_class
 from gift_train.parity.replay import VARIANTS
@@ -138,11 +138,11 @@ def gathered(num_rows, ranks):
     """A loss that mixes all rows; what gathering gives, and the gradient of a shared weight summed over ranks."""
     rows = torch.randn(num_rows, 4, generator=torch.Generator().manual_seed(num_rows))
     weight = torch.nn.Parameter(torch.eye(4))
-    features = ranks.gather(rows[ranks.share(num_rows)] @ weight, num_rows)
+    features = ranks.all_gather(rows[ranks.share(num_rows)] @ weight, num_rows)
     loss = (features @ features.T).softmax(dim=1).square().sum()
     if loss.requires_grad:
         loss.backward()
-    ranks.sum_gradients([weight])
+    ranks.all_reduce_gradients([weight])
     return {"rows": features.detach(), "loss": loss.detach(), "gradient": weight.grad}
 
 
@@ -152,29 +152,29 @@ def gradients_of_some(ranks):
     if ranks.rank == ranks.world_size - 1:
         parameters[1].grad = torch.tensor([1.0, 2.0])
     parameters[2].grad = torch.full((2,), float(ranks.rank))
-    ranks.sum_gradients(parameters)
+    ranks.all_reduce_gradients(parameters)
     return {f"gradient of {name}": parameter.grad for name, parameter in zip(("none", "one", "all"), parameters, strict=True)}
 
 
 def talk(ranks):
     """What each of the other functions gives back here."""
     torch.manual_seed(ranks.rank)
-    ranks.draw_alike()
+    ranks.synchronize_rng()
     own = {"number": torch.tensor([5.0]), "empty": torch.empty(0), "counts": torch.tensor([[1, 2]])} if ranks.is_main else None
-    found = {f"from main {name}": tensor for name, tensor in ranks.tensors_from_main(own).items()}
+    found = {f"from main {name}": tensor for name, tensor in ranks.broadcast_tensors(own).items()}
     encoded = ranks.encode(lambda rows: rows * 2.0, torch.arange(10.0).unflatten(0, (5, 2)))
     return found | {
         "drawn": torch.rand(3),
-        "object": torch.tensor(ranks.from_main(lambda: 7 + ranks.rank)),
-        "collected": torch.tensor(ranks.collect(ranks.rank * 10)),
-        "any": torch.tensor([ranks.any(ranks.rank == ranks.world_size - 1), ranks.any(False)]),
-        "sum": ranks.sum(torch.tensor(ranks.rank + 1)),
+        "object": torch.tensor(ranks.broadcast_object(lambda: 7 + ranks.rank)),
+        "collected": torch.tensor(ranks.gather_object(ranks.rank * 10)),
+        "any": torch.tensor([ranks.any_rank(ranks.rank == ranks.world_size - 1), ranks.any_rank(False)]),
+        "sum": ranks.all_reduce(torch.tensor(ranks.rank + 1)),
         "encoded": encoded,
     }
 
 
 def main(out):
-    with joined("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         variants = METHODS if ranks.world_size == 2 else LONG
         found = {f"train/{variant}/{name}": tensor for variant in variants for name, tensor in train(variant, ranks).items()}
         for num_rows in (1, 2, 7):

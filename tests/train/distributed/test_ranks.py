@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 
 PROGRAM = Path(__file__).with_name("program.py")
 DEFINED = runpy.run_path(str(PROGRAM))
@@ -50,7 +50,7 @@ def alone():
     """A function: variant -> what one process finds."""
     torch.set_num_threads(1)
     found = {}
-    return lambda variant: found.setdefault(variant, DEFINED["train"](variant, ONE))
+    return lambda variant: found.setdefault(variant, DEFINED["train"](variant, SINGLE))
 
 
 def moved(name, tensor):
@@ -84,7 +84,7 @@ def test_ranks_stay_equal_bit_for_bit(by_rank, world_size):
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("num_rows", [1, 2, 7])
 def test_gathering_gives_autograds_gradient_also_for_uneven_shares(by_rank, world_size, num_rows):
-    expected = DEFINED["gathered"](num_rows, ONE)
+    expected = DEFINED["gathered"](num_rows, SINGLE)
     for found in by_rank[world_size]:
         for name, tensor in expected.items():
             torch.testing.assert_close(found[f"gather {num_rows}/{name}"], tensor)
@@ -124,7 +124,7 @@ def test_of_fewer_rows_than_ranks_all_take_all_and_the_main_ranks_count():
 
 def test_one_process_hands_back_what_it_is_given():
     rows = torch.randn(3, 2, requires_grad=True)
-    assert ONE.gather(rows, 3) is rows
-    assert ONE.share(5) == slice(0, 5)
-    assert ONE.from_main(lambda: "here") == "here"
+    assert SINGLE.gather(rows, 3) is rows
+    assert SINGLE.share(5) == slice(0, 5)
+    assert SINGLE.from_main(lambda: "here") == "here"
     assert not torch.distributed.is_initialized()

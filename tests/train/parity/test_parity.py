@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gift_shared.errors import ConfigError, DataError
-from gift_train.parity.replay import FIRST_LOSS_ONLY, LOSS_BOUND, VARIANTS, WEIGHT_BOUND, Fixture, _check_variant, check_fixture
+from gift_train.parity.bounds import LOSS_BOUND, WEIGHT_BOUND
+from gift_train.parity.replay import FIRST_LOSS_ONLY, VARIANTS, Fixture, _check_variant, check_fixture
 
 GOLDEN = Path(__file__).parents[2] / "golden/parity"
 

@@ -108,7 +108,7 @@ def test_settings_of_a_method_that_cannot_be_are_refused(method, override, messa
 
 
 def test_gift_without_a_replay_table_is_refused():
-    protocol = Path(load_recipe.__code__.co_filename).parent / "recipes/mini"
+    protocol = Path(load_recipe.__code__.co_filename).parent / "mini"
     tables = [tomllib.loads((protocol / name).read_text()) for name in ("protocol.toml", "gift.toml")]
     table = tables[0] | {key: value for key, value in tables[1].items() if key not in ("base", "replay")}
     with pytest.raises(ConfigError, match=r"method 'gift' needs a \[replay\] table"):

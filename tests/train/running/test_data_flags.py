@@ -51,14 +51,14 @@ def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, mo
     from gift_train.data.transforms import image_transforms
     from gift_train.evaluation.evaluate import evaluate_readings
     from gift_train.methods.zero_shot import ZeroShot
-    from gift_train.records.diagnostics.record import NotingMethod
+    from gift_train.records.diagnostics.record import PredictionRecorder
 
     student = load_backbone(str(world.root / "model"), None)
     manifest = Manifests((world.root / "manifests",)).task("colours")
     images = load_test(manifest, world.root / "data", image_transforms(student.image_settings[0]))
     encoded, encode = [], Backbone.encode_texts
     monkeypatch.setattr(Backbone, "encode_texts", lambda self, tokens: encoded.append(len(tokens)) or encode(self, tokens))
-    noted = NotingMethod(ZeroShot(ZeroShot.Config()))
+    noted = PredictionRecorder(ZeroShot(ZeroShot.Config()))
     evaluate_readings(noted, student, {"colours": (manifest, images)}, batch_size=4)
     assert len(noted.predicted["colours"]) > 1  # batches
     assert encoded == [len(manifest.class_names) * len(manifest.templates)]

@@ -164,13 +164,13 @@ def test_the_state_is_saved_by_the_clock_too_and_the_last_two_are_kept(quick_run
 def test_a_checkpoint_is_due_by_steps_or_by_minutes_whichever_comes_first(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    clock = loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100, checkpoint_minutes=2))
+    clock = loop.CheckpointTimer(loop.Intervals(log_every=1, checkpoint_every=100, checkpoint_minutes=2))
     assert [clock.is_due(step) for step in (0, 98, 99, 100)] == [False, False, True, False]
     now[0] = 120.0
     assert clock.is_due(0)
     clock.restart()
     assert not clock.is_due(0)
-    assert not loop.SaveClock(loop.Rhythm(log_every=1, checkpoint_every=100)).is_due(0)
+    assert not loop.CheckpointTimer(loop.Intervals(log_every=1, checkpoint_every=100)).is_due(0)
 
 
 class OneOfTwo(Ranks):
@@ -180,7 +180,7 @@ class OneOfTwo(Ranks):
         super().__init__(rank, 2)
         self.other_claims = other_claims
 
-    def any(self, claim):
+    def any_rank(self, claim):
         return claim or self.other_claims
 
 
@@ -188,8 +188,8 @@ def test_on_several_ranks_the_main_ones_minutes_count_where_the_ranks_talk(monke
     """A rank that saved by its own clock would be alone to find a non-finite term; the others would wait for it for ever."""
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    rhythm = loop.Rhythm(log_every=1, checkpoint_every=100, checkpoint_minutes=2)
-    main, other, told = (loop.SaveClock(rhythm, ranks) for ranks in (OneOfTwo(0), OneOfTwo(1), OneOfTwo(1, other_claims=True)))
+    intervals = loop.Intervals(log_every=1, checkpoint_every=100, checkpoint_minutes=2)
+    main, other, told = (loop.CheckpointTimer(intervals, ranks) for ranks in (OneOfTwo(0), OneOfTwo(1), OneOfTwo(1, other_claims=True)))
     now[0] = 120.0
     assert [main.is_due(step) for step in (9, 10, 11, 99)] == [False, True, False, True]
     assert [other.is_due(step) for step in (9, 10, 11, 99)] == [False, False, False, True]

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from gift_train.training.data_time import Waiting, warn_if_starved
+from gift_train.training.data_time import DataTime, warn_if_starved
 
 
 def slow(num_items, seconds):
@@ -13,18 +13,18 @@ def slow(num_items, seconds):
 
 
 def test_slow_loading_is_waiting_and_slow_steps_are_not():
-    waiting = Waiting()
+    waiting = DataTime()
     assert list(waiting.timed(slow(5, 0.01))) == list(range(5))
     assert waiting.seconds >= 0.05
     assert waiting.share > 0.8
-    busy = Waiting()
+    busy = DataTime()
     for _ in busy.timed(range(5)):
         time.sleep(0.01)
     assert busy.share < 0.2
 
 
 def test_before_the_first_item_nothing_was_waited_for():
-    assert Waiting().share == 0
+    assert DataTime().share == 0
 
 
 def test_a_starved_task_is_told_and_a_fed_one_is_not(caplog):

@@ -114,7 +114,7 @@ def run(
                 seed=seed,
                 device=device,
                 num_workers=num_workers,
-                room_bytes=round(image_cache_gb * 1e9),
+                cache_bytes=round(image_cache_gb * 1e9),
                 evaluation_cache=evaluation_cache,
                 stop_after=stop_after,
                 trackers=tracker or [],
@@ -255,7 +255,8 @@ def parity(
 
     A variant whose method is not built counts as disagreement: nobody has shown that it agrees.
     """
-    from gift_train.parity.replay import LOSS_BOUND, WEIGHT_BOUND, check_fixture
+    from gift_train.parity.bounds import LOSS_BOUND, WEIGHT_BOUND
+    from gift_train.parity.replay import check_fixture
 
     num_disagreeing = 0
     typer.echo(

@@ -10,6 +10,7 @@ import typer
 
 from gift_shared.command_job import CommandJob
 from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.options import takes_options
 from gift_shared.submission import (
     Resources,
     each_of,
@@ -19,11 +20,10 @@ from gift_shared.submission import (
     submit_jobs,
     submitted_lines,
     wait_for,
-    with_resources,
 )
 
 
-@with_resources
+@takes_options
 def submit(
     context: typer.Context,
     words: Annotated[

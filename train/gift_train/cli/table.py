@@ -83,7 +83,7 @@ def asked(given: Mapping[str, Any]) -> "tuple[TableRequest, Machine]":
         manifests=_paths(given["manifests"]),
         device=given["device"],
         num_workers=given["num_workers"],
-        room_bytes=round(given["image_cache_gb"] * 1e9),
+        cache_bytes=round(given["image_cache_gb"] * 1e9),
         evaluation_cache=_path(given["evaluation_cache"]),
         compiles=given["compiles"],
     )

@@ -17,11 +17,11 @@ from torch import Tensor
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.normalise import Normalise
-from gift_train.clip.prefix_tree import PackedTexts, pack_texts
+from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
-PACKED_KEPT = 4  # sets of texts whose tree is remembered
+TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 
 
@@ -38,7 +38,7 @@ class Backbone:
         self.precision: Precision = precision
         self._run_block: towers.RunBlock = towers.block_output
         self._normalise: Normalise | None = None
-        self._packed_lately: OrderedDict[Any, PackedTexts] = OrderedDict()
+        self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
         for name, parameter in network.named_parameters():
             if name in FROZEN:
                 parameter.requires_grad_(False)
@@ -149,7 +149,7 @@ class Backbone:
         """
         with self._autocast():
             if towers.can_read_texts(self.network):
-                features = towers.text_features(self.network, self._packed(tokens), self._run_block)
+                features = towers.text_features(self.network, self._prefix_tree(tokens), self._run_block)
             elif self._is_causal:
                 features = self._causal_text_tower(tokens.to(self.device, non_blocking=True))
             else:
@@ -175,16 +175,16 @@ class Backbone:
             return tokens
         return tokens[:, : int(self._last(tokens).max()) + 1]
 
-    def _packed(self, tokens: Tensor) -> PackedTexts:
+    def _prefix_tree(self, tokens: Tensor) -> PrefixTree:
         """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
         tokens = tokens.cpu()
         key = (tokens.shape, tokens.numpy().tobytes())
-        if key not in self._packed_lately:
-            self._packed_lately[key] = pack_texts(tokens, self._last(tokens)).to(self.device)
-        self._packed_lately.move_to_end(key)
-        if len(self._packed_lately) > PACKED_KEPT:
-            self._packed_lately.popitem(last=False)
-        return self._packed_lately[key]
+        if key not in self._trees:
+            self._trees[key] = build_prefix_tree(tokens, self._last(tokens)).to(self.device)
+        self._trees.move_to_end(key)
+        if len(self._trees) > TREES_KEPT:
+            self._trees.popitem(last=False)
+        return self._trees[key]
 
     def _last(self, tokens: Tensor) -> Tensor:
         """Where open_clip reads each text's feature [K]: its first end token, or the first of its largest ids."""

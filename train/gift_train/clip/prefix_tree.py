@@ -23,7 +23,7 @@ Text = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedTexts:
+class PrefixTree:
     """K texts as R rows of N nodes; nodes that only fill a row attend to themselves and are never read."""
 
     tokens: Tensor  # [R, N] long
@@ -31,16 +31,16 @@ class PackedTexts:
     attends: Tensor  # [R, N, N] bool: the column is the row's node itself or one of its ancestors
     ends: Tensor  # [K] long: place among the R * N nodes of each text's last one; equal texts have the same
 
-    def to(self, device: torch.device) -> PackedTexts:
+    def to(self, device: torch.device) -> PrefixTree:
         """The same on `device`; by way of pinned memory, so that the host does not wait."""
         if device.type == "cpu":
             return self
         pins = device.type == "cuda"
         moved = {name: (tensor.pin_memory() if pins else tensor).to(device, non_blocking=True) for name, tensor in vars(self).items()}
-        return PackedTexts(**moved)
+        return PrefixTree(**moved)
 
 
-def pack_texts(tokens: Tensor, last: Tensor) -> PackedTexts:
+def build_prefix_tree(tokens: Tensor, last: Tensor) -> PrefixTree:
     """The tree of these texts, in rows.
 
     Args:
@@ -55,7 +55,7 @@ def pack_texts(tokens: Tensor, last: Tensor) -> PackedTexts:
     place_of: dict[Text, int] = {}
     packed = [_pack_row(row, length, number * length, place_of) for number, row in enumerate(rows)]
     row_tokens, positions, attends = (torch.stack(part) for part in zip(*packed, strict=True))
-    return PackedTexts(tokens=row_tokens, positions=positions, attends=attends, ends=torch.tensor([place_of[text] for text in texts]))
+    return PrefixTree(tokens=row_tokens, positions=positions, attends=attends, ends=torch.tensor([place_of[text] for text in texts]))
 
 
 def _pack_row(row: Sequence[Text], length: int, offset: int, place_of: dict[Text, int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,7 +24,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTrans
 from torch import Tensor, nn
 
 from gift_train.clip.linear import linear
-from gift_train.clip.prefix_tree import PackedTexts
+from gift_train.clip.prefix_tree import PrefixTree
 
 QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
@@ -62,7 +62,7 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
     return torch.as_tensor(pooled if visual.proj is None else pooled @ visual.proj)
 
 
-def text_features(network: Any, texts: PackedTexts, run_block: RunBlock) -> Tensor:
+def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tensor:
     """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
     hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
     attends = texts.attends[:, None]  # the same for every head

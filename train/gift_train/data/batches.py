@@ -20,7 +20,7 @@ from gift_shared.preemption import leave_signals_to_main_process
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.tasks import TaskImages
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 
 Collate = Callable[[Sequence[Any]], Any]
 
@@ -113,7 +113,7 @@ class _InWorker(Dataset[Any]):
 
 
 def stream(
-    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = ONE
+    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = SINGLE
 ) -> Iterator[Any]:
     """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gift_shared.errors import ConfigError
 from gift_train.data.transforms import ImageTransform, Pixels, as_tensor
 
-ROOM_BYTES = 200 * 10**6  # for each set of images: a thousand of 224 pixels, which is what a task replays, take 151 MB
+CACHE_BYTES = 200 * 10**6  # for each set of images: a thousand of 224 pixels, which is what a task replays, take 151 MB
 _ABSENT, _BEING_WRITTEN = 0, -1
 
 
@@ -27,7 +27,7 @@ class PixelCache:
     empty and without room: it reads everything, which is slow and still right.
     """
 
-    def __init__(self, num_images: int, num_bytes: int = ROOM_BYTES) -> None:
+    def __init__(self, num_images: int, num_bytes: int = CACHE_BYTES) -> None:
         # Rows: byte offset + 1 (or a state), height, width. The last row counts the bytes that are taken.
         self._table: NDArray[np.int64] = np.frombuffer(_shared_memory((num_images + 1) * 24), dtype=np.int64).reshape(-1, 3)
         self._pixels: NDArray[np.uint8] = np.frombuffer(_shared_memory(max(num_bytes, 1)), dtype=np.uint8)
@@ -112,11 +112,11 @@ class PreparedImages:
         return as_tensor(pixels)
 
 
-def remembering(
-    read: Callable[[int], Image.Image], transform: ImageTransform, num_images: int, room_bytes: int = ROOM_BYTES
+def cached(
+    read: Callable[[int], Image.Image], transform: ImageTransform, num_images: int, cache_bytes: int = CACHE_BYTES
 ) -> PreparedImages:
     """`PreparedImages` that keeps as much as it may: the result of a repeatable transform, the decoded image for a random one."""
     if transform.is_random:
-        return PreparedImages(DecodedImages(read, PixelCache(num_images, room_bytes)), transform)
+        return PreparedImages(DecodedImages(read, PixelCache(num_images, cache_bytes)), transform)
     most = num_images * 3 * transform.image_size**2
-    return PreparedImages(read, transform, PixelCache(num_images, min(room_bytes, most)))
+    return PreparedImages(read, transform, PixelCache(num_images, min(cache_bytes, most)))

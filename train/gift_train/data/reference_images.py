@@ -19,7 +19,7 @@ from gift_shared.caption_files import read_captions
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import TaskManifest
 from gift_shared.parquet_files import read_output_index
-from gift_shared.schema import INDEX_FILE, Status
+from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES
 from gift_shared.storage import Folder, hold_shards
 from gift_shared.tar_members import plain_members
@@ -149,7 +149,7 @@ def no_task_images(
 def pretraining_pictures(shards: Folder, pretraining_source: str, transform: ImageTransform) -> ReplayDataset:
     """All usable pictures of a stage 1 output folder whose captions are of the pretraining source, in index order."""
     rows, _ = read_output_index(shards)
-    usable = rows.filter(pc.and_(pc.equal(rows["status"], Status.OK), pc.equal(rows["source"], pretraining_source)))
+    usable = rows.filter(pc.and_(pc.equal(rows["status"], SampleStatus.OK), pc.equal(rows["source"], pretraining_source)))
     if not len(usable):
         raise DataError(f"{shards} holds no picture of the pretraining source {pretraining_source!r}. Plan and render some.")
     hold_shards(shards, "no task", usable["shard"].unique().to_pylist())

@@ -13,7 +13,7 @@ from gift_shared.errors import ShardError
 from gift_shared.shards import read_image_bytes, tar_name
 from gift_shared.storage import Folder
 from gift_train.data.datasets.images import decode_rgb
-from gift_train.data.pixel_cache import ROOM_BYTES, remembering
+from gift_train.data.pixel_cache import CACHE_BYTES, cached
 from gift_train.data.transforms import ImageTransform
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -37,13 +37,13 @@ class _Pictures:
 class ReplayDataset(Dataset[ReplaySample]):
     """Item = (image uint8 [3, S, S], caption, sample key), in the order of `rows` (INDEX_SCHEMA, status ok).
 
-    room_bytes: memory for images that are decoded once and kept.
+    cache_bytes: memory for images that are decoded once and kept.
     """
 
-    def __init__(self, shards: Folder, rows: pa.Table, transform: ImageTransform, room_bytes: int = ROOM_BYTES) -> None:
+    def __init__(self, shards: Folder, rows: pa.Table, transform: ImageTransform, cache_bytes: int = CACHE_BYTES) -> None:
         self.captions: list[str] = rows["caption"].to_pylist()
         self.sample_keys: list[str] = rows["sample_key"].to_pylist()
-        self._prepared = remembering(_Pictures(shards, rows), transform, len(rows), room_bytes)
+        self._prepared = cached(_Pictures(shards, rows), transform, len(rows), cache_bytes)
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -12,7 +12,7 @@ from gift_shared.errors import ConfigError, DataError, unknown_name
 from gift_shared.keys import hashed_seed
 from gift_shared.manifests import OrderManifest
 from gift_shared.parquet_files import read_output_index
-from gift_shared.schema import Status
+from gift_shared.schema import SampleStatus
 from gift_shared.storage import Folder
 
 CAPTION_RULES = ("all", "pretraining-only")
@@ -77,7 +77,7 @@ def _from_task(rows: pa.Table, where: str, order: OrderManifest, task: str, rule
     if not pc.any(of_task).as_py():
         tasks = pc.unique(rows["task"]).to_pylist()
         raise DataError(f"{where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(tasks)) or 'none'}.")
-    usable = pc.and_(of_task, pc.equal(rows["status"], Status.OK))
+    usable = pc.and_(of_task, pc.equal(rows["status"], SampleStatus.OK))
     if rule.captions == "pretraining-only":
         usable = pc.and_(usable, pc.equal(rows["source"], order.pretraining_source))
     places = np.flatnonzero(_numpy(usable))
@@ -103,7 +103,7 @@ def _from_pool(rows: pa.Table, where: str, order: OrderManifest, task_index: int
     places = np.flatnonzero(_numpy(eligible))
     entry_codes = (_numpy(pc.fill_null(source_of_row, 0))[places].astype(np.int64) << 32) | _numpy(labels)[places]
     num_entries, entries = _dense(entry_codes)
-    usable = _numpy(pc.equal(rows["status"], Status.OK))[places]
+    usable = _numpy(pc.equal(rows["status"], SampleStatus.OK))[places]
     generator = np.random.default_rng(hashed_seed(rule.seed, f"replay/{order.tasks[task_index]}"))
     return _draw(places[usable], entries[usable], num_entries, rule.num_images, generator)
 

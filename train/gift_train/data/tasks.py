@@ -1,4 +1,4 @@
-"""Tasks: labelled images on disk joined with their manifest, checked before any work is spent on them."""
+"""Tasks: labelled images on disk init_distributed with their manifest, checked before any work is spent on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gift_train.data.datasets.image_folder import open_image_folder
 from gift_train.data.datasets.images import ImageSource, Selected
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
-from gift_train.data.pixel_cache import ROOM_BYTES, DecodedImages, PixelCache, PreparedImages, remembering
+from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
 from gift_train.data.transforms import ImageTransforms
 
 PARTS = ("train", "test")
@@ -57,33 +57,33 @@ class Task:
     test: TaskImages  # evaluation transform
 
 
-def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> Task:
+def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, cache_bytes: int = CACHE_BYTES) -> Task:
     """Open a task's images and check them against the manifest.
 
-    room_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
+    cache_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
     Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
     classes, naming the file. Small splits are decoded whole, of large ones every file must exist and some are decoded;
     `gift-train data check --every-image` decodes them all.
     """
     sources = open_parts(manifest, data_root, PARTS)
     train, test = sources["train"], sources["test"]
-    decoded = DecodedImages(train.image, PixelCache(len(train), room_bytes))
+    decoded = DecodedImages(train.image, PixelCache(len(train), cache_bytes))
     task = Task(
         manifest=manifest,
         train=TaskImages(train, PreparedImages(decoded, transforms.train)),
         train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
-        test=TaskImages(test, remembering(test.image, transforms.evaluation, len(test), room_bytes)),
+        test=TaskImages(test, cached(test.image, transforms.evaluation, len(test), cache_bytes)),
     )
-    _probe(task.train_plain, room_bytes)
-    _probe(task.test, room_bytes)
+    _probe(task.train_plain, cache_bytes)
+    _probe(task.test, cache_bytes)
     return task
 
 
-def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, room_bytes: int = ROOM_BYTES) -> TaskImages:
+def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, cache_bytes: int = CACHE_BYTES) -> TaskImages:
     """The test images alone, for datasets that are only evaluated. Raises as load_task."""
     source = open_parts(manifest, data_root, ("test",))["test"]
-    images = TaskImages(source, remembering(source.image, transforms.evaluation, len(source), room_bytes))
-    _probe(images, room_bytes)
+    images = TaskImages(source, cached(source.image, transforms.evaluation, len(source), cache_bytes))
+    _probe(images, cache_bytes)
     return images
 
 
@@ -177,10 +177,10 @@ def _check_classes(manifest: TaskManifest, settings: DataSettings, source: Image
         )
 
 
-def _probe(images: TaskImages, room_bytes: int) -> None:
+def _probe(images: TaskImages, cache_bytes: int) -> None:
     """Decode a small split whole, which is kept from then on, and a few images of a large one."""
     first = images.source.image(0)
-    is_small = first.width * first.height * 3 * len(images) <= min(room_bytes, SMALL_SPLIT_BYTES)
+    is_small = first.width * first.height * 3 * len(images) <= min(cache_bytes, SMALL_SPLIT_BYTES)
     num_images = len(images) if is_small else min(_PROBES, len(images))
     for index in np.linspace(0, len(images) - 1, num_images, dtype=np.int64):
         _ = images[int(index)]

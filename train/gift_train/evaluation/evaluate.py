@@ -13,7 +13,7 @@ from gift_shared.progress import Progress
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import BatchOrder, TaskBatch, collate_task, place_task, stream
 from gift_train.data.tasks import TaskImages
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.cache import EvaluationCache
 
 
@@ -31,7 +31,7 @@ def accuracies(
     batch_size: int,
     student: Backbone,
     num_workers: int = 0,
-    ranks: Ranks = ONE,
+    ranks: Ranks = SINGLE,
 ) -> dict[str, float]:
     """Top-1 accuracy in percent over all (image, label) items, of each classifier by its name, in one pass over the images.
 
@@ -48,7 +48,7 @@ def accuracies(
             correct[name] += (classify(placed.images) == placed.labels).sum()
     if ranks.world_size > 1:
         counts = ranks.counts(order.batches_per_epoch)
-        correct = {name: ranks.sum(number * counts) for name, number in correct.items()}
+        correct = {name: ranks.all_reduce(number * counts) for name, number in correct.items()}
     return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
 
 
@@ -60,7 +60,7 @@ def evaluate_readings(
     batch_size: int,
     num_workers: int = 0,
     cache: EvaluationCache | None = None,
-    ranks: Ranks = ONE,
+    ranks: Ranks = SINGLE,
     description: str = "evaluate",
 ) -> dict[str, dict[str, float]]:
     """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
@@ -71,7 +71,7 @@ def evaluate_readings(
     with Progress(description, len(datasets), "dataset", stays=False) as progress:
         for name, (manifest, images) in datasets.items():
             progress.note(name)
-            prepared = images if cache is None else ranks.main_first(partial(cache.images, manifest, images))
+            prepared = images if cache is None else ranks.main_process_first(partial(cache.images, manifest, images))
             classifiers = method.classifiers(student, manifest)
             for reading, value in accuracies(classifiers, prepared, batch_size, student, num_workers, ranks).items():
                 found.setdefault(reading, {})[name] = value

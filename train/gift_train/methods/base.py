@@ -23,7 +23,7 @@ from gift_train.clip.zero_shot import similarity_logits, zero_shot_classifier
 from gift_train.data.batches import ImageStream, TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.consolidation import Penalty, Weights
 from gift_train.methods.losses import task_cross_entropy
 
@@ -32,7 +32,7 @@ from gift_train.methods.losses import task_cross_entropy
 class TaskContext:
     """What a method may know about the task it begins. Weights lie on the student's device, tokens on the CPU.
 
-    `replay_pass` makes one ordered pass over the replay images; None when they are too many to be worth remembering.
+    `replay_pass` makes one ordered pass over the replay images; None when they are too many to be worth cached.
     `task_images(n)` yields the first n training images of the task, in order and in batches.
     """
 
@@ -47,7 +47,7 @@ class TaskContext:
     task_images: Callable[[int], Iterator[TaskBatch]]
     own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
     no_task_images: ImageStream | None = None  # see NoTaskSource
-    ranks: Ranks = ONE  # the processes that share the task's batches
+    ranks: Ranks = SINGLE  # the processes that share the task's batches
 
 
 class LossTerms(Mapping[str, Tensor]):
@@ -125,7 +125,7 @@ class Method:
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         """Loss on the current task's images."""
         ranks = self.context.ranks
-        images = ranks.gather(student.encode_images(batch.images), len(batch.labels))
+        images = ranks.all_gather(student.encode_images(batch.images), len(batch.labels))
         texts = ranks.encode(student.encode_texts, self.context.class_tokens)
         logits = similarity_logits(images, texts, student.scale)
         return LossTerms(cross_entropy=task_cross_entropy(logits, batch.labels, label_smoothing=self.context.label_smoothing))

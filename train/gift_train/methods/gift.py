@@ -60,7 +60,7 @@ class Gift(Method):
         super().begin_task(context, student)
         self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)
         if context.replay_pass is not None:
-            self.teacher.remember(context.replay_pass())
+            self.teacher.cache_features(context.replay_pass())
         # Teacher and anchor are the same weights by default: one frozen copy serves both.
         is_shared = self.config.teacher == "last"
         self.anchor = dict(self.teacher.backbone.parameters()) if is_shared else student.weights_copy()
@@ -81,7 +81,7 @@ class Gift(Method):
         teacher_images, teacher_texts = self.teacher.image_features(batch), self.teacher.text_features(batch)
         images, texts = teacher_images, teacher_texts
         if config.distillation != "text-only":
-            images = ranks.gather(student.encode_images(batch.images), len(batch.sample_keys))
+            images = ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
         if config.distillation != "image-only":
             texts = encode_captions(student, batch, ranks)
         logits = similarity_logits(images, texts, student.scale)

@@ -70,7 +70,7 @@ class Icarl(Method):
         new_share = config.memory_size - share if is_reference and num_tasks > 1 else share
         candidates = config.memory_size if is_reference and num_tasks == 1 else config.herding_candidates
         ranks, images = self.context.ranks, self.context.task_images(candidates)
-        features = torch.cat([ranks.gather(student.encode_images(batch.images), len(batch.labels)) for batch in images])
+        features = torch.cat([ranks.all_gather(student.encode_images(batch.images), len(batch.labels)) for batch in images])
         picked = torch.arange(len(features)) if is_reference and num_tasks == 1 else herd(features, new_share)
         self._memory = {name: indices[:share] for name, indices in self._memory.items()}
         self._memory[self.context.task_name] = picked[:new_share].cpu()

@@ -19,14 +19,14 @@ class ImageDistillation:
         self.teacher = Teacher(teacher, context.ranks)
         self.reference_features = self.teacher.encode_texts(context.reference_tokens)
         if context.replay_pass is not None:
-            self.teacher.remember(context.replay_pass(), captions=False)
+            self.teacher.cache_features(context.replay_pass(), captions=False)
 
     def terms(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
         """The weighted term `distillation` of one replay batch; none where the weight is 0."""
         if self.weight == 0:
             return LossTerms()
         distillation = fixed_text_distillation(
-            self.ranks.gather(student.encode_images(batch.images), len(batch.sample_keys)),
+            self.ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys)),
             self.teacher.image_features(batch),
             self.reference_features,
             scale=student.scale,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 
 TEXT_BATCH = 256  # texts per forward pass without gradient
 
@@ -15,7 +15,7 @@ TEXT_BATCH = 256  # texts per forward pass without gradient
 class Teacher:
     """A frozen backbone. Its features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
 
-    def __init__(self, backbone: Backbone, ranks: Ranks = ONE) -> None:
+    def __init__(self, backbone: Backbone, ranks: Ranks = SINGLE) -> None:
         self.backbone = backbone
         self.ranks = ranks
         self._image_rows: dict[str, int] = {}
@@ -23,7 +23,7 @@ class Teacher:
         self._images = self._texts = torch.empty(0)
 
     @torch.no_grad()
-    def remember(self, replay_pass: Iterable[ReplayBatch], *, captions: bool = True) -> None:
+    def cache_features(self, replay_pass: Iterable[ReplayBatch], *, captions: bool = True) -> None:
         """Encode one pass over the replay images (and their captions) for good.
 
         Exact up to rounding, because the replay images meet a transform without randomness. The pass has a fixed order and
@@ -66,10 +66,10 @@ class Teacher:
         return encode_captions(self.backbone, batch, self.ranks)
 
     def _encode_images(self, batch: ReplayBatch) -> Tensor:
-        return self.ranks.gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
+        return self.ranks.all_gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
 
 
-def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = ONE) -> Tensor:
+def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = SINGLE) -> Tensor:
     """Text features [B, D] of a batch; each distinct caption passes the text tower once and its row is repeated.
 
     Values and gradients are those of encoding all B, up to the order of a sum. Uses that `caption_ids` count from 0 by first

@@ -22,9 +22,6 @@ from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
-FEATURE_BOUND = 1e-6  # largest difference of a feature
-LOSS_BOUND = 1e-6
-WEIGHT_BOUND = 1e-5
 LABEL_SMOOTHING = 0.2
 PEAK, WARMUP_STEPS = 1e-3, 2
 _OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
@@ -121,13 +118,13 @@ class AdapterReplay:
         ours = [sum(values.values()) for _, values in recorder.flush()]
         return max(abs(loss - golden) for loss, golden in zip(ours, self.losses, strict=True))
 
-    def weight_difference(self) -> float:
-        """Largest difference of an expert's weight or a trained gate's."""
+    def weight_differences(self) -> list[Tensor]:
+        """Absolute differences [N] within each tensor of the experts and the trained gates."""
         weights = self.student.weights()
         golden = {_parameter(name.removeprefix("final/")): tensor for name, tensor in self.tensors.items() if name.startswith("final/")}
         if not golden or not golden.keys() <= weights.keys():
             raise DataError(f"{self.where}: the 'final/' weights are missing or of another model.")
-        return max(float((weights[name] - tensor).abs().max()) for name, tensor in golden.items())
+        return [(weights[name] - tensor).abs().flatten() for name, tensor in golden.items()]
 
     def counts_agree(self) -> bool:
         """Whether every expert was chosen exactly as often."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from gift_shared.atomic import atomic_path
 from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.model import Backbone
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method
 from gift_train.training.loop import Training
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ResumePoint:
     """Where in a run a checkpoint was taken. `metrics_bytes`: length of metrics.jsonl then; what follows is done again."""
 
     task_index: int
@@ -52,7 +52,7 @@ def task_file(folder: Path, task_index: int, task_name: str) -> Path:
     return folder / f"task-{task_index + 1:02d}-{task_name}.safetensors"
 
 
-def save_task(folder: Path, place: Place, student: Backbone, method_state: Mapping[str, Tensor]) -> None:
+def save_task(folder: Path, place: ResumePoint, student: Backbone, method_state: Mapping[str, Tensor]) -> None:
     """Save what a task hands on. The weights come last: once they are there, the task is done."""
     path = task_file(folder, place.task_index, place.task_name)
     if method_state:
@@ -60,15 +60,15 @@ def save_task(folder: Path, place: Place, student: Backbone, method_state: Mappi
     _save(path, student.network.state_dict(), place)
 
 
-def load_task(path: Path, student: Backbone, method: Method | None = None, ranks: Ranks = ONE) -> Place:
+def load_task(path: Path, student: Backbone, method: Method | None = None, ranks: Ranks = SINGLE) -> ResumePoint:
     """Put a finished task's weights into the student, and what the method kept into it, if one is given. Raises DataError.
 
     The main rank reads the files, which the others need not see.
     """
     weights, place = _load(path, student.device) if ranks.is_main else ({}, None)
-    found = ranks.from_main(lambda: place)
+    found = ranks.broadcast_object(lambda: place)
     assert found is not None
-    weights = ranks.tensors_from_main(weights)
+    weights = ranks.broadcast_tensors(weights)
     with _fitting(path):
         student.load_weights(weights)
     if method is not None:
@@ -76,11 +76,11 @@ def load_task(path: Path, student: Backbone, method: Method | None = None, ranks
     return found
 
 
-def load_method_state(path: Path, method: Method, device: torch.device, ranks: Ranks = ONE) -> None:
+def load_method_state(path: Path, method: Method, device: torch.device, ranks: Ranks = SINGLE) -> None:
     """Give the method what it kept beside the weights at `path`; nothing for most methods. Raises DataError."""
     state_file = path.with_suffix(".state.safetensors")
     state = _load(state_file, device)[0] if ranks.is_main and state_file.is_file() else {}
-    state = {name: tensor.to(device, copy=True) for name, tensor in ranks.tensors_from_main(state).items()}
+    state = {name: tensor.to(device, copy=True) for name, tensor in ranks.broadcast_tensors(state).items()}
     with _fitting(state_file):
         method.load_state_dict(state)
 
@@ -94,7 +94,7 @@ def load_weights_file(path: Path, student: Backbone) -> None:
         student.load_weights(weights)
 
 
-def read_place(path: Path) -> Place:
+def read_place(path: Path) -> ResumePoint:
     """The metadata of a checkpoint alone. Raises DataError if it is not one of ours."""
     if not path.is_file():
         raise DataError(f"No checkpoint at {path}.")
@@ -105,7 +105,7 @@ def read_place(path: Path) -> Place:
         raise DataError(f"{path} is not a readable checkpoint: {error}. Remove it and run again.") from error
 
 
-def save_progress(folder: Path, place: Place, training: Training) -> None:
+def save_progress(folder: Path, place: ResumePoint, training: Training) -> None:
     """Save everything the next step depends on, then drop all but the last two."""
     tensors = {f"student/{name}": tensor for name, tensor in training.student.network.state_dict().items()}
     for number, state in training.optimizer.state_dict()["state"].items():
@@ -120,18 +120,18 @@ def save_progress(folder: Path, place: Place, training: Training) -> None:
         path.unlink()
 
 
-def load_progress(folder: Path, task_index: int, training: Training) -> Place | None:
+def load_progress(folder: Path, task_index: int, training: Training) -> ResumePoint | None:
     """Go on inside a task: load the newest readable progress of it into `training`, on all ranks. None if there is none.
 
     Raises: DataError for a file that reads well and is of another run.
     """
     ranks = training.ranks
     found = _newest_progress(folder, task_index) if ranks.is_main else None
-    told = ranks.from_main(lambda: None if found is None else (found[0], found[1]))
+    told = ranks.broadcast_object(lambda: None if found is None else (found[0], found[1]))
     if told is None:
         return None
     path, place = told
-    tensors = ranks.tensors_from_main(None if found is None else found[2])
+    tensors = ranks.broadcast_tensors(None if found is None else found[2])
     with _fitting(path):
         _restore(tensors, training)
     return place
@@ -187,7 +187,7 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _newest_progress(folder: Path, task_index: int) -> tuple[Path, Place, dict[str, Tensor]] | None:
+def _newest_progress(folder: Path, task_index: int) -> tuple[Path, ResumePoint, dict[str, Tensor]] | None:
     for path in reversed(_progress_files(folder)):
         try:
             tensors, place = _load(path, torch.device("cpu"))
@@ -243,7 +243,7 @@ def _progress_files(folder: Path) -> list[Path]:
     return sorted((folder / "progress").glob("task-*-step-*.safetensors"))
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], place: ResumePoint) -> None:
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     told = json.dumps(asdict(place))
     metadata = {METADATA_KEY: told, CHECKSUM_KEY: checksum(told, here), "format": "pt"}
@@ -256,7 +256,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], place: Place) -> None:
             raise
 
 
-def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Place]:
+def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], ResumePoint]:
     place = read_place(path)
     return _read_tensors(path, device), place
 
@@ -278,10 +278,10 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _place(metadata: dict[str, Any] | None, path: Path) -> Place:
+def _place(metadata: dict[str, Any] | None, path: Path) -> ResumePoint:
     try:
-        place = Place(**json.loads((metadata or {})[METADATA_KEY]))
-        for name, kind in get_type_hints(Place).items():
+        place = ResumePoint(**json.loads((metadata or {})[METADATA_KEY]))
+        for name, kind in get_type_hints(ResumePoint).items():
             if type(getattr(place, name)) is not kind or (kind is not str and not 0 <= getattr(place, name) < math.inf):
                 raise ValueError(f"{name} = {getattr(place, name)!r}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:

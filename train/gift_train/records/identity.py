@@ -7,7 +7,7 @@ from typing import Any
 
 from gift_shared.manifests import Manifests, OrderManifest
 
-# A recipe's name for people and its rhythm of writing: they change no number, so they tell no two runs apart.
+# A recipe's name for people and how often it writes: they change no number, so they tell no two runs apart.
 INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minutes", "diagnostics")
 # Where something lies tells nothing if the record holds the digest of what lies there.
 _PATHS = {

@@ -22,7 +22,7 @@ from typing import Any
 from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.locks import only_writer
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
 from gift_train.records.files import MATRIX_FILE, METRICS_FILE, RUN_FILE, TIMING_FILE, read_accuracies, read_record, read_timing
 from gift_train.records.identity import difference
@@ -38,7 +38,7 @@ class RunFolder:
     ranks the main one reads and writes; the others, which need not even see the folder, are told what it reads.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], ranks: Ranks = ONE) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], ranks: Ranks = SINGLE) -> None:
         self.identity = identity
         self.ranks = ranks
         self._held = ExitStack()
@@ -108,7 +108,7 @@ class RunFolder:
 
     def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
         """The accuracy matrix as far as it is known."""
-        found = self.ranks.from_main(lambda: read_accuracies(self.path, list(datasets)))
+        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, list(datasets)))
         return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ class RunFolder:
 
     def finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         """Write summary.json and close run.json; returns the summary, on all ranks."""
-        return self.ranks.from_main(lambda: self._finish(accuracies))
+        return self.ranks.broadcast_object(lambda: self._finish(accuracies))
 
     def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         matrix, datasets = accuracies["matrix"], accuracies["datasets"]

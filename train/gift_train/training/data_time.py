@@ -10,7 +10,7 @@ TOO_LONG = 0.2  # share above which a run is told how to load faster
 _log = logging.getLogger(__name__)
 
 
-class Waiting:
+class DataTime:
     """Sums the seconds between asking for an item and having it.
 
     Without loader processes that is the loading itself. On an accelerator, whose work is queued, a loop may wait for the next batch

@@ -13,12 +13,12 @@ from gift_shared.progress import Progress
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.consolidation import Penalty, add_penalty_gradient
 from gift_train.recipes.recipe import OptimizerSettings
-from gift_train.training.data_time import Waiting
-from gift_train.training.preemption import STEPS_BETWEEN_QUESTIONS
+from gift_train.training.data_time import DataTime
+from gift_train.training.preemption import STEPS_BETWEEN_SYNCS
 
 Batches = Iterable[tuple[TaskBatch, ReplayBatch | None]]
 
@@ -62,10 +62,10 @@ class Training:
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    ranks: Ranks = ONE
+    ranks: Ranks = SINGLE
 
 
-class Journal(Protocol):
+class Callbacks(Protocol):
     """Where a task's loop writes to."""
 
     def log(self, step: int, learning_rate: float, terms: Mapping[str, float]) -> None:
@@ -82,7 +82,7 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rhythm:
+class Intervals:
     """How often what is done, in steps; and after how many minutes since the last time the state is saved besides."""
 
     log_every: int
@@ -90,17 +90,17 @@ class Rhythm:
     checkpoint_minutes: float | None = None
 
 
-class SaveClock:
+class CheckpointTimer:
     """When the state is due to be saved: every n steps, and when m minutes of wall clock have passed. Changes no number.
 
     On several ranks the minutes are the main one's, asked for now and then: a save reads the terms, so a rank that saved alone would
     be alone to find one non-finite, and leave the others waiting.
     """
 
-    def __init__(self, rhythm: Rhythm, ranks: Ranks = ONE) -> None:
+    def __init__(self, intervals: Intervals, ranks: Ranks = SINGLE) -> None:
         self._ranks = ranks
-        self._every = rhythm.checkpoint_every
-        self._seconds = math.inf if rhythm.checkpoint_minutes is None else 60 * rhythm.checkpoint_minutes
+        self._every = intervals.checkpoint_every
+        self._seconds = math.inf if intervals.checkpoint_minutes is None else 60 * intervals.checkpoint_minutes
         self._saved = time.monotonic()
 
     def is_due(self, step: int) -> bool:
@@ -112,37 +112,37 @@ class SaveClock:
         self._saved = time.monotonic()
 
     def _have_minutes_passed(self, step: int) -> bool:
-        if self._seconds == math.inf or (self._ranks.world_size > 1 and step % STEPS_BETWEEN_QUESTIONS):
+        if self._seconds == math.inf or (self._ranks.world_size > 1 and step % STEPS_BETWEEN_SYNCS):
             return False
-        return self._ranks.any(self._ranks.is_main and time.monotonic() - self._saved >= self._seconds)
+        return self._ranks.any_rank(self._ranks.is_main and time.monotonic() - self._saved >= self._seconds)
 
 
-def train_task(training: Training, batches: Batches, first_step: int, rhythm: Rhythm, journal: Journal, label: str) -> float:
+def train_task(training: Training, batches: Batches, first_step: int, intervals: Intervals, callbacks: Callbacks, label: str) -> float:
     """One task from `first_step` to its last step, logged and saved as due, with its progress on stderr.
 
     Returns: the share of the time that steps waited for their batches, fraction.
     Raises: NonFiniteError at the first log or save after a term went wrong, before anything of it is saved; Preempted after the
     step at which the run was told to leave, unless it was the last: then the task is done.
     """
-    recorder, clock, waiting = TermRecorder(label), SaveClock(rhythm, training.ranks), Waiting()
+    recorder, clock, waiting = TermRecorder(label), CheckpointTimer(intervals, training.ranks), DataTime()
     last_step = training.schedule.total_steps
     with Progress(label, last_step + 1, "step", done=first_step) as progress:
         for step, terms in train_steps(training, waiting.timed(batches), first_step):
             recorder.add(step, terms)
             progress.advance()
-            leaves = journal.must_leave(step) and step < last_step
+            leaves = callbacks.must_leave(step) and step < last_step
             saves = leaves or (clock.is_due(step) and step < last_step)
-            if not saves and not is_due(step, rhythm.log_every, last_step):
+            if not saves and not is_due(step, intervals.log_every, last_step):
                 continue
             for logged, values in recorder.flush():
-                if is_due(logged, rhythm.log_every, last_step):
-                    journal.log(logged, training.schedule.learning_rate(logged), values)
+                if is_due(logged, intervals.log_every, last_step):
+                    callbacks.log(logged, training.schedule.learning_rate(logged), values)
                     progress.note(f"loss {sum(values.values()):.3f}, waited {waiting.share:.0%}")
             if saves:
-                journal.save(step + 1, training)
+                callbacks.save(step + 1, training)
                 clock.restart()
             if leaves:
-                journal.leave(step + 1)
+                callbacks.leave(step + 1)
     return waiting.share
 
 
@@ -165,12 +165,12 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
     training.optimizer.zero_grad(set_to_none=True)
     replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
     if method.reads_replay_gradient:
-        ranks.sum_gradients(training.parameters.values())
+        ranks.all_reduce_gradients(training.parameters.values())
         method.after_replay_backward(student)
         if not ranks.is_main:
             training.optimizer.zero_grad(set_to_none=True)  # the main rank holds the sum and brings it into the next one, once
     task_terms = backward(method.task_loss(student, task_batch))
-    ranks.sum_gradients(training.parameters.values())
+    ranks.all_reduce_gradients(training.parameters.values())
     penalty_terms = apply_penalty(training.parameters, method.penalty(student))
     training.optimizer.step()
     return task_terms | replay_terms | penalty_terms

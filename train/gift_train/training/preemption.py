@@ -12,10 +12,10 @@ from gift_shared.preemption import PreemptionNotice
 from gift_train.clip.model import Backbone
 from gift_train.evaluation.evaluate import Classifies
 
-STEPS_BETWEEN_QUESTIONS = 10  # on several ranks: asking all of them makes the host wait for the device
+STEPS_BETWEEN_SYNCS = 10  # on several ranks: asking all of them makes the host wait for the device
 
 
-class Departure:
+class PreemptionCheck:
     """Whether the run was told to leave. `on_any_rank` makes one answer of all ranks' own; None where there is one rank only."""
 
     def __init__(self, notice: PreemptionNotice, on_any_rank: Callable[[bool], bool] | None = None) -> None:
@@ -26,7 +26,7 @@ class Departure:
         """Asked after every step of a task by every rank; the same answer on all of them."""
         if self._on_any_rank is None:
             return self._notice.has_come
-        return step % STEPS_BETWEEN_QUESTIONS == 0 and self._on_any_rank(self._notice.has_come)
+        return step % STEPS_BETWEEN_SYNCS == 0 and self._on_any_rank(self._notice.has_come)
 
     def check(self, what_is_left: str) -> None:
         """Leave if told to, at a place that every rank passes. Raises Preempted."""
@@ -53,7 +53,7 @@ class Leaving:
     """A method that asks before every dataset, and alone before every batch too, whether to leave."""
 
     method: Classifies
-    departure: Departure
+    departure: PreemptionCheck
     what_is_left: str
 
     def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from gift_train.records import checkpoint
-from gift_train.records.checkpoint import Place
+from gift_train.records.checkpoint import ResumePoint
 from gift_train.records.diagnostics.record import StepMeasures
 from gift_train.records.run_folder import RunFolder
 from gift_train.records.run_log import RunLog
 from gift_train.records.trackers import Trackers, flat_numbers
 from gift_train.training.loop import Training
-from gift_train.training.preemption import Departure
+from gift_train.training.preemption import PreemptionCheck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Record:
     folder: RunFolder
     trackers: Trackers
     log: RunLog
-    departure: Departure
+    departure: PreemptionCheck
 
 
-class TaskJournal:
-    """The journal of one task from `place` on; `num_updates` is that of every task, `label` names it to people."""
+class TaskRecorder:
+    """The callbacks of one task's loop, from `place` on; `num_updates` is that of every task, `label` names it to people."""
 
-    def __init__(self, record: Record, place: Place, measures: StepMeasures | None, num_updates: int, label: str) -> None:
+    def __init__(self, record: Record, place: ResumePoint, measures: StepMeasures | None, num_updates: int, label: str) -> None:
         self.record = record
         self.steps_before = place.task_index * num_updates
         self.num_updates = num_updates
@@ -66,7 +66,7 @@ class TaskJournal:
         """One line of log.jsonl that names the task."""
         self.record.log.write(name, task=self.place.task_name, task_index=self.place.task_index, **fields)
 
-    def place_now(self, next_step: int) -> Place:
+    def place_now(self, next_step: int) -> ResumePoint:
         """Where the run is, metrics.jsonl being on disk up to here."""
         seconds = self.place.train_seconds + time.monotonic() - self.started
         return replace(self.place, next_step=next_step, metrics_bytes=self.record.folder.metrics_size(), train_seconds=seconds)

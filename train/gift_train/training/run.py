@@ -9,20 +9,20 @@ from typing import Any
 
 from gift_shared.preemption import PreemptionNotice
 from gift_train.data.replay import ReplayDataset
-from gift_train.distributed import joined
+from gift_train.distributed import init_distributed
 from gift_train.evaluation.cache import EvaluationCache
 from gift_train.evaluation.evaluate import evaluate_readings
 from gift_train.records import checkpoint
-from gift_train.records.checkpoint import Place, seed_everything
+from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
-from gift_train.records.diagnostics.record import NotingMethod, StepMeasures, record_forgotten, record_predictions, record_replay
+from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
 from gift_train.records.provenance import git_commit
 from gift_train.records.trackers import flat_numbers
 from gift_train.training.data_time import warn_if_starved
-from gift_train.training.loop import Rhythm, Schedule, Training, build_optimizer, train_task
-from gift_train.training.preemption import Departure
-from gift_train.training.recorder import TaskJournal
-from gift_train.training.setup import Run, RunRequest, agree, prepare
+from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
+from gift_train.training.preemption import PreemptionCheck
+from gift_train.training.recorder import TaskRecorder
+from gift_train.training.setup import Run, RunRequest, prepare, require_same_run
 from gift_train.training.task import TaskInputs, replay_stream, task_batches, task_context
 
 
@@ -34,10 +34,10 @@ def run(request: RunRequest, notice: PreemptionNotice) -> dict[str, Any] | None:
     Raises: GiftError of the kind that fits, before any training, for names, files, counts or folders that do not; Preempted when a
     signal asked for the machine and the state is saved.
     """
-    with joined(request.device) as ranks:
-        departure = Departure(notice, None if ranks.world_size == 1 else ranks.any)
-        this = ranks.together(lambda: prepare(request, departure, ranks))
-        agree(this)
+    with init_distributed(request.device) as ranks:
+        departure = PreemptionCheck(notice, None if ranks.world_size == 1 else ranks.any_rank)
+        this = ranks.all_or_none(lambda: prepare(request, departure, ranks))
+        require_same_run(this)
         with closing(this.folder), closing(this.record.trackers), this.record.log as log:
             log.write("started", command=sys.argv, commit=git_commit(), world_size=ranks.world_size)
             summary = _go_through(this)
@@ -72,7 +72,7 @@ def _learn(this: Run, index: int, name: str) -> None:
     """Train one task, or take what an earlier start of this run trained. Leaves its result in the student."""
     checkpoints, method, student, ranks = this.folder.checkpoints, this.method, this.student, this.ranks
     result = checkpoint.task_file(checkpoints, index, name)
-    if ranks.from_main(result.is_file):
+    if ranks.broadcast_object(result.is_file):
         place = checkpoint.load_task(result, student, method, ranks)
         this.folder.cut_metrics(place.metrics_bytes)
         return
@@ -95,25 +95,25 @@ def _learn(this: Run, index: int, name: str) -> None:
         ranks=ranks,
     )
     place = checkpoint.load_progress(checkpoints, index, training) or _first_place(this, index, name)
-    ranks.draw_alike()
+    ranks.synchronize_rng()
     this.folder.cut_metrics(place.metrics_bytes)
-    journal = TaskJournal(this.record, place, measures, inputs.num_updates, label)
-    journal.event("resumed" if place.next_step else "task_started", step=place.next_step)
-    rhythm = Rhythm(
+    callbacks = TaskRecorder(this.record, place, measures, inputs.num_updates, label)
+    callbacks.event("resumed" if place.next_step else "task_started", step=place.next_step)
+    intervals = Intervals(
         log_every=this.recipe.log_every,
         checkpoint_every=this.recipe.checkpoint_every,
         checkpoint_minutes=this.recipe.checkpoint_minutes,
     )
-    waited = train_task(training, task_batches(inputs, student, replay, place.next_step), place.next_step, rhythm, journal, label)
+    waited = train_task(training, task_batches(inputs, student, replay, place.next_step), place.next_step, intervals, callbacks, label)
     method.end_task(student)
-    done = journal.place_now(inputs.num_updates)
+    done = callbacks.place_now(inputs.num_updates)
     this.folder.add_time("train", name, done.train_seconds)
     this.folder.add_waiting(name, waited)
     warn_if_starved(label, waited, this.request.num_workers)
     if ranks.is_main:
         checkpoint.save_task(checkpoints, done, student, method.state_dict())
         checkpoint.clear_progress(checkpoints)
-    journal.event("task_ended", seconds=round(done.train_seconds, 3), waited=round(waited, 4))
+    callbacks.event("task_ended", seconds=round(done.train_seconds, 3), waited=round(waited, 4))
 
 
 def _load_start(this: Run, index: int) -> None:
@@ -128,9 +128,9 @@ def _result_before(this: Run, index: int) -> Path:
     return checkpoint.task_file(this.folder.checkpoints, index - 1, this.order.tasks[index - 1])
 
 
-def _first_place(this: Run, index: int, name: str) -> Place:
+def _first_place(this: Run, index: int, name: str) -> ResumePoint:
     size = checkpoint.read_place(_result_before(this, index)).metrics_bytes if index > 0 and this.ranks.is_main else 0
-    return Place(task_index=index, task_name=name, next_step=0, metrics_bytes=size, train_seconds=0.0)
+    return ResumePoint(task_index=index, task_name=name, next_step=0, metrics_bytes=size, train_seconds=0.0)
 
 
 def _inputs(this: Run, index: int, name: str, what_is_left: str) -> TaskInputs:
@@ -145,7 +145,7 @@ def _inputs(this: Run, index: int, name: str, what_is_left: str) -> TaskInputs:
         replay_rows=this.replay_rows.get(name),
         evaluation_transform=this.transforms.evaluation,
         num_workers=this.request.num_workers,
-        room_bytes=this.request.room_bytes,
+        cache_bytes=this.request.cache_bytes,
         no_task_images=this.no_task_images,
         reference_images=this.reference_images,
         reference_texts=this.reference_texts,
@@ -178,7 +178,7 @@ def _evaluate(this: Run, description: str, number: int) -> dict[str, list[float]
     `number` counts evaluations: 0 is the zero-shot one, t the one after the t-th task.
     """
     name = this.order.tasks[number - 1] if number else ZERO_SHOT
-    noted, folder = NotingMethod(this.method), this.request.evaluation_cache
+    noted, folder = PredictionRecorder(this.method), this.request.evaluation_cache
     started = time.monotonic()
     found = evaluate_readings(
         this.record.departure.watching(noted if this.recipe.diagnostics else this.method, f"evaluation, {description}"),

@@ -19,7 +19,7 @@ from gift_shared.storage import Folder, index_file
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.data.pixel_cache import ROOM_BYTES
+from gift_train.data.pixel_cache import CACHE_BYTES
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -42,7 +42,7 @@ from gift_train.records.identity import manifests_digest
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.run_log import RunLog
 from gift_train.records.trackers import Trackers, check_trackers
-from gift_train.training.preemption import Departure
+from gift_train.training.preemption import PreemptionCheck
 from gift_train.training.recorder import Record
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RunRequest:
     reference_captions: Path | None = None
     trackers: Sequence[str] = ()
     evaluation_cache: Path | None = None
-    room_bytes: int = ROOM_BYTES  # memory for decoded images of each set of images
+    cache_bytes: int = CACHE_BYTES  # memory for decoded images of each set of images
     compiles: bool = False  # the towers' blocks, see Backbone.compile_blocks
 
 
@@ -97,7 +97,7 @@ class Run:
         return self.record.folder
 
 
-def prepare(request: RunRequest, departure: Departure, ranks: Ranks) -> Run:
+def prepare(request: RunRequest, departure: PreemptionCheck, ranks: Ranks) -> Run:
     """Check all a run depends on and open its folder; no work is spent yet."""
     manifests = Manifests(tuple(request.manifests))
     order = manifests.order(request.order)
@@ -119,7 +119,7 @@ def prepare(request: RunRequest, departure: Departure, ranks: Ranks) -> Run:
     if request.compiles:
         student.compile_blocks()
     transforms = image_transforms(student.image_settings[0])
-    tasks = {name: load_task(manifests.task(name), request.data_root, transforms, request.room_bytes) for name in order.tasks}
+    tasks = {name: load_task(manifests.task(name), request.data_root, transforms, request.cache_bytes) for name in order.tasks}
     _warn_of_long_captions(student, tasks, replay_rows, texts)
     reference = reference_replay(method, request.reference_images, request.seed, transforms.evaluation)
     outside = no_task_images(method.no_task_source(), request.reference_images, request.shards, order.pretraining_source, transforms.train)
@@ -158,15 +158,15 @@ def prepare(request: RunRequest, departure: Departure, ranks: Ranks) -> Run:
     )
 
 
-def agree(this: Run) -> None:
+def require_same_run(this: Run) -> None:
     """Ranks may stand on different machines: they must have read the same run, and start from the main rank's weights.
 
     Raises: ConfigError if they have not.
     """
-    found = this.ranks.collect(this.folder.identity)
-    this.ranks.together(lambda: _require_one_identity(found))
-    this.ranks.spread(this.student.network.state_dict().values())
-    this.ranks.spread(this.initial_weights.values())
+    found = this.ranks.gather_object(this.folder.identity)
+    this.ranks.all_or_none(lambda: _require_one_identity(found))
+    this.ranks.broadcast(this.student.network.state_dict().values())
+    this.ranks.broadcast(this.initial_weights.values())
 
 
 def _check_request(request: RunRequest, recipe: Recipe, known: Sequence[str]) -> None:
@@ -200,7 +200,9 @@ def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
                 raise ConfigError(f"{key} is {value!r} for process {rank}, {found[0][key]!r} for process 0. Give all the same files.")
 
 
-def _select_replay(request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method, departure: Departure) -> dict[str, pa.Table]:
+def _select_replay(
+    request: RunRequest, recipe: Recipe, order: OrderManifest, method: Method, departure: PreemptionCheck
+) -> dict[str, pa.Table]:
     if method.replay_source() != ReplaySource.SYNTHETIC:
         return {}
     if request.shards is None:

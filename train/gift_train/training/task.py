@@ -25,13 +25,13 @@ from gift_train.data.batches import (  # fmt: skip
     stack_images,
     stream,
 )
-from gift_train.data.pixel_cache import ROOM_BYTES
+from gift_train.data.pixel_cache import CACHE_BYTES
 from gift_train.data.reference_images import ReferenceTexts
 from gift_train.data.replay import ReplayBatch, ReplayCollate, ReplayDataset
 from gift_train.data.sources import ReplaySource, TextSource
 from gift_train.data.tasks import Task
 from gift_train.data.transforms import ImageTransform
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method, TaskContext
 from gift_train.methods.consolidation import Weights
 from gift_train.recipes.recipe import Recipe
@@ -55,11 +55,11 @@ class TaskInputs:
     replay_rows: pa.Table | None  # rows of the synthetic images, for methods that replay them
     evaluation_transform: ImageTransform
     num_workers: int
-    room_bytes: int = ROOM_BYTES  # memory for replay images that are decoded once
+    cache_bytes: int = CACHE_BYTES  # memory for replay images that are decoded once
     no_task_images: Dataset[Any] | None = None
     reference_images: Dataset[Any] | None = None  # (image, NO_LABEL, sample key), for methods that replay them
     reference_texts: ReferenceTexts | None = None
-    ranks: Ranks = ONE
+    ranks: Ranks = SINGLE
     may_leave: Callable[[], None] = lambda: None  # asked before every batch a method looks at before its first step; may raise Preempted
 
     @property
@@ -94,7 +94,7 @@ def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> Repl
         assert inputs.shards is not None
         assert inputs.replay_rows is not None
         hold_shards(inputs.shards, "task", inputs.replay_rows["shard"].unique().to_pylist(), inputs.may_leave)
-        dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform, inputs.room_bytes)
+        dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform, inputs.cache_bytes)
         collate = ReplayCollate(student.tokenize)
     elif source == ReplaySource.REFERENCE:
         assert inputs.reference_images is not None

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gift_shared.errors import ConfigError
-from gift_train.distributed import ONE, Ranks
+from gift_train.distributed import SINGLE, Ranks
 
 NOISE_FLOOR = 0.01  # added to every standard deviation of the gate noise
 
@@ -53,7 +53,7 @@ class Batch:
 
     num_images: int
     num_texts: int
-    ranks: Ranks = ONE
+    ranks: Ranks = SINGLE
 
 
 @dataclass
@@ -166,7 +166,7 @@ class Mixture(nn.Module):
         weights = values.softmax(dim=1)
         if self.route.measures_balance and self.route.training is not None:
             ranks, num_rows = self.route.training.ranks, self._num_sequences
-            whole = [None if rows is None else ranks.gather(rows, num_rows) for rows in (clean, noisy, deviation, chosen, weights)]
+            whole = [None if rows is None else ranks.all_gather(rows, num_rows) for rows in (clean, noisy, deviation, chosen, weights)]
             self.route.balance.append(balance(*whole))
         return chosen, weights
 

@@ -73,7 +73,7 @@ class MoeAdapter(Method):
             assert context.own_images is not None
             assert context.no_task_images is not None
             self.selector.learn_task(context.task_index, context.task_name, context.own_images, context.no_task_images)
-            context.ranks.spread(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
+            context.ranks.broadcast(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         weight, ranks = self.config.balance_weight, self.context.ranks
@@ -81,7 +81,7 @@ class MoeAdapter(Method):
         before = self._counts()
         with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as balances:
             terms = super().task_loss(student, batch)
-        self._set_counts(before + ranks.sum(self._counts() - before))
+        self._set_counts(before + ranks.all_reduce(self._counts() - before))
         return terms | LossTerms(balance=weight * torch.stack(balances).sum()) if weight > 0 else terms
 
     def _counts(self) -> Tensor:

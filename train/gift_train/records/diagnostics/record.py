@@ -34,8 +34,8 @@ PICTURE_PIXELS = 96
 
 
 @dataclass(frozen=True)
-class NotingMethod:
-    """A method to evaluate, remembering every label that its own classifier gives, by dataset; on several ranks those of its batches."""
+class PredictionRecorder:
+    """A method to evaluate, cached every label that its own classifier gives, by dataset; on several ranks those of its batches."""
 
     method: Method
     predicted: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -56,10 +56,10 @@ class NotingMethod:
         """Put together what all ranks noted, in the order of the images."""
         for dataset, notes in self.predicted.items():
             own = torch.cat(notes).cpu() if notes else torch.empty(0, dtype=torch.long)
-            self.predicted[dataset] = ranks.collect(own)
+            self.predicted[dataset] = ranks.gather_object(own)
 
 
-def record_predictions(run: Path, number: int, name: str, tasks: Mapping[str, Task], noted: NotingMethod) -> None:
+def record_predictions(run: Path, number: int, name: str, tasks: Mapping[str, Task], noted: PredictionRecorder) -> None:
     """Write the predictions after task `number`, and for a task some of the images that it made the model forget."""
     columns: dict[str, Any] = {"dataset": [], "index": [], "label": [], "predicted": []}
     for dataset, parts in noted.predicted.items():

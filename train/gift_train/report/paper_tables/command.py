@@ -14,7 +14,7 @@ from gift_train.records.identity import manifests_digest
 from gift_train.report.grid import Grid, grid_text
 from gift_train.report.paper_tables.comparison import compare, comparison_csv, comparison_latex, comparison_markdown, comparison_text
 from gift_train.report.paper_tables.definition import PaperTable, load_table
-from gift_train.report.paper_tables.needed_runs import NeededRun, Setting, State, needed_runs, replay_shortage
+from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, Setting, needed_runs, replay_shortage
 from gift_train.report.paper_tables.running import Machine, command_line, require_possible, run_missing, run_request
 from gift_train.training.setup import RunRequest
 
@@ -50,7 +50,7 @@ def table_command(request: TableRequest, machine: Machine, *, run: bool, tell: C
         for _ in run_missing(_chosen(table, needed, request.only), setting, machine, tell):
             _write(request, table, setting, needed_runs(table, setting, seeds))  # an interrupted table shows what it has
     else:
-        num_left = sum(one.state is not State.THERE for one in needed)
+        num_left = sum(one.state is not RunState.THERE for one in needed)
         if num_left:
             tell(f"{num_left} runs are not there: --run makes them here, --commands prints them as jobs of their own.")
     return _write(request, table, setting, needed_runs(table, setting, seeds))
@@ -72,7 +72,7 @@ def missing_runs(request: TableRequest, machine: Machine) -> list[RunRequest]:
 def _missing(request: TableRequest, machine: Machine) -> tuple[list[NeededRun], Setting]:
     table, setting = _resolve(request, machine.manifests)
     needed = _chosen(table, needed_runs(table, setting, parse_seeds(request.seeds)), request.only)
-    return [one for one in needed if one.state is not State.THERE], setting
+    return [one for one in needed if one.state is not RunState.THERE], setting
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -150,7 +150,7 @@ def _chosen(table: PaperTable, needed: Sequence[NeededRun], only: Sequence[str])
 
 
 def _listing(table: PaperTable, setting: Setting, needed: Sequence[NeededRun]) -> str:
-    counts = {state: sum(one.state is state for one in needed) for state in State}
+    counts = {state: sum(one.state is state for one in needed) for state in RunState}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     lines = []
     for one in needed:

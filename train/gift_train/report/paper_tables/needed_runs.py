@@ -72,7 +72,7 @@ class Setting:
         return self.reference_images.get(method, self.reference_images.get(None))
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """What is known of a needed run."""
 
     THERE = "there"
@@ -89,7 +89,7 @@ class NeededRun:
     recipe: Recipe
     seed: int
     folder: Path
-    state: State
+    state: RunState
     run: Run | None = None
     remark: str = ""
 
@@ -130,7 +130,7 @@ def needed_runs(table: PaperTable, setting: Setting, seeds: Sequence[int]) -> li
 
 def obstacle(needed: NeededRun, setting: Setting) -> str | None:
     """Why a run that is not there cannot be made, as far as it can be told without loading a model; None if nothing is seen."""
-    if needed.state is State.OCCUPIED:
+    if needed.state is RunState.OCCUPIED:
         return f"{needed.folder} {needed.remark}. Move it away, or give another --runs"
     if needed.needs_reference_images and setting.images_for(needed.recipe.method) is None:
         what = "images of no task" if _no_task_source(needed.recipe) == NoTaskSource.REFERENCE else "reference images"
@@ -179,13 +179,13 @@ def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: Setting, records
     finished = next((path for path in matching if (path / "summary.json").is_file()), None)
     needed = partial(NeededRun, row=row, recipe=recipe, seed=seed)
     if finished is not None:
-        return needed(folder=finished, state=State.THERE, run=load_run(finished))
+        return needed(folder=finished, state=RunState.THERE, run=load_run(finished))
     if home in matching:
         remark = f"{_num_finished_tasks(home)} of {len(setting.order.tasks)} tasks done"
-        return needed(folder=home, state=State.UNFINISHED, remark=remark)
+        return needed(folder=home, state=RunState.UNFINISHED, remark=remark)
     if home in records:
-        return needed(folder=home, state=State.OCCUPIED, remark=f"holds another run: {_difference(records[home], wanted)}")
-    return needed(folder=home, state=State.MISSING)
+        return needed(folder=home, state=RunState.OCCUPIED, remark=f"holds another run: {_difference(records[home], wanted)}")
+    return needed(folder=home, state=RunState.MISSING)
 
 
 def _records(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gift_shared.errors import ConfigError
 from gift_shared.preemption import PreemptionNotice
-from gift_train.data.pixel_cache import ROOM_BYTES
+from gift_train.data.pixel_cache import CACHE_BYTES
 from gift_train.distributed import require_one_process
-from gift_train.report.paper_tables.needed_runs import NeededRun, Setting, State, obstacle
+from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, Setting, obstacle
 from gift_train.training.run import run
 from gift_train.training.setup import RunRequest
 
@@ -22,7 +22,7 @@ class Machine:
     manifests: Sequence[Path]
     device: str
     num_workers: int
-    room_bytes: int
+    cache_bytes: int
     evaluation_cache: Path | None
     compiles: bool
 
@@ -44,7 +44,7 @@ def run_request(needed: NeededRun, setting: Setting, machine: Machine) -> RunReq
         seed=needed.seed,
         device=machine.device,
         num_workers=machine.num_workers,
-        room_bytes=machine.room_bytes,
+        cache_bytes=machine.cache_bytes,
         evaluation_cache=machine.evaluation_cache,
         compiles=machine.compiles,
         stop_after=None,
@@ -65,7 +65,7 @@ def command_line(request: RunRequest) -> list[str]:
         "--seed": request.seed,
         "--device": request.device,
         "--num-workers": request.num_workers,
-        "--image-cache-gb": request.room_bytes / 1e9 if request.room_bytes != ROOM_BYTES else None,
+        "--image-cache-gb": request.cache_bytes / 1e9 if request.cache_bytes != CACHE_BYTES else None,
         "--evaluation-cache": request.evaluation_cache,
     }
     words = ["gift-train", "run", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
@@ -88,7 +88,7 @@ def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine,
     Raises: ConfigError before the first one if any of them cannot be made; what the run itself raises.
     """
     require_one_process("gift-train table")
-    missing = [one for one in needed if one.state is not State.THERE]
+    missing = [one for one in needed if one.state is not RunState.THERE]
     require_possible(missing, setting)
     expected = _Expectation(needed)
     started = time.monotonic()

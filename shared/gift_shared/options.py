@@ -1,0 +1,73 @@
+"""One typed description of what a command is told: its options on the command line, the object that code reads, and its words again.
+
+An options class is a frozen dataclass whose fields are `Annotated[type, typer.Option(...)]`; a field without a default must be given.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+LISTS = (list, tuple)
+
+
+def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A typer command whose parameters of options classes are replaced by those classes' fields, which `command` gets as one object."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
+    classes = {name: hints[name] for name in signature.parameters if dataclasses.is_dataclass(hints[name])}
+
+    @wraps(command)
+    def with_options(**given: Any) -> Any:
+        built = {name: from_parameters(cls, given) for name, cls in classes.items()}
+        taken = {field for cls in classes.values() for field in field_names(cls)}
+        return command(**built, **{name: value for name, value in given.items() if name not in taken})
+
+    parameters = [parameter for name, parameter in signature.parameters.items() if name not in classes]
+    for cls in classes.values():
+        own = typing.get_type_hints(cls, include_extras=True)
+        parameters += [parameter.replace(annotation=own[name]) for name, parameter in inspect.signature(cls).parameters.items()]
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    with_options.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+    return with_options
+
+
+def field_names(cls: type) -> list[str]:
+    """Names of an options class's fields, in their order."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def from_parameters(cls: type[T], given: Mapping[str, Any]) -> T:
+    """The object from typer's parameters by name; others in `given` are passed over. An option that was not given is its default."""
+    return cls(**{name: given[name] for name in field_names(cls) if name in given})
+
+
+def as_words(options: Any) -> list[str]:
+    """The flags that give these options, those at their default left out: what a user would type."""
+    words: list[str] = []
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is None or value == field.default:
+            continue
+        flag = _flag(field.name, hints[field.name])
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        else:
+            words += [word for one in (value if isinstance(value, LISTS) else [value]) for word in (flag, str(one))]
+    return words
+
+
+def _flag(name: str, hint: Any) -> str:
+    """The option's own long name, else the field's with dashes, as typer makes it."""
+    for told in getattr(hint, "__metadata__", ()):
+        if isinstance(told, typer.models.OptionInfo):
+            long = [declared for declared in told.param_decls or () if declared.startswith("--")]
+            return long[0] if long else f"--{name.replace('_', '-')}"
+    raise TypeError(f"{name} is no option: it needs Annotated[..., typer.Option(...)]")
