@@ -31,7 +31,8 @@ def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
     parameters = [parameter for name, parameter in signature.parameters.items() if name not in classes]
     for cls in classes.values():
         own = typing.get_type_hints(cls, include_extras=True)
-        parameters += [parameter.replace(annotation=own[name]) for name, parameter in inspect.signature(cls).parameters.items()]
+        fields = inspect.signature(cls).parameters
+        parameters += [fields[name].replace(annotation=own[name]) for name in field_names(cls)]
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     with_options.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
@@ -39,8 +40,10 @@ def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def field_names(cls: type) -> list[str]:
-    """Names of an options class's fields, in their order."""
-    return [field.name for field in dataclasses.fields(cls)]
+    """Names of an options class's fields: its own, then those of each class it extends."""
+    by_class = [name for one in cls.__mro__ for name in inspect.get_annotations(one)]
+    known = {field.name for field in dataclasses.fields(cls)}
+    return [name for name in dict.fromkeys(by_class) if name in known]
 
 
 def from_parameters(cls: type[T], given: Mapping[str, Any]) -> T:
@@ -52,11 +55,12 @@ def as_words(options: Any) -> list[str]:
     """The flags that give these options, those at their default left out: what a user would type."""
     words: list[str] = []
     hints = typing.get_type_hints(type(options), include_extras=True)
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value is None or value == field.default:
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name in field_names(type(options)):
+        value = getattr(options, name)
+        if value is None or value == defaults[name]:
             continue
-        flag = _flag(field.name, hints[field.name])
+        flag = _flag(name, hints[name])
         if isinstance(value, bool):
             words += [flag] if value else []
         else:

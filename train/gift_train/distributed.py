@@ -28,6 +28,7 @@ T = TypeVar("T")
 MAIN = 0
 CPU = torch.device("cpu")
 PATIENCE = timedelta(minutes=20)  # for a rank that does not answer; a launcher ends the others at once when one of them dies
+STEPS_BETWEEN_SYNCS = 10  # between two questions to all ranks: answering makes the host wait for the device
 BUCKET_ENTRIES = 2**24  # gradients that travel together: 64 MiB of float32
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from gift_shared.errors import DataError
 from gift_shared.preemption import PreemptionNotice
+from gift_train.options import RunOptions
 from gift_train.records.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.records.diagnostics.record import half_share
-from gift_train.training import run as sequence
-from gift_train.training.setup import RunRequest
+from gift_train.training.run import train
 
 SETTINGS = (
     "steps=12",
@@ -28,16 +28,15 @@ SETTINGS = (
 
 
 def request(world, out, *settings, stop_after=None):
-    return RunRequest(
-        order="pair", recipe="gift", overrides=[*SETTINGS, *settings], model=str(world.root / "model"), pretrained=None,
-        shards=world.root / "shards", data_root=world.root / "data", manifests=[world.root / "manifests"], out=out, seed=42,
-        device="cpu", num_workers=0, stop_after=stop_after,
+    return RunOptions(
+        order="pair", recipe="gift", overrides=[*SETTINGS, *settings], model=str(world.root / "model"), shards=str(world.root / "shards"),
+        data_root=world.root / "data", manifests=[world.root / "manifests"], out=out, device="cpu", stop_after=stop_after,
     )  # fmt: skip
 
 
 def run(request):
     with PreemptionNotice() as notice:
-        sequence.run(request, notice)
+        train(request, notice)
 
 
 @pytest.fixture(scope="module")

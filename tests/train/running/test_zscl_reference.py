@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from gift_train.data.reference_images import reference_replay
+from gift_train.data.sources import ReplaySource
 from gift_train.data.transforms import image_transforms
 from gift_train.methods.zscl import ReferenceSet, Zscl
 from gift_train.training.loop import training_step
@@ -163,7 +164,7 @@ def test_the_subset_follows_from_the_seed_alone(world):
     folder = world.root / "data/colours/train"
 
     def names(seed, num_images):
-        return [str(path) for path, _, _ in reference_replay(zscl(num_images), folder, seed, EVALUATION).places]
+        return [str(path) for path, _, _ in reference_replay(ReplaySource.REFERENCE, folder, num_images, seed, EVALUATION).places]
 
     assert names(42, 9) == names(42, 9)
     assert len(set(names(42, 9))) == 9

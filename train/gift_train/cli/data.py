@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gift_train.options import DataRoot, ManifestFolders
+from gift_train.options import DataRoot, Datasets, ManifestFolders
 
 if TYPE_CHECKING:
     from gift_shared.manifests import TaskManifest
@@ -14,7 +14,6 @@ data_app = typer.Typer(
     name="data", help="The datasets of an order: what is there, get what can be got, pack into shards.", no_args_is_help=True
 )
 
-Datasets = Annotated[list[str] | None, typer.Argument(help="Datasets by name.  [default: those of --order]", show_default=False)]
 Order = Annotated[str, typer.Option(help="Order whose datasets are meant if none is named.")]
 
 

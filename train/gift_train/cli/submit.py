@@ -2,15 +2,15 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gift_shared.command_job import CommandJob
-from gift_shared.errors import ConfigError, unknown_name
-from gift_shared.options import takes_options
+from gift_shared.errors import ConfigError
+from gift_shared.options import from_parameters, takes_options
 from gift_shared.submission import (
     Resources,
     each_of,
@@ -21,6 +21,7 @@ from gift_shared.submission import (
     submitted_lines,
     wait_for,
 )
+from gift_train.options import RunOptions, TableOptions
 
 
 @takes_options
@@ -57,30 +58,16 @@ def submit(
 
 
 def _runs(context: typer.Context, words: Sequence[str]) -> list[tuple[Path, list[str]]]:
-    """Run folder and words after `gift-train` of every run that a command asks for."""
+    """Run folder and words after `gift-train` of every run that a command asks for, checked as far as it goes without a model."""
     given = parse_words(context, words, ["run", "table"])
     if words[0] == "run":
-        _check_run(given)
-        return [(Path(given["out"]), list(words))]
-    from gift_train.cli.table import asked
+        from gift_train.training.setup import plan_run
+
+        options = from_parameters(RunOptions, given)
+        plan_run(options)
+        return [(options.out, list(words))]
     from gift_train.report.paper_tables.command import missing_runs
-    from gift_train.report.paper_tables.running import command_line
 
     if given["run"] or given["commands"]:
         raise ConfigError("submit makes the runs of a table: leave out --run and --commands.")
-    return [(request.out, command_line(request)[1:]) for request in missing_runs(*asked(given))]
-
-
-def _check_run(given: Mapping[str, Any]) -> None:
-    """What would stop every start of the job, as far as it can be told without loading a model. Raises ConfigError, ManifestError."""
-    from gift_shared.manifests import Manifests
-    from gift_train.methods.registry import METHOD_NAMES
-    from gift_train.recipes.recipe import load_recipe
-
-    method, recipe = given["method"], given["recipe"]
-    if (method is None) == (recipe is None):
-        raise ConfigError("Give either --method NAME or --recipe NAME_OR_FILE.")
-    if method is not None and method not in METHOD_NAMES:
-        raise ConfigError(unknown_name("method", method, METHOD_NAMES))
-    order = Manifests(tuple(map(Path, given["manifests"] or ()))).order(given["order"])
-    load_recipe(method or recipe, order.recipes, given["overrides"] or ())
+    return [(run.out, run.command_line()[1:]) for run in missing_runs(given["name"], from_parameters(TableOptions, given))]

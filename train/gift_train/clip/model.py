@@ -21,6 +21,7 @@ from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
+TEXT_BLOCK = 256
 TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 
@@ -213,6 +214,11 @@ class Backbone:
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def in_blocks(encode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """encode(tokens) [K, D], TEXT_BLOCK of the K texts at a time: for passes without gradient, whose memory this bounds."""
+    return torch.cat([encode(block) for block in torch.split(tokens, TEXT_BLOCK)])
 
 
 def check_same_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], may_lack: Sequence[str] = FROZEN) -> None:

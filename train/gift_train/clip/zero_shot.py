@@ -7,9 +7,7 @@ from torch import Tensor
 
 from gift_shared.errors import ShapeError
 from gift_shared.manifests import TaskManifest
-from gift_train.clip.model import Backbone
-
-TEXT_BATCH = 256  # prompts per forward pass
+from gift_train.clip.model import Backbone, in_blocks
 
 
 def similarity_logits(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Tensor:
@@ -31,7 +29,7 @@ def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
     """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
     prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
     tokens = student.tokenize(prompts)
-    features = torch.cat([student.encode_texts(student.trim(part)) for part in torch.split(tokens, TEXT_BATCH)])
+    features = in_blocks(lambda block: student.encode_texts(student.trim(block)), tokens)
     per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(per_class, dim=-1)
 

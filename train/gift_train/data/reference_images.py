@@ -28,7 +28,6 @@ from gift_train.data.datasets.images import FILE_FORMATS, decode_rgb
 from gift_train.data.replay import ReplayDataset
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.data.transforms import ImageTransform
-from gift_train.methods.base import Method
 
 NO_LABEL = -1
 _Place = tuple[Path, int, int]  # file, byte offset, byte size
@@ -96,32 +95,34 @@ def reference_texts(source: TextSource, file: Path | None, pretraining: TaskMani
     return ReferenceTexts(read.texts.to_pylist(), {"path": str(file), "sha256": read.sha256})
 
 
-def require_reference_images(method: Method, reference: Path | None) -> None:
-    """Raises ConfigError if the method replays images of --reference-images and they are not given."""
-    if reference is None and method.replay_source() == ReplaySource.REFERENCE:
+def require_reference_images(source: ReplaySource, reference: Path | None) -> None:
+    """Raises ConfigError if images of --reference-images are replayed and they are not given."""
+    if reference is None and source == ReplaySource.REFERENCE:
         raise ConfigError(
             "The recipe distils on reference images (the paper: ImageNet): give their folder or tars with --reference-images."
         )
 
 
-def reference_replay(method: Method, reference: Path | None, seed: int, transform: ImageTransform) -> Dataset[Any] | None:
-    """The images a method replays from --reference-images: all, or its subset, which `seed` decides. None if it replays others.
+def reference_replay(
+    source: ReplaySource, reference: Path | None, num_images: int | None, seed: int, transform: ImageTransform
+) -> Dataset[Any] | None:
+    """The images that are replayed from --reference-images: all, or `num_images` that `seed` decides. None if others are replayed.
 
     Raises: ConfigError if the path is not given, DataError if there are fewer images than asked for, or none.
     """
-    if method.replay_source() != ReplaySource.REFERENCE:
+    if source != ReplaySource.REFERENCE:
         return None
-    require_reference_images(method, reference)
+    require_reference_images(source, reference)
     assert reference is not None
     images = open_reference_images(reference, transform)
-    asked, found = method.num_reference_images(), len(images.places)
-    if asked is None:
+    found = len(images.places)
+    if num_images is None:
         return images
-    if asked > found:
+    if num_images > found:
         raise DataError(
-            f"{reference} holds {found} images, the recipe asks for {asked}. Give more, or set method_config.reference.num_images."
+            f"{reference} holds {found} images, the recipe asks for {num_images}. Give more, or set method_config.reference.num_images."
         )
-    chosen = sorted(random.Random(seed).sample(range(found), asked))
+    chosen = sorted(random.Random(seed).sample(range(found), num_images))
     return ReferenceImages([images.places[index] for index in chosen], transform)
 
 

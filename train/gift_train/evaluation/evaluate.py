@@ -16,6 +16,8 @@ from gift_train.data.tasks import TaskImages
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.cache import EvaluationCache
 
+MayStop = Callable[[], None]  # may raise, which ends the evaluation
+
 
 class Classifies(Protocol):
     """What evaluation needs of a method."""
@@ -32,6 +34,7 @@ def accuracies(
     student: Backbone,
     num_workers: int = 0,
     ranks: Ranks = SINGLE,
+    before_batch: MayStop = lambda: None,
 ) -> dict[str, float]:
     """Top-1 accuracy in percent over all (image, label) items, of each classifier by its name, in one pass over the images.
 
@@ -43,6 +46,7 @@ def accuracies(
     batch: TaskBatch
     positions = range(order.batches_per_epoch)[ranks.share(order.batches_per_epoch)]
     for batch in stream(images, order, collate_task, positions, num_workers):
+        before_batch()
         placed = place_task(batch, student)
         for name, classify in classifiers.items():
             correct[name] += (classify(placed.images) == placed.labels).sum()
@@ -62,18 +66,22 @@ def evaluate_readings(
     cache: EvaluationCache | None = None,
     ranks: Ranks = SINGLE,
     description: str = "evaluate",
+    before_dataset: MayStop = lambda: None,
+    before_batch: MayStop = lambda: None,
 ) -> dict[str, dict[str, float]]:
     """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
 
-    Shows its progress. Returns: {"": {dataset: accuracy}, other reading: {...}}; most methods have the reading "" alone.
+    Shows its progress. `before_dataset` is called by every rank at the same places, `before_batch` by each at its own.
+    Returns: {"": {dataset: accuracy}, other reading: {...}}; most methods have the reading "" alone.
     """
     found: dict[str, dict[str, float]] = {}
     with Progress(description, len(datasets), "dataset", stays=False) as progress:
         for name, (manifest, images) in datasets.items():
+            before_dataset()
             progress.note(name)
             prepared = images if cache is None else ranks.main_process_first(partial(cache.images, manifest, images))
             classifiers = method.classifiers(student, manifest)
-            for reading, value in accuracies(classifiers, prepared, batch_size, student, num_workers, ranks).items():
+            for reading, value in accuracies(classifiers, prepared, batch_size, student, num_workers, ranks, before_batch).items():
                 found.setdefault(reading, {})[name] = value
             progress.advance()
     return found

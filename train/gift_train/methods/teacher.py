@@ -5,11 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gift_train.clip.model import Backbone
+from gift_train.clip.model import Backbone, in_blocks
 from gift_train.data.replay import ReplayBatch
 from gift_train.distributed import SINGLE, Ranks
-
-TEXT_BATCH = 256  # texts per forward pass without gradient
 
 
 class Teacher:
@@ -49,7 +47,7 @@ class Teacher:
     @torch.no_grad()
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """Features [N, D] of token rows [N, L]."""
-        return torch.cat([self.ranks.encode(self.backbone.encode_texts, part) for part in torch.split(tokens, TEXT_BATCH)])
+        return in_blocks(lambda block: self.ranks.encode(self.backbone.encode_texts, block), tokens)
 
     @torch.no_grad()
     def image_features(self, batch: ReplayBatch) -> Tensor:

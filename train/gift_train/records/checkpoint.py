@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.model import Backbone
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method
-from gift_train.training.loop import Training
 
 KEEP_PROGRESS = 2
 METADATA_KEY = "gift"
@@ -47,17 +46,32 @@ class ResumePoint:
     train_seconds: float
 
 
+class TrainingState(Protocol):
+    """What the loop works on, as far as a checkpoint holds it."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def student(self) -> Backbone: ...
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def ranks(self) -> Ranks: ...
+
+
 def task_file(folder: Path, task_index: int, task_name: str) -> Path:
     """The weights handed on by a task."""
     return folder / f"task-{task_index + 1:02d}-{task_name}.safetensors"
 
 
-def save_task(folder: Path, place: ResumePoint, student: Backbone, method_state: Mapping[str, Tensor]) -> None:
+def save_task(folder: Path, point: ResumePoint, student: Backbone, method_state: Mapping[str, Tensor]) -> None:
     """Save what a task hands on. The weights come last: once they are there, the task is done."""
-    path = task_file(folder, place.task_index, place.task_name)
+    path = task_file(folder, point.task_index, point.task_name)
     if method_state:
-        _save(path.with_suffix(".state.safetensors"), method_state, place)
-    _save(path, student.network.state_dict(), place)
+        _save(path.with_suffix(".state.safetensors"), method_state, point)
+    _save(path, student.network.state_dict(), point)
 
 
 def load_task(path: Path, student: Backbone, method: Method | None = None, ranks: Ranks = SINGLE) -> ResumePoint:
@@ -65,8 +79,8 @@ def load_task(path: Path, student: Backbone, method: Method | None = None, ranks
 
     The main rank reads the files, which the others need not see.
     """
-    weights, place = _load(path, student.device) if ranks.is_main else ({}, None)
-    found = ranks.broadcast_object(lambda: place)
+    weights, point = _load(path, student.device) if ranks.is_main else ({}, None)
+    found = ranks.broadcast_object(lambda: point)
     assert found is not None
     weights = ranks.broadcast_tensors(weights)
     with _fitting(path):
@@ -94,33 +108,33 @@ def load_weights_file(path: Path, student: Backbone) -> None:
         student.load_weights(weights)
 
 
-def read_place(path: Path) -> ResumePoint:
+def read_resume_point(path: Path) -> ResumePoint:
     """The metadata of a checkpoint alone. Raises DataError if it is not one of ours."""
     if not path.is_file():
         raise DataError(f"No checkpoint at {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            return _place(file.metadata(), path)
+            return _point(file.metadata(), path)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a readable checkpoint: {error}. Remove it and run again.") from error
 
 
-def save_progress(folder: Path, place: ResumePoint, training: Training) -> None:
+def save_progress(folder: Path, point: ResumePoint, training: TrainingState) -> None:
     """Save everything the next step depends on, then drop all but the last two."""
     tensors = {f"student/{name}": tensor for name, tensor in training.student.network.state_dict().items()}
     for number, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"method/{name}": tensor for name, tensor in training.method.state_dict().items()}
     tensors |= {f"random/{name}": tensor for name, tensor in random_state(training.student.device).items()}
-    name = f"task-{place.task_index + 1:02d}-step-{place.next_step:06d}.safetensors"
-    _save(folder / "progress" / name, tensors, place)
-    # Beyond this place lies at most what could not be read when the run went on from before it.
+    name = f"task-{point.task_index + 1:02d}-step-{point.next_step:06d}.safetensors"
+    _save(folder / "progress" / name, tensors, point)
+    # Beyond this point lies at most what could not be read when the run went on from before it.
     kept = [path for path in _progress_files(folder) if path.name <= name][-KEEP_PROGRESS:]
     for path in set(_progress_files(folder)).difference(kept):
         path.unlink()
 
 
-def load_progress(folder: Path, task_index: int, training: Training) -> ResumePoint | None:
+def load_progress(folder: Path, task_index: int, training: TrainingState) -> ResumePoint | None:
     """Go on inside a task: load the newest readable progress of it into `training`, on all ranks. None if there is none.
 
     Raises: DataError for a file that reads well and is of another run.
@@ -130,11 +144,11 @@ def load_progress(folder: Path, task_index: int, training: Training) -> ResumePo
     told = ranks.broadcast_object(lambda: None if found is None else (found[0], found[1]))
     if told is None:
         return None
-    path, place = told
+    path, point = told
     tensors = ranks.broadcast_tensors(None if found is None else found[2])
     with _fitting(path):
         _restore(tensors, training)
-    return place
+    return point
 
 
 def clear_progress(folder: Path) -> None:
@@ -190,12 +204,12 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
 def _newest_progress(folder: Path, task_index: int) -> tuple[Path, ResumePoint, dict[str, Tensor]] | None:
     for path in reversed(_progress_files(folder)):
         try:
-            tensors, place = _load(path, torch.device("cpu"))
+            tensors, point = _load(path, torch.device("cpu"))
         except DataError as error:
             _log.warning("%s Trying the one before.", error)
             continue
-        if place.task_index == task_index:
-            return path, place, tensors
+        if point.task_index == task_index:
+            return path, point, tensors
     return None
 
 
@@ -209,7 +223,7 @@ def _fitting(path: Path) -> Iterator[None]:
         raise DataError(f"{path} does not fit this run: {reason} Remove it or take the right one, and run again.") from error
 
 
-def _restore(tensors: Mapping[str, Tensor], training: Training) -> None:
+def _restore(tensors: Mapping[str, Tensor], training: TrainingState) -> None:
     training.student.load_weights(_under(tensors, "student/"))
     groups = training.optimizer.state_dict()["param_groups"]
     state = _optimizer_state(_under(tensors, "optimizer/"), list(training.parameters.values()))
@@ -243,9 +257,9 @@ def _progress_files(folder: Path) -> list[Path]:
     return sorted((folder / "progress").glob("task-*-step-*.safetensors"))
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], place: ResumePoint) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], point: ResumePoint) -> None:
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps(asdict(place))
+    told = json.dumps(asdict(point))
     metadata = {METADATA_KEY: told, CHECKSUM_KEY: checksum(told, here), "format": "pt"}
     with atomic_path(path) as temporary:
         try:
@@ -257,8 +271,8 @@ def _save(path: Path, tensors: Mapping[str, Tensor], place: ResumePoint) -> None
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], ResumePoint]:
-    place = read_place(path)
-    return _read_tensors(path, device), place
+    point = read_resume_point(path)
+    return _read_tensors(path, device), point
 
 
 def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
@@ -278,14 +292,14 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _place(metadata: dict[str, Any] | None, path: Path) -> ResumePoint:
+def _point(metadata: dict[str, Any] | None, path: Path) -> ResumePoint:
     try:
-        place = ResumePoint(**json.loads((metadata or {})[METADATA_KEY]))
+        point = ResumePoint(**json.loads((metadata or {})[METADATA_KEY]))
         for name, kind in get_type_hints(ResumePoint).items():
-            if type(getattr(place, name)) is not kind or (kind is not str and not 0 <= getattr(place, name) < math.inf):
-                raise ValueError(f"{name} = {getattr(place, name)!r}")
+            if type(getattr(point, name)) is not kind or (kind is not str and not 0 <= getattr(point, name) < math.inf):
+                raise ValueError(f"{name} = {getattr(point, name)!r}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is a safetensors file but not a checkpoint of a run: its metadata lacks or garbles {METADATA_KEY!r} ({error})."
         ) from error
-    return place
+    return point

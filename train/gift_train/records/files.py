@@ -10,6 +10,7 @@ from gift_shared.errors import DataError
 RUN_FILE = "run.json"
 MATRIX_FILE = "accuracy_matrix.json"
 METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
 TIMING_FILE = "timing.json"
 

@@ -22,6 +22,11 @@ class Restored:
     evaluation_batch_size: int | None
 
 
+def plain_clip() -> Restored:
+    """What reads weights that no method has added to."""
+    return Restored(method=ZeroShot(ZeroShot.Config()), evaluation_batch_size=None)
+
+
 def restore(path: Path, student: Backbone) -> Restored:
     """Put the weights into the student.
 
@@ -31,7 +36,7 @@ def restore(path: Path, student: Backbone) -> Restored:
     run_file = path.parent.parent / "run.json"
     if path.parent.name != "checkpoints" or not run_file.is_file():
         load_weights_file(path, student)
-        return Restored(method=ZeroShot(ZeroShot.Config()), evaluation_batch_size=None)
+        return plain_clip()
     record = read_json_object(run_file, {}, DataError, "Restore it from the run.")
     try:
         recipe, num_tasks = record["recipe"], len(record["datasets"])

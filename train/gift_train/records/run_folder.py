@@ -1,7 +1,8 @@
-"""A run's folder: what identifies it, its log, its accuracy matrix and its summary. Reports read these files.
+"""A run's folder: what identifies it, what is logged, its accuracy matrix and its summary. Reports read these files.
 
 RUN/run.json              resolved recipe, order, seed, model, shards; versions, hardware, command, times
-RUN/metrics.jsonl         one line per logged step
+RUN/metrics.jsonl         one line per logged step; experiment trackers get the same
+RUN/log.jsonl             what happened and when, over all starts of the run
 RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
                           where a method's weights can be read in more than one way (MoE-Adapter's two routings)
 RUN/summary.json          when the run is complete
@@ -12,21 +13,33 @@ RUN/checkpoints/          see checkpoint.py
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
-from gift_shared.errors import ConfigError, DataError
+from gift_shared.errors import ConfigError, DataError, Preempted
+from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
-from gift_train.records.files import MATRIX_FILE, METRICS_FILE, RUN_FILE, TIMING_FILE, read_accuracies, read_record, read_timing
+from gift_train.records.files import (
+    LOG_FILE,
+    MATRIX_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    TIMING_FILE,
+    read_accuracies,
+    read_record,
+    read_timing,
+)  # fmt: skip
 from gift_train.records.identity import difference
 from gift_train.records.provenance import git_commit, hardware, versions
+from gift_train.records.trackers import Trackers, flat_numbers
 
 LOCK = ".lock"
 
@@ -36,9 +49,24 @@ class RunFolder:
 
     One run at a time: another one that opens the same folder is refused (ConfigError) until `close`, or this one's end. Of a run's
     ranks the main one reads and writes; the others, which need not even see the folder, are told what it reads.
+
+    A context manager: the end of its block is noted in log.jsonl (preempted, interrupted or failed) and lets go of folder and trackers.
+
+    Args:
+        identity: what makes two runs the same run, see `identity.difference`.
+        options: all that this start was told, for the record.
+        trackers: names of accelerate's trackers, which are told what metrics.jsonl is.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], ranks: Ranks = SINGLE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        ranks: Ranks = SINGLE,
+        *,
+        options: Mapping[str, Any] | None = None,
+        trackers: Sequence[str] = (),
+    ) -> None:
         self.identity = identity
         self.ranks = ranks
         self._held = ExitStack()
@@ -49,10 +77,14 @@ class RunFolder:
         self._matrix_file = path / MATRIX_FILE
         self._timing_file = path / TIMING_FILE
         self.metrics_file = path / METRICS_FILE
+        self._events = EventLog(path / LOG_FILE)
+        self._trackers: Trackers | None = None
         if ranks.is_main:
-            self._open()
+            self._open(options or {})
+            told = {"recipe": identity["recipe"]["title"], "order": identity["order"], "seed": identity["seed"]}
+            self._trackers = Trackers(trackers, path, told)
 
-    def _open(self) -> None:
+    def _open(self, options: Mapping[str, Any]) -> None:
         path, identity = self.path, self.identity
         check_place(path, identity)
         path.mkdir(parents=True, exist_ok=True)
@@ -66,6 +98,7 @@ class RunFolder:
             self.record = {
                 "identity": identity,
                 "command": sys.argv,
+                "options": options,
                 "versions": versions(),
                 "commit": git_commit(),
                 "hardware": hardware(),
@@ -77,9 +110,26 @@ class RunFolder:
             self.record["processes"] = self.ranks.world_size  # of the last start; they change rounding, not the run
             write_json(self._run_file, self.record)
 
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            event = "preempted" if isinstance(error, Preempted) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # the disk may be full, which is what the error already says
+                self.event(event, error=type(error).__name__, message=" ".join(str(error).split()))
+        self.close()
+
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder, and end the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()
         self._held.close()
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Append one event to log.jsonl, e.g. `event("task_started", task=..., step=0)`."""
+        if self.ranks.is_main:
+            self._events.write(name, **fields)
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, after everything written is on disk; 0 on other ranks than the main one."""
@@ -99,12 +149,18 @@ class RunFolder:
         if found > size:
             os.truncate(self.metrics_file, size)
 
-    def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows to metrics.jsonl."""
+    def log_step(self, row: Mapping[str, Any], step: int) -> None:
+        """Append one logged step to metrics.jsonl and tell the trackers; `step` counts over the whole run."""
         if not self.ranks.is_main:
             return
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.write(json.dumps(row) + "\n")
+        self.track(step, row)
+
+    def track(self, step: int, values: Mapping[str, Any]) -> None:
+        """Tell the trackers alone; inner tables become `table/key`."""
+        if self._trackers is not None:
+            self._trackers.log(step, flat_numbers(values))
 
     def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
         """The accuracy matrix as far as it is known."""

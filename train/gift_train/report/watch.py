@@ -16,8 +16,7 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
-from gift_train.records.files import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
-from gift_train.records.run_log import LOG_FILE
+from gift_train.records.files import LOG_FILE, METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline

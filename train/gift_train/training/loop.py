@@ -13,12 +13,11 @@ from gift_shared.progress import Progress
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
-from gift_train.distributed import SINGLE, Ranks
+from gift_train.distributed import SINGLE, STEPS_BETWEEN_SYNCS, Ranks
 from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.consolidation import Penalty, add_penalty_gradient
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.data_time import DataTime
-from gift_train.training.preemption import STEPS_BETWEEN_SYNCS
 
 Batches = Iterable[tuple[TaskBatch, ReplayBatch | None]]
 

@@ -1,6 +1,6 @@
 """What one task's training is made of: its context for the method, and the two streams of batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
-from gift_shared.storage import Folder, hold_shards
+from gift_shared.storage import hold_shards
 from gift_train.clip.model import Backbone
-from gift_train.data.batches import (  # fmt: skip
+from gift_train.data.batches import (
     BatchOrder,
     ImageStream,
     KeyedImages,
@@ -24,56 +24,17 @@ from gift_train.data.batches import (  # fmt: skip
     place_task,
     stack_images,
     stream,
-)
-from gift_train.data.pixel_cache import CACHE_BYTES
-from gift_train.data.reference_images import ReferenceTexts
+)  # fmt: skip
 from gift_train.data.replay import ReplayBatch, ReplayCollate, ReplayDataset
 from gift_train.data.sources import ReplaySource, TextSource
 from gift_train.data.tasks import Task
-from gift_train.data.transforms import ImageTransform
-from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method, TaskContext
-from gift_train.methods.consolidation import Weights
 from gift_train.recipes.recipe import Recipe
 from gift_train.training.loop import Batches
+from gift_train.training.setup import RunSetup
 
 NUM_RANDOM_SENTENCES = 1000  # LwF-VR (METHODS 2.5)
 RANDOM_SENTENCE_LENGTH = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskInputs:
-    """Everything a task is set up from, but the student and the method."""
-
-    recipe: Recipe
-    seed: int
-    name: str
-    index: int  # zero-based
-    tasks: Mapping[str, Task]
-    initial_weights: Weights
-    shards: Folder | None
-    replay_rows: pa.Table | None  # rows of the synthetic images, for methods that replay them
-    evaluation_transform: ImageTransform
-    num_workers: int
-    cache_bytes: int = CACHE_BYTES  # memory for replay images that are decoded once
-    no_task_images: Dataset[Any] | None = None
-    reference_images: Dataset[Any] | None = None  # (image, NO_LABEL, sample key), for methods that replay them
-    reference_texts: ReferenceTexts | None = None
-    ranks: Ranks = SINGLE
-    may_leave: Callable[[], None] = lambda: None  # asked before every batch a method looks at before its first step; may raise Preempted
-
-    @property
-    def task(self) -> Task:
-        return self.tasks[self.name]
-
-    @property
-    def num_updates(self) -> int:
-        return self.recipe.steps + 1
-
-    @property
-    def task_seed(self) -> int:
-        """Random state the task starts from (A5)."""
-        return self.seed if self.recipe.reseed == "each-task" else hashed_seed(self.seed, f"task-{self.index}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,85 +46,162 @@ class ReplayStream:
     collate: Callable[[Sequence[Any]], ReplayBatch]
 
 
-def replay_stream(inputs: TaskInputs, method: Method, student: Backbone) -> ReplayStream | None:
-    """The stream the method asks for; None if it replays nothing, or its memory is still empty."""
-    dataset: Dataset[Any]
-    collate: Callable[[Sequence[Any]], ReplayBatch] = collate_images
-    source = method.replay_source()
-    if source == ReplaySource.SYNTHETIC:
-        assert inputs.shards is not None
-        assert inputs.replay_rows is not None
-        hold_shards(inputs.shards, "task", inputs.replay_rows["shard"].unique().to_pylist(), inputs.may_leave)
-        dataset = ReplayDataset(inputs.shards, inputs.replay_rows, inputs.evaluation_transform, inputs.cache_bytes)
-        collate = ReplayCollate(student.tokenize)
-    elif source == ReplaySource.REFERENCE:
-        assert inputs.reference_images is not None
-        dataset = inputs.reference_images
-    elif source == ReplaySource.TASK:
-        dataset = KeyedImages([(inputs.name, inputs.task.train_plain, range(len(inputs.task.train_plain)))])
-    elif source == ReplaySource.MEMORY:
-        dataset = KeyedImages([(name, inputs.tasks[name].train_plain, kept.tolist()) for name, kept in method.memory().items()])
-    else:
+@dataclass(frozen=True)
+class TaskSetup:
+    """One task of a run, by its zero-based `index` in the order."""
+
+    run: RunSetup
+    index: int
+
+    @property
+    def name(self) -> str:
+        return self.run.plan.order.tasks[self.index]
+
+    @property
+    def label(self) -> str:
+        """As told to people, e.g. `gift 2/6 digits`."""
+        return f"{self.recipe.method} {self.index + 1}/{len(self.run.plan.order.tasks)} {self.name}"
+
+    @property
+    def task(self) -> Task:
+        return self.run.tasks[self.name]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.plan.recipe
+
+    @property
+    def replay_rows(self) -> pa.Table | None:
+        """Index rows of the synthetic images the task replays; None for methods that replay none."""
+        return self.run.replay_rows.get(self.name)
+
+    @property
+    def num_updates(self) -> int:
+        return self.recipe.steps + 1
+
+    @property
+    def seed(self) -> int:
+        """Random state the task starts from (A5)."""
+        seed = self.run.plan.options.seed
+        return seed if self.recipe.reseed == "each-task" else hashed_seed(seed, f"task-{self.index}")
+
+    def may_leave(self) -> None:
+        """Asked before every batch that a method looks at before its first step. Raises Preempted."""
+        self.run.preemption.check_alone(f"{self.label}, from its start on")
+
+    def replay_stream(self, method: Method, student: Backbone) -> ReplayStream | None:
+        """The stream the method asks for; None if it replays nothing, or its memory is still empty."""
+        source = method.replay_source()
+        collate: Callable[[Sequence[Any]], ReplayBatch] = collate_images
+        dataset = self._replay_dataset(source, method)
+        if dataset is None or len(dataset) == 0:  # type: ignore[arg-type]
+            return None
+        if source == ReplaySource.SYNTHETIC:
+            collate = ReplayCollate(student.tokenize)
+        order = BatchOrder(
+            num_samples=len(dataset),  # type: ignore[arg-type]
+            batch_size=self.recipe.replay_batch_size,
+            seed=self.seed,
+            name="replay",
+            is_shuffled=source != ReplaySource.MEMORY,
+        )
+        return ReplayStream(dataset=dataset, order=order, collate=collate)
+
+    def _replay_dataset(self, source: ReplaySource, method: Method) -> Dataset[Any] | None:
+        run = self.run
+        if source == ReplaySource.SYNTHETIC:
+            shards, rows = run.plan.shards, self.replay_rows
+            assert shards is not None
+            assert rows is not None
+            hold_shards(shards, "task", rows["shard"].unique().to_pylist(), self.may_leave)
+            return ReplayDataset(shards, rows, run.transforms.evaluation, run.plan.options.image_cache_bytes)
+        if source == ReplaySource.REFERENCE:
+            return run.reference_images
+        if source == ReplaySource.TASK:
+            return KeyedImages([(self.name, self.task.train_plain, range(len(self.task.train_plain)))])
+        if source == ReplaySource.MEMORY:
+            return KeyedImages([(name, run.tasks[name].train_plain, kept.tolist()) for name, kept in method.memory().items()])
         return None
-    num_samples = len(dataset)  # type: ignore[arg-type]
-    if num_samples == 0:
+
+    def context(self, method: Method, student: Backbone, replay: ReplayStream | None) -> TaskContext:
+        """What the method may know. Draws random sentences from torch's global generator where the method wants them."""
+        class_tokens = student.trim(student.tokenize(self.task.manifest.first_template_captions))
+        outside = self.run.no_task_images
+        # Remembering pays only if the task draws at least as many images as there are.
+        pays = replay is not None and replay.order.num_samples <= self.num_updates * self.recipe.replay_batch_size
+        return TaskContext(
+            task_name=self.name,
+            task_index=self.index,
+            num_steps=self.num_updates,
+            label_smoothing=self.recipe.label_smoothing,
+            class_tokens=class_tokens,
+            reference_tokens=self._reference_tokens(method, student, class_tokens),
+            initial_weights=self.run.initial_weights,
+            replay_pass=(lambda: self._replay_pass(student, replay)) if replay is not None and pays else None,
+            task_images=lambda num_images: self._first_images(student, num_images),
+            own_images=self._image_stream(student, self.task.train, "own"),
+            no_task_images=None if outside is None else self._image_stream(student, outside, "no-task"),
+            ranks=self.run.ranks,
+        )
+
+    def _reference_tokens(self, method: Method, student: Backbone, class_tokens: Tensor) -> Tensor | None:
+        texts = method.text_source()
+        if texts == TextSource.CLASSES:
+            return class_tokens
+        if texts == TextSource.RANDOM:
+            return student.trim(random_sentences(student.vocabulary_size, student.context_length))
+        if self.run.reference_texts is not None:
+            return student.trim(student.tokenize(list(self.run.reference_texts.sentences)))
+        if texts == TextSource.CAPTIONS:
+            if self.replay_rows is None:
+                raise DataError(f"Method {method.name!r} needs the captions of synthetic images.")
+            return student.trim(student.tokenize(list(dict.fromkeys(self.replay_rows["caption"].to_pylist()))))
         return None
-    order = BatchOrder(
-        num_samples=num_samples,
-        batch_size=inputs.recipe.replay_batch_size,
-        seed=inputs.task_seed,
-        name="replay",
-        is_shuffled=source != ReplaySource.MEMORY,
-    )
-    return ReplayStream(dataset=dataset, order=order, collate=collate)
 
+    def batches(self, student: Backbone, replay: ReplayStream | None, first_step: int) -> Batches:
+        """(task batch, replay batch or None) for every step from `first_step` to the last; placed on the student's device."""
+        positions, dataset = range(first_step, self.num_updates), self.task.train
+        order = BatchOrder(num_samples=len(dataset), batch_size=self.recipe.batch_size, seed=self.seed, name="task")
+        task_batches = self._stream(dataset, order, collate_task, positions)
+        if replay is None:
+            for task_batch in task_batches:
+                yield place_task(task_batch, student), None
+            return
+        replay_batches = self._stream(replay.dataset, replay.order, replay.collate, positions)
+        for task_batch, replay_batch in zip(task_batches, replay_batches, strict=True):
+            yield place_task(task_batch, student), place_replay(replay_batch, student)
 
-def task_context(inputs: TaskInputs, method: Method, student: Backbone, replay: ReplayStream | None) -> TaskContext:
-    """What the method may know. Draws random sentences from torch's global generator where the method wants them."""
-    prompts = inputs.task.manifest.first_template_captions
-    class_tokens = student.trim(student.tokenize(prompts))
-    reference_tokens, texts = None, method.text_source()
-    if texts == TextSource.CLASSES:
-        reference_tokens = class_tokens
-    elif texts == TextSource.RANDOM:
-        reference_tokens = student.trim(random_sentences(student.vocabulary_size, student.context_length))
-    elif inputs.reference_texts is not None:
-        reference_tokens = student.trim(student.tokenize(list(inputs.reference_texts.sentences)))
-    elif texts == TextSource.CAPTIONS:
-        if inputs.replay_rows is None:
-            raise DataError(f"Method {method.name!r} needs the captions of synthetic images.")
-        reference_tokens = student.trim(student.tokenize(list(dict.fromkeys(inputs.replay_rows["caption"].to_pylist()))))
-    # Remembering pays only if the task draws at least as many images as there are.
-    pays = replay is not None and replay.order.num_samples <= inputs.num_updates * inputs.recipe.replay_batch_size
-    return TaskContext(
-        task_name=inputs.name,
-        task_index=inputs.index,
-        num_steps=inputs.num_updates,
-        label_smoothing=inputs.recipe.label_smoothing,
-        class_tokens=class_tokens,
-        reference_tokens=reference_tokens,
-        initial_weights=inputs.initial_weights,
-        replay_pass=(lambda: _one_pass(inputs, student, replay)) if replay is not None and pays else None,
-        task_images=lambda num_images: _first_images(inputs, student, num_images),
-        own_images=_image_stream(inputs, student, inputs.task.train, "own"),
-        no_task_images=None if inputs.no_task_images is None else _image_stream(inputs, student, inputs.no_task_images, "no-task"),
-        ranks=inputs.ranks,
-    )
+    def _replay_pass(self, student: Backbone, replay: ReplayStream) -> Iterator[ReplayBatch]:
+        order = self._pass_order(replay.order.num_samples)
+        for batch in self._stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch)):
+            self.may_leave()
+            yield place_replay(batch, student)
 
+    def _first_images(self, student: Backbone, num_images: int) -> Iterator[TaskBatch]:
+        dataset = self.task.train_plain
+        order = self._pass_order(min(num_images, len(dataset)))
+        for batch in self._stream(dataset, order, collate_task, range(order.batches_per_epoch)):
+            yield place_task(batch, student)
 
-def task_batches(inputs: TaskInputs, student: Backbone, replay: ReplayStream | None, first_step: int) -> Batches:
-    """(task batch, replay batch or None) for every step from `first_step` to the last; placed on the student's device."""
-    positions = range(first_step, inputs.num_updates)
-    dataset = inputs.task.train
-    order = BatchOrder(num_samples=len(dataset), batch_size=inputs.recipe.batch_size, seed=inputs.task_seed, name="task")
-    task_stream = stream(dataset, order, collate_task, positions, inputs.num_workers, inputs.ranks)
-    if replay is None:
-        for task_batch in task_stream:
-            yield place_task(task_batch, student), None
-        return
-    replay_batches = stream(replay.dataset, replay.order, replay.collate, positions, inputs.num_workers, inputs.ranks)
-    for task_batch, replay_batch in zip(task_stream, replay_batches, strict=True):
-        yield place_task(task_batch, student), place_replay(replay_batch, student)
+    def _image_stream(self, student: Backbone, dataset: Dataset[Any], name: str) -> ImageStream:
+        """Whole batches on every rank, for what is trained beside the student."""
+        num_samples = len(dataset)  # type: ignore[arg-type]
+        order = BatchOrder(num_samples=num_samples, batch_size=self.recipe.batch_size, seed=self.seed, name=name)
+
+        def take(num_batches: int) -> Iterator[Tensor]:
+            for images in stream(dataset, order, stack_images, range(num_batches), self.run.plan.options.num_workers):
+                self.may_leave()
+                yield student.place_images(images)
+
+        return ImageStream(batches_per_epoch=order.batches_per_epoch, take=take)
+
+    def _pass_order(self, num_samples: int) -> BatchOrder:
+        """One pass in order, in batches of evaluation's size."""
+        size = self.recipe.evaluation_batch_size
+        return BatchOrder(num_samples=num_samples, batch_size=size, seed=self.seed, name="pass", is_shuffled=False)
+
+    def _stream(self, dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any], positions: range) -> Iterator[Any]:
+        return stream(dataset, order, collate, positions, self.run.plan.options.num_workers, self.run.ranks)
 
 
 def random_sentences(vocabulary_size: int, context_length: int, num_sentences: int = NUM_RANDOM_SENTENCES) -> Tensor:
@@ -174,41 +212,3 @@ def random_sentences(vocabulary_size: int, context_length: int, num_sentences: i
     tokens[:, 1 : length + 1] = torch.randint(vocabulary_size, (num_sentences, length))
     tokens[:, length + 1] = vocabulary_size - 1
     return tokens
-
-
-def _one_pass(inputs: TaskInputs, student: Backbone, replay: ReplayStream) -> Iterator[ReplayBatch]:
-    order = BatchOrder(
-        num_samples=replay.order.num_samples,
-        batch_size=inputs.recipe.evaluation_batch_size,
-        seed=inputs.task_seed,
-        name="pass",
-        is_shuffled=False,
-    )
-    for batch in stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch), inputs.num_workers, inputs.ranks):
-        inputs.may_leave()
-        yield place_replay(batch, student)
-
-
-def _image_stream(inputs: TaskInputs, student: Backbone, dataset: Dataset[Any], name: str) -> ImageStream:
-    num_samples = len(dataset)  # type: ignore[arg-type]
-    order = BatchOrder(num_samples=num_samples, batch_size=inputs.recipe.batch_size, seed=inputs.task_seed, name=name)
-
-    def take(num_batches: int) -> Iterator[Tensor]:
-        for images in stream(dataset, order, stack_images, range(num_batches), inputs.num_workers):
-            inputs.may_leave()
-            yield student.place_images(images)
-
-    return ImageStream(batches_per_epoch=order.batches_per_epoch, take=take)
-
-
-def _first_images(inputs: TaskInputs, student: Backbone, num_images: int) -> Iterator[TaskBatch]:
-    dataset = inputs.task.train_plain
-    order = BatchOrder(
-        num_samples=min(num_images, len(dataset)),
-        batch_size=inputs.recipe.evaluation_batch_size,
-        seed=inputs.task_seed,
-        name="pass",
-        is_shuffled=False,
-    )
-    for batch in stream(dataset, order, collate_task, range(order.batches_per_epoch), inputs.num_workers, inputs.ranks):
-        yield place_task(batch, student)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from gift_shared.manifests import TaskManifest
-from gift_train.clip.model import Backbone
+from gift_train.clip.model import Backbone, in_blocks
 from gift_train.clip.zero_shot import similarity_logits
 from gift_train.data.batches import BatchOrder, place_replay, stream
 from gift_train.data.replay import ReplayCollate, ReplayDataset
@@ -27,7 +27,6 @@ from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file, read_diagnostics, write_diagnostics
 
-TEXT_BATCH = 256  # captions per forward pass
 FISHER_SAMPLE = 2**18  # entries that are sorted for the Fisher's concentration; all of them in a small model
 FORGOTTEN_PER_DATASET = 8  # pictures kept for each dataset and task
 PICTURE_PIXELS = 96
@@ -147,7 +146,7 @@ def half_share(fisher: Weights, most: int = FISHER_SAMPLE) -> float:
 def _log_probabilities(backbone: Backbone, images: ReplayDataset, captions: list[str], batch_size: int) -> tuple[Tensor, Tensor]:
     """Cosines and log probabilities [N, K] of every image against every distinct caption, on the CPU."""
     tokens = backbone.tokenize(captions)
-    texts = torch.cat([backbone.encode_texts(backbone.trim(part)) for part in torch.split(tokens, TEXT_BATCH)])
+    texts = in_blocks(lambda block: backbone.encode_texts(backbone.trim(block)), tokens)
     order = BatchOrder(num_samples=len(images), batch_size=batch_size, seed=0, name="diagnose", is_shuffled=False)
     batches = stream(images, order, ReplayCollate(backbone.tokenize), range(order.batches_per_epoch))
     features = torch.cat([backbone.encode_images(place_replay(batch, backbone).images) for batch in batches])

@@ -2,76 +2,57 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gift_shared.atomic import write_text
 from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests
 from gift_shared.storage import Folder, open_folder
 from gift_train.methods.registry import METHOD_NAMES
+from gift_train.options import RunOptions, TableOptions
 from gift_train.records.identity import manifests_digest
 from gift_train.report.grid import Grid, grid_text
 from gift_train.report.paper_tables.comparison import compare, comparison_csv, comparison_latex, comparison_markdown, comparison_text
 from gift_train.report.paper_tables.definition import PaperTable, load_table
-from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, Setting, needed_runs, replay_shortage
-from gift_train.report.paper_tables.running import Machine, command_line, require_possible, run_missing, run_request
-from gift_train.training.setup import RunRequest
+from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, needed_runs, replay_shortage
+from gift_train.report.paper_tables.running import require_possible, run_missing, run_options
 
 DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableRequest:
-    """What the command line asks for. `only`: recipes to run; the table still shows all of its rows."""
-
-    name: str
-    world: str
-    order: str | None
-    runs: Path
-    out: Path | None
-    seeds: str
-    shards: Sequence[str]
-    reference_images: Sequence[str]
-    reference_captions: Path | None
-    model: str | None
-    pretrained: str | None
-    overrides: Sequence[str]
-    only: Sequence[str]
-
-
-def table_command(request: TableRequest, machine: Machine, *, run: bool, tell: Callable[[str], None]) -> str:
+def table_command(name: str, options: TableOptions, *, run: bool, tell: Callable[[str], None]) -> str:
     """Tell which runs are there, make the others if `run`, write the table; returns it as text. `tell` prints progress."""
-    table, setting = _resolve(request, machine.manifests)
-    seeds = parse_seeds(request.seeds)
+    table, setting = _resolve(name, options)
+    seeds = parse_seeds(options.seeds)
     needed = needed_runs(table, setting, seeds)
     tell(_listing(table, setting, needed))
     if run:
-        for _ in run_missing(_chosen(table, needed, request.only), setting, machine, tell):
-            _write(request, table, setting, needed_runs(table, setting, seeds))  # an interrupted table shows what it has
+        for _ in run_missing(_chosen(table, needed, options.only or ()), setting, tell):
+            _write(table, setting, needed_runs(table, setting, seeds))  # an interrupted table shows what it has
     else:
         num_left = sum(one.state is not RunState.THERE for one in needed)
         if num_left:
             tell(f"{num_left} runs are not there: --run makes them here, --commands prints them as jobs of their own.")
-    return _write(request, table, setting, needed_runs(table, setting, seeds))
+    return _write(table, setting, needed_runs(table, setting, seeds))
 
 
-def missing_commands(request: TableRequest, machine: Machine) -> str:
+def missing_commands(name: str, options: TableOptions) -> str:
     """One `gift-train run` a line for every run that is not there."""
-    missing, setting = _missing(request, machine)
-    return "\n".join(shlex.join(command_line(run_request(one, setting, machine))) for one in missing)
+    missing, setting = _missing(name, options)
+    return "\n".join(shlex.join(run_options(one, setting).command_line()) for one in missing)
 
 
-def missing_runs(request: TableRequest, machine: Machine) -> list[RunRequest]:
+def missing_runs(name: str, options: TableOptions) -> list[RunOptions]:
     """Every run that is not there. Raises ConfigError if one of them cannot be made, as far as it can be told now."""
-    missing, setting = _missing(request, machine)
+    missing, setting = _missing(name, options)
     require_possible(missing, setting)
-    return [run_request(one, setting, machine) for one in missing]
+    return [run_options(one, setting) for one in missing]
 
 
-def _missing(request: TableRequest, machine: Machine) -> tuple[list[NeededRun], Setting]:
-    table, setting = _resolve(request, machine.manifests)
-    needed = _chosen(table, needed_runs(table, setting, parse_seeds(request.seeds)), request.only)
+def _missing(name: str, options: TableOptions) -> tuple[list[NeededRun], TableSetting]:
+    table, setting = _resolve(name, options)
+    needed = _chosen(table, needed_runs(table, setting, parse_seeds(options.seeds)), options.only or ())
     return [one for one in needed if one.state is not RunState.THERE], setting
 
 
@@ -83,7 +64,7 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def parse_shards(given: Sequence[str], table: PaperTable) -> dict[str | None, Folder]:
+def parse_shards(given: Sequence[str], table: PaperTable, cache: FileCache) -> dict[str | None, Folder]:
     """`FOLDER` (or a URL) for the plain set, `LABEL=FOLDER` for another. Raises ConfigError for an unknown or repeated label."""
     shards: dict[str | None, Folder] = {}
     for value in given:
@@ -94,7 +75,7 @@ def parse_shards(given: Sequence[str], table: PaperTable) -> dict[str | None, Fo
             raise ConfigError(f"--shards {value}: " + unknown_name("label", label, table.shard_labels))
         if label in shards:
             raise ConfigError(f"--shards {value}: {label or 'the plain set'} is given twice. A second set needs a label: LABEL=FOLDER.")
-        shards[label] = open_folder(folder)
+        shards[label] = open_folder(folder, cache)
     return shards
 
 
@@ -112,32 +93,30 @@ def parse_reference_images(given: Sequence[str]) -> dict[str | None, Path]:
     return folders
 
 
-def _resolve(request: TableRequest, manifests: Sequence[Path]) -> tuple[PaperTable, Setting]:
-    table = load_table(request.name)
-    if request.order is None and request.world not in table.orders:
-        raise ConfigError(unknown_name("world", request.world, table.orders))
-    argument = request.order or table.orders[request.world]
-    lookup = Manifests(tuple(manifests))
+def _resolve(name: str, options: TableOptions) -> tuple[PaperTable, TableSetting]:
+    table = load_table(name)
+    if options.order is None and options.world not in table.orders:
+        raise ConfigError(unknown_name("world", options.world, table.orders))
+    argument = options.order or table.orders[options.world]
+    lookup = Manifests(tuple(options.manifests or ()))
     order = lookup.order(argument)
     if len(order.tasks) < 2:
         raise ConfigError(f"Order {order.name!r} has one task, and Transfer needs two. `gift-train report` shows such runs.")
-    model, pretrained = request.model, request.pretrained
+    model, pretrained = options.model, options.pretrained
     if model is None:
         if order.recipes not in DEFAULT_MODELS:
             raise ConfigError(f"Order {order.name!r} is of benchmark {order.recipes!r}, which has no model of its own: give --model.")
         model, default_tag = DEFAULT_MODELS[order.recipes]
         pretrained = pretrained or default_tag
-    setting = Setting(
+    setting = TableSetting(
+        options=options,
         order=order,
         order_argument=argument,
         manifests_sha256=manifests_digest(lookup, order),
         model=model,
         pretrained=pretrained,
-        shards=parse_shards(request.shards, table),
-        reference_images=parse_reference_images(request.reference_images),
-        reference_captions=request.reference_captions,
-        overrides=tuple(request.overrides),
-        runs=request.runs,
+        shards=parse_shards(options.shards or (), table, FileCache(options.shard_cache, options.shard_cache_gb)),
+        reference_images=parse_reference_images(options.reference_images or ()),
     )
     return table, setting
 
@@ -149,7 +128,7 @@ def _chosen(table: PaperTable, needed: Sequence[NeededRun], only: Sequence[str])
     return [one for one in needed if not only or one.row.recipe in only]
 
 
-def _listing(table: PaperTable, setting: Setting, needed: Sequence[NeededRun]) -> str:
+def _listing(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> str:
     counts = {state: sum(one.state is state for one in needed) for state in RunState}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     lines = []
@@ -162,12 +141,12 @@ def _listing(table: PaperTable, setting: Setting, needed: Sequence[NeededRun]) -
     return f"Table {table.name} on order {setting.order.name} needs {len(needed)} runs: {told}.\n{grid}"
 
 
-def _write(request: TableRequest, table: PaperTable, setting: Setting, needed: Sequence[NeededRun]) -> str:
+def _write(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> str:
     """Write the table in every form, unless none of its runs is there; returns the text."""
     comparison = compare(table, setting, needed)
     text = comparison_text(comparison)
     if any(result.runs for result in comparison.rows):
-        folder = request.out or setting.runs / setting.order.name / "tables"
+        folder = setting.options.out or setting.options.runs / setting.order.name / "tables"
         forms = {"txt": text, "md": comparison_markdown(comparison), "tex": comparison_latex(comparison)}
         for suffix, content in forms.items():
             write_text(folder / f"{table.name}.{suffix}", content + "\n")

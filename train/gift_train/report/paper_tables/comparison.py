@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from gift_train.report.grid import Grid, grid_latex, grid_markdown, grid_text, latex_escaped
 from gift_train.report.paper_tables.definition import PUBLISHED_METRICS, PaperTable, Published, TableRow
-from gift_train.report.paper_tables.needed_runs import NeededRun, Setting, replay_shortage
+from gift_train.report.paper_tables.needed_runs import NeededRun, TableSetting, replay_shortage
 from gift_train.report.summary_table import HEADINGS, METRICS, seed_statistics
 
 PUBLISHED_WORLD = "mtil"  # the world whose numbers are printed
@@ -51,7 +51,7 @@ class Comparison:
     """
 
     table: PaperTable
-    setting: Setting
+    setting: TableSetting
     rows: Sequence[ResultRow]
 
     @property
@@ -90,7 +90,7 @@ class Comparison:
         return float(np.corrcoef(published, ours)[0, 1])
 
 
-def compare(table: PaperTable, setting: Setting, needed: Sequence[NeededRun]) -> Comparison:
+def compare(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> Comparison:
     """Gather the runs that are there under the rows of the table."""
     rows = []
     for row in table.rows:

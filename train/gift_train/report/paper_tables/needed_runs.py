@@ -20,6 +20,7 @@ from gift_train.data.selection import ReplaySelection, ReplayShortage, select_re
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.methods.base import Method
 from gift_train.methods.registry import method_class
+from gift_train.options import TableOptions
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.files import read_accuracies, read_record
 from gift_train.records.identity import difference, flat
@@ -28,14 +29,15 @@ from gift_train.report.runs import Run, load_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all runs of a table share, and where they lie.
+class TableSetting:
+    """What all runs of a table share, and where they lie: the options, with what they name looked up.
 
     order_argument: the order as `gift-train run` is told it, a name or a file. shards: output folders by label, None = the plain set.
     reference_images: by method, None = every other; for methods that look at images beside their tasks'.
-    reference_captions: for methods that look at sentences of a file. manifests_sha256: see `manifests_digest`.
+    manifests_sha256: see `manifests_digest`.
     """
 
+    options: TableOptions
     order: OrderManifest
     order_argument: str
     manifests_sha256: str
@@ -43,9 +45,11 @@ class Setting:
     pretrained: str | None
     shards: Mapping[str | None, Folder]
     reference_images: Mapping[str | None, Path]
-    reference_captions: Path | None
-    overrides: Sequence[str]
-    runs: Path
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is set over every recipe."""
+        return self.options.recipe_overrides
 
     @cached_property
     def index_digests(self) -> dict[str | None, str]:
@@ -61,10 +65,10 @@ class Setting:
     @cached_property
     def captions_digest(self) -> str:
         """SHA-256 of the caption file, as runs record it. Raises DataError if there is none."""
-        assert self.reference_captions is not None
-        if not self.reference_captions.is_file():
-            raise DataError(f"--reference-captions: no caption file at {self.reference_captions}.")
-        with self.reference_captions.open("rb") as file:
+        assert self.options.reference_captions is not None
+        if not self.options.reference_captions.is_file():
+            raise DataError(f"--reference-captions: no caption file at {self.options.reference_captions}.")
+        with self.options.reference_captions.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def images_for(self, method: str) -> Path | None:
@@ -114,12 +118,12 @@ class NeededRun:
         return f"{self.row.recipe}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
 
 
-def needed_runs(table: PaperTable, setting: Setting, seeds: Sequence[int]) -> list[NeededRun]:
+def needed_runs(table: PaperTable, setting: TableSetting, seeds: Sequence[int]) -> list[NeededRun]:
     """Every run the table needs, in its order; a method that does not train has the first seed only.
 
     Raises: ConfigError for a row whose recipe does not exist in the order's benchmark or does not load.
     """
-    records = dict(_records(setting.runs))
+    records = dict(_records(setting.options.runs))
     needed = []
     for row in table.rows:
         recipe = load_recipe(row.recipe, setting.order.recipes, setting.overrides)
@@ -128,14 +132,14 @@ def needed_runs(table: PaperTable, setting: Setting, seeds: Sequence[int]) -> li
     return needed
 
 
-def obstacle(needed: NeededRun, setting: Setting) -> str | None:
+def obstacle(needed: NeededRun, setting: TableSetting) -> str | None:
     """Why a run that is not there cannot be made, as far as it can be told without loading a model; None if nothing is seen."""
     if needed.state is RunState.OCCUPIED:
         return f"{needed.folder} {needed.remark}. Move it away, or give another --runs"
     if needed.needs_reference_images and setting.images_for(needed.recipe.method) is None:
         what = "images of no task" if _no_task_source(needed.recipe) == NoTaskSource.REFERENCE else "reference images"
         return f"it looks at {what}: give their folder or tars with --reference-images"
-    if needed.needs_reference_captions and setting.reference_captions is None:
+    if needed.needs_reference_captions and setting.options.reference_captions is None:
         return "it looks at the sentences of a file: give it with --reference-captions"
     if needed.needs_shards and needed.row.shards not in setting.shards:
         label = f"{needed.row.shards}=" if needed.row.shards else ""
@@ -147,7 +151,7 @@ def obstacle(needed: NeededRun, setting: Setting) -> str | None:
     return None
 
 
-def replay_shortage(needed: NeededRun, setting: Setting) -> tuple[int, int] | None:
+def replay_shortage(needed: NeededRun, setting: TableSetting) -> tuple[int, int] | None:
     """(fewest images of a task, images asked for), if a task has fewer than the recipe asks for.
 
     A run that is there tells it from what it replayed, one that is not from the shards. Raises ShardError or DataError.
@@ -168,9 +172,9 @@ def replay_shortage(needed: NeededRun, setting: Setting) -> tuple[int, int] | No
     return (min(sizes), asked) if sizes and min(sizes) < asked else None
 
 
-def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: Setting, records: Mapping[Path, dict[str, Any]]) -> NeededRun:
+def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: TableSetting, records: Mapping[Path, dict[str, Any]]) -> NeededRun:
     label = f"-{row.shards}" if row.shards else ""
-    home = setting.runs / setting.order.name / f"{row.recipe}-seed{seed}{label}"
+    home = setting.options.runs / setting.order.name / f"{row.recipe}-seed{seed}{label}"
     wanted = _wanted(recipe, seed, row, setting)
     # Without the shards at hand only the folder's name tells which set a run was trained on, so runs elsewhere do not count.
     is_told_by_record = not _needs_shards(recipe) or row.shards in setting.shards
@@ -194,7 +198,7 @@ def _records(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path.parent, read_record(path.parent)
 
 
-def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[str, Any]:
+def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: TableSetting) -> dict[str, Any]:
     """What the run's record must say, flat."""
     wanted: dict[str, Any] = {
         "order": setting.order.name,
@@ -213,7 +217,7 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: Setting) -> dict[
     images = setting.images_for(recipe.method)
     if _needs_reference_images(recipe) and images is not None:
         wanted["reference_images"] = str(images)
-    if _method(recipe).text_source() == TextSource.FILE and setting.reference_captions is not None:
+    if _method(recipe).text_source() == TextSource.FILE and setting.options.reference_captions is not None:
         wanted["reference_captions"] = {"sha256": setting.captions_digest}
     return flat(json.loads(json.dumps(wanted)))  # compare as it was written
 

@@ -2,87 +2,48 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from gift_shared.errors import ConfigError
+from gift_shared.options import field_names
 from gift_shared.preemption import PreemptionNotice
-from gift_train.data.pixel_cache import CACHE_BYTES
 from gift_train.distributed import require_one_process
-from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, Setting, obstacle
-from gift_train.training.run import run
-from gift_train.training.setup import RunRequest
+from gift_train.options import MachineOptions, RunOptions
+from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, obstacle
+from gift_train.training.run import train
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where runs find their data and what they run on; nothing here changes a number, but last bits if it compiles."""
-
-    data_root: Path
-    manifests: Sequence[Path]
-    device: str
-    num_workers: int
-    cache_bytes: int
-    evaluation_cache: Path | None
-    compiles: bool
-
-
-def run_request(needed: NeededRun, setting: Setting, machine: Machine) -> RunRequest:
-    """The run as `gift-train run` would be asked for it."""
-    return RunRequest(
+def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
+    """What `gift-train run` would be told to make the run."""
+    shards = setting.shards.get(needed.row.shards) if needed.needs_shards else None
+    return RunOptions(
+        **shared_options(setting.options),
+        out=needed.folder,
         order=setting.order_argument,
         recipe=needed.row.recipe,
-        overrides=setting.overrides,
+        overrides=setting.options.overrides,
         model=setting.model,
         pretrained=setting.pretrained,
-        shards=setting.shards.get(needed.row.shards) if needed.needs_shards else None,
+        shards=None if shards is None else str(shards),
         reference_images=setting.images_for(needed.recipe.method) if needed.needs_reference_images else None,
-        reference_captions=setting.reference_captions if needed.needs_reference_captions else None,
-        data_root=machine.data_root,
-        manifests=machine.manifests,
-        out=needed.folder,
+        reference_captions=setting.options.reference_captions if needed.needs_reference_captions else None,
         seed=needed.seed,
-        device=machine.device,
-        num_workers=machine.num_workers,
-        cache_bytes=machine.cache_bytes,
-        evaluation_cache=machine.evaluation_cache,
-        compiles=machine.compiles,
-        stop_after=None,
     )
 
 
-def command_line(request: RunRequest) -> list[str]:
-    """The words of a `gift-train run` that does the same, e.g. as a job of its own."""
-    flags = {
-        "--order": request.order,
-        "--recipe": request.recipe,
-        "--model": request.model,
-        "--pretrained": request.pretrained,
-        "--shards": request.shards,
-        "--reference-images": request.reference_images,
-        "--reference-captions": request.reference_captions,
-        "--data-root": request.data_root,
-        "--seed": request.seed,
-        "--device": request.device,
-        "--num-workers": request.num_workers,
-        "--image-cache-gb": request.cache_bytes / 1e9 if request.cache_bytes != CACHE_BYTES else None,
-        "--evaluation-cache": request.evaluation_cache,
-    }
-    words = ["gift-train", "run", *(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))]
-    words += ["--compile"] if request.compiles else []
-    words += [word for folder in request.manifests for word in ("--manifests", str(folder))]
-    words += [word for override in request.overrides for word in ("--set", override)]
-    return [*words, "--out", str(request.out)]
+def shared_options(options: MachineOptions) -> dict[str, Any]:
+    """What a table was told of the machine, as it is passed on to each run."""
+    return {name: getattr(options, name) for name in field_names(MachineOptions)}
 
 
-def require_possible(missing: Sequence[NeededRun], setting: Setting) -> None:
+def require_possible(missing: Sequence[NeededRun], setting: TableSetting) -> None:
     """Raises ConfigError if any of the runs cannot be made, as far as it can be told now."""
     for one in missing:
         if (reason := obstacle(one, setting)) is not None:
             raise ConfigError(f"{one.name} cannot be run: {reason}.")
 
 
-def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine, tell: Callable[[str], None]) -> Iterator[NeededRun]:
+def run_missing(needed: Sequence[NeededRun], setting: TableSetting, tell: Callable[[str], None]) -> Iterator[NeededRun]:
     """Make every run that is not there; yields each once it is finished.
 
     Raises: ConfigError before the first one if any of them cannot be made; what the run itself raises.
@@ -98,7 +59,7 @@ def run_missing(needed: Sequence[NeededRun], setting: Setting, machine: Machine,
         tell(f"Run {place} of {len(missing)}: {one.name} ({spoken(time.monotonic() - started)} so far{estimate}).")
         begun = time.monotonic()
         with PreemptionNotice() as notice:
-            run(run_request(one, setting, machine), notice)
+            train(run_options(one, setting), notice)
         expected.learn(one, time.monotonic() - begun)
         yield one
     if missing:
