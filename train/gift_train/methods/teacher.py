@@ -74,7 +74,7 @@ def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = SINGL
     appearance and stay on the CPU, so nothing waits for the device.
     """
     ids = batch.caption_ids.tolist()
-    first = {}
+    first: dict[int, int] = {}
     for row, caption_id in enumerate(ids):
         first.setdefault(caption_id, row)
     if len(first) == len(ids):

@@ -161,7 +161,7 @@ def checksum(head: str, tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of a text and of all tensors in order of their names: a file's format would not notice a flipped bit."""
     found = zlib.crc32(head.encode())
     for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), found))
+        found = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"
 
 
@@ -182,7 +182,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
         "torch": torch.get_rng_state(),
         "python": torch.tensor([version, *words]),
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
         "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
     }
     if device.type == "cuda":
@@ -239,13 +239,13 @@ def _optimizer_state(tensors: Mapping[str, Tensor], parameters: Sequence[Tensor]
     for name, tensor in tensors.items():
         number, key = name.split("/", 1)
         state.setdefault(int(number), {})[key] = tensor.clone()
-    for number, kept in state.items():
-        if not 0 <= number < len(parameters):
-            raise ValueError(f"optimizer/{number} belongs to none of {len(parameters)} parameters")
-        shapes = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
+    for place, kept in state.items():
+        if not 0 <= place < len(parameters):
+            raise ValueError(f"optimizer/{place} belongs to none of {len(parameters)} parameters")
+        shapes = {"step": torch.Size(), "exp_avg": parameters[place].shape, "exp_avg_sq": parameters[place].shape}
         found = {key: tensor.shape for key, tensor in kept.items()}
         if found != shapes or not all(tensor.is_floating_point() for tensor in kept.values()):
-            raise ValueError(f"optimizer/{number} holds {found}, not {shapes}")
+            raise ValueError(f"optimizer/{place} holds {found}, not {shapes}")
     return state
 
 

@@ -60,7 +60,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def flat_numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """A line of metrics.jsonl as tracker values: `terms/alignment`, `loss`, `learning_rate`, `measurements/...`."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
             numbers |= {f"{name}/{inner}": number for inner, number in value.items() if isinstance(number, int | float)}

@@ -42,6 +42,11 @@ class SyntheticImage:
     tags: tuple[str, ...]
 
     @property
+    def divergence(self) -> float:
+        """How far the model's view of it moved in the task, nats; 0 where nothing was noted."""
+        return 0.0 if self.fit is None else float(self.fit["divergence"])
+
+    @property
     def gain(self) -> float:
         """Change of the probability of its own caption, fraction."""
         return 0.0 if self.fit is None else float(self.fit["probability_after"] - self.fit["probability_before"])

@@ -33,7 +33,7 @@ class HeatMap:
 
 def mean_matrix(runs: Sequence[Run]) -> np.ndarray:
     """[1 + T, T] percent: the zero-shot row, then one row after each task; mean over runs."""
-    return np.mean([np.vstack([run.zero_shot, run.matrix]) for run in runs], axis=0)
+    return np.asarray(np.mean([np.vstack([run.zero_shot, run.matrix]) for run in runs], axis=0))
 
 
 def heat_maps(runs: Sequence[Run]) -> list[HeatMap]:

@@ -50,7 +50,7 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
     style = charts.styles(recipes)
     script, css = (_part(name) for name in ("page.js", "page.css"))
     synthetic = pictures.synthetic(counts[0]) if pictures else []
-    disagreeing = sorted((image for image in synthetic if image.fit is not None), key=lambda image: -image.fit["divergence"])
+    disagreeing = sorted((image for image in synthetic if image.fit is not None), key=lambda image: -image.divergence)
     return environment.get_template("page.html.j2").render(
         order=runs[0].order,
         runs=runs,

@@ -187,7 +187,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _rate_since_start(snapshot: Snapshot) -> float | None:
-    start = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
+    start: dict[str, Any] = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
     try:
         began = datetime.fromisoformat(start["time"]).timestamp()
         first = int(start["task_index"]) * snapshot.steps_per_task + int(start["step"])

@@ -90,7 +90,7 @@ class Expert(nn.Module):
     def forward(self, hidden: Tensor, dropout: Tensor | None = None) -> Tensor:
         """[N, L, d] -> [N, L, d]; `dropout` [N, L, r] holds the factors 0 and 1 / (1 - fraction) in training."""
         inner = F.relu(self.down_proj(hidden))
-        return self.up_proj(inner if dropout is None else inner * dropout) * self.scale
+        return torch.as_tensor(self.up_proj(inner if dropout is None else inner * dropout) * self.scale)
 
 
 class Mixture(nn.Module):
@@ -117,7 +117,7 @@ class Mixture(nn.Module):
         """Hang the mixture on a residual attention block: h is what enters `ln_2`."""
         device = block.ln_2.weight.device  # type: ignore[union-attr]
         block.mixture, self.counts = self.to(device), self.counts.to(device)  # type: ignore[arg-type]
-        block.ln_2.register_forward_pre_hook(self._keep_hidden)  # type: ignore[union-attr, operator]
+        block.ln_2.register_forward_pre_hook(self._keep_hidden)  # type: ignore[union-attr]
         block.register_forward_hook(self._add_output)
 
     def _keep_hidden(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -129,7 +129,7 @@ class Mixture(nn.Module):
             return output
         hidden, self._hidden = self._hidden, None
         assert hidden is not None
-        return output + self(hidden)
+        return output + torch.as_tensor(self(hidden))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """sum_e G_e E_e(h) for h [B, L, d]. One gate per sequence, from its first token, applied to all its tokens."""
@@ -147,7 +147,7 @@ class Mixture(nn.Module):
         if self.route.training is not None and self.route.training.ranks.counts(self._num_sequences):
             self.counts = self.counts + sizes
         by_sequence = outputs[order.argsort()].unflatten(0, chosen.shape)
-        return (weights[:, :, None, None] * by_sequence).sum(dim=1)
+        return torch.as_tensor((weights[:, :, None, None] * by_sequence).sum(dim=1))
 
     def _choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Query [B, d] -> the chosen experts [B, k] and their weights [B, k], softmax over the chosen alone.
@@ -166,8 +166,9 @@ class Mixture(nn.Module):
         weights = values.softmax(dim=1)
         if self.route.measures_balance and self.route.training is not None:
             ranks, num_rows = self.route.training.ranks, self._num_sequences
-            whole = [None if rows is None else ranks.all_gather(rows, num_rows) for rows in (clean, noisy, deviation, chosen, weights)]
-            self.route.balance.append(balance(*whole))
+            clean, noisy, every_choice, every_weight = (ranks.all_gather(rows, num_rows) for rows in (clean, noisy, chosen, weights))
+            deviation = None if deviation is None else ranks.all_gather(deviation, num_rows)
+            self.route.balance.append(balance(clean, noisy, deviation, every_choice, every_weight))
         return chosen, weights
 
     def _dropout(self, hidden: Tensor) -> Tensor | None:
@@ -232,7 +233,7 @@ def attach_mixtures(blocks: Mapping[str, nn.Module], num_routers: int, settings:
     """A mixture with its own experts and routers on each block; by the block's name. They take part once `route` names a router."""
     mixtures = {}
     for name, block in blocks.items():
-        width = int(block.ln_2.weight.shape[0])  # type: ignore[union-attr, operator, index, arg-type]
+        width = int(block.ln_2.weight.shape[0])  # type: ignore[union-attr, index]
         mixtures[name] = Mixture(width, num_routers, settings, route, reads_images=name.startswith("visual."))
         mixtures[name].attach(block)
     return mixtures

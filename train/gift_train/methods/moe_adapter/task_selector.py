@@ -66,12 +66,12 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Linear(hidden, num_features)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.decoder(F.relu(self.encoder(features))).sigmoid()
+        return torch.as_tensor(self.decoder(F.relu(self.encoder(features))).sigmoid())
 
     @torch.no_grad()
     def errors(self, features: Tensor) -> Tensor:
         """Mean-square error [B] of each reconstruction."""
-        return (self(features) - features).square().mean(dim=1)
+        return torch.as_tensor((self(features) - features).square().mean(dim=1))
 
 
 class TaskSelector:
@@ -174,7 +174,7 @@ class ClipFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         features = self.student.encode_images(images)
-        return (features.shape[1] ** 0.5 * features).sigmoid()
+        return torch.as_tensor((features.shape[1] ** 0.5 * features).sigmoid())
 
 
 class AlexNetFeatures(nn.Module):
@@ -185,13 +185,13 @@ class AlexNetFeatures(nn.Module):
         self.layers = alexnet.features[:-2].eval().requires_grad_(False)  # type: ignore[index, union-attr]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten(1).sigmoid()
+        return torch.as_tensor(self.layers(images).flatten(1).sigmoid())
 
 
 def _pretrained_alexnet() -> nn.Module:
     from torchvision.models import AlexNet_Weights, alexnet
 
-    network = alexnet(weights=None)
+    network: nn.Module = alexnet(weights=None)
     try:
         weights = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -98,12 +99,20 @@ def compare(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun
         title = of_row[0].recipe.title
         there = tuple(one for one in of_row if one.run is not None)
         summaries = [one.run.summary for one in there if one.run is not None]
-        mean, deviation = seed_statistics(summaries) if there else ({}, {})
+        mean, deviation = _statistics(summaries)
         rows.append(ResultRow(row=row, title=title, runs=there, mean=mean, deviation=deviation))
         for reading in summaries[0].get("readings", {}) if there else ():
-            mean, deviation = seed_statistics([summary["readings"][reading] for summary in summaries])
+            mean, deviation = _statistics([summary["readings"][reading] for summary in summaries])
             rows.append(ResultRow(row=row, title=title, runs=there, mean=mean, deviation=deviation, reading=reading))
     return Comparison(table=table, setting=setting, rows=rows)
+
+
+def _statistics(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and deviation by metric; empty without runs. An order of a table has two tasks or more, so every mean is known."""
+    if not summaries:
+        return {}, {}
+    mean, deviation = seed_statistics(summaries)
+    return {metric: value for metric, value in mean.items() if value is not None}, deviation
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -135,7 +144,7 @@ def comparison_csv(comparison: Comparison) -> str:
     writer.writeheader()
     for result in comparison.rows:
         row = result.row
-        line = {"order": comparison.setting.order.name, "label": result.label, "recipe": row.recipe, "shards": row.shards}
+        line: dict[str, Any] = {"order": comparison.setting.order.name, "label": result.label, "recipe": row.recipe, "shards": row.shards}
         line |= {"seeds": _seeds(result), "runs": " ".join(one.folder.as_posix() for one in result.runs)}
         for metric in METRICS:
             line |= {metric: result.mean.get(metric), f"{metric}_deviation": result.deviation.get(metric)}
