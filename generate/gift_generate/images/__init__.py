@@ -1,1 +1,1 @@
-"""Where the images of a shard come from, rendered or imported: screened, tried again, encoded."""
+"""Rendered or imported images: screened, tried again, encoded."""

@@ -1,1 +1,1 @@
-"""The output folder: shards and their rows, the index, what is done and whether every byte is right."""
+"""The output folder: shards, rows, index; what is done and right."""

@@ -1,1 +1,1 @@
-"""Captions -> plan: every image is decided before a model is loaded. Pure: no model, no pixels."""
+"""Captions in, plan out: every image decided before a model is loaded."""

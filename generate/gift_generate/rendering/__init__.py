@@ -1,1 +1,1 @@
-"""Captions -> pixels: the renderers. torch and diffusers live in here and nowhere else in stage 1."""
+"""Captions in, pixels out. torch and diffusers live here alone."""

@@ -1,1 +1,1 @@
-"""An output folder to look at: contact sheet, pages, live status."""
+"""To look at: contact sheet, pages, live status."""

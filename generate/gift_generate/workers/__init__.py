@@ -1,1 +1,1 @@
-"""Many processes at one folder: which share is whose, who works on what, who is alive."""
+"""Many processes at one folder: whose share, who works, who lives."""

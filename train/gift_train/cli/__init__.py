@@ -1,4 +1,7 @@
-"""gift-train: the trainer's command line, a file for each group of commands. Imports nothing heavy until a command runs."""
+"""The command line gift-train: a file for each group of commands.
+
+Imports nothing heavy until a command runs.
+"""
 
 import warnings
 

@@ -1,1 +1,1 @@
-"""CLIP: load, encode, tokenize, classify. The only room that imports open_clip."""
+"""Load, encode, tokenize, classify. open_clip lives here alone."""

@@ -1,1 +1,1 @@
-"""What training and evaluation look at: datasets, transforms, batches, replayed images."""
+"""Datasets, transforms, batches, and the images that are replayed."""

@@ -1,1 +1,1 @@
-"""Accuracy on test sets, and the numbers of continual learning computed from it."""
+"""Accuracy on test sets, and the numbers computed from it."""

@@ -1,1 +1,1 @@
-"""One file per continual-learning method; `base` says what a method may do."""
+"""One file a method, and the losses and penalties they share."""

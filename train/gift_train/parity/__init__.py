@@ -1,1 +1,1 @@
-"""Replays golden numbers of the published implementations through the code that training runs."""
+"""Golden numbers, replayed through the code that training runs."""

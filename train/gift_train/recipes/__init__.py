@@ -1,1 +1,1 @@
-"""Recipes: what a run computes, as TOML files, and their checked form."""
+"""What a run computes: TOML files and their checked form."""

@@ -1,1 +1,1 @@
-"""A run's folder: what is written while it goes on, and read back by resume, watch and report."""
+"""What a run writes, and what resume, watch and report read."""

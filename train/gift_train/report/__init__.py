@@ -1,1 +1,1 @@
-"""Tables and pictures of finished runs. Reads run folders only: nothing here trains, evaluates or parses a log."""
+"""Tables, pictures and pages of runs; tables of the paper."""

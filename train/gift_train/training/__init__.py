@@ -1,1 +1,1 @@
-"""The run, top to bottom: set up, train task after task, evaluate, resume."""
+"""The run, top to bottom: set up, train, save, evaluate, resume."""
