@@ -1,7 +1,7 @@
 """What both command lines do alike: run a typer app, tell a user's mistake in one line, and choose the exit code.
 
-Exit codes: 0 done; 1 a check ran and failed (verify, parity); 2 the user can mend it; 75 preempted, start again;
-130 interrupted.
+Exit codes: 0 done; 1 a check ran and failed (verify, parity), or the machine did (memory, a killed process); 2 the user can mend it;
+75 preempted, start again; 130 interrupted.
 """
 
 import errno

@@ -38,6 +38,12 @@ class NonFiniteError(GiftError):
     """A loss that became NaN or infinite; the message names the step and the term."""
 
 
+class MachineError(GiftError):
+    """What the machine did: memory that ran out, a process that was killed. Nothing the user wrote is at fault."""
+
+    exit_code = 1
+
+
 class Preempted(GiftError):
     """Not a mistake: the scheduler asked for the machine. The same command goes on, so the exit code asks for another start."""
 

@@ -51,6 +51,9 @@ class PreemptionNotice:
 
 
 def leave_signals_to_main_process(_: int = 0) -> None:
-    """For a worker process, which a signal to the whole group or job step reaches too: it ends when the main process is done with it."""
-    for number in SIGNALS:
+    """For a worker process, which a signal to the whole group or job step reaches too: the main process ends it (SIGKILL) when it is done.
+
+    Ctrl-C goes to all processes of a terminal.
+    """
+    for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -27,7 +27,10 @@ def evaluate(
 
     lookup = Manifests(tuple(options.manifests or ()))
     chosen = [lookup.task(name) for name in datasets or lookup.order(options.order).tasks]
-    readings = _readings(options, {manifest.name: manifest for manifest in chosen})
+    from gift_train.training.faults import machine_faults
+
+    with machine_faults():
+        readings = _readings(options, {manifest.name: manifest for manifest in chosen})
     found = readings.pop("")
     mean = sum(found.values()) / len(found)
     if as_json:

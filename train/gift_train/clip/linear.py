@@ -46,4 +46,4 @@ def _goes_to_onednn(rows: Tensor, weight: Tensor) -> bool:
     is_float = rows.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if rows.device.type != "cpu" or not is_float or rows.numel() * weight.shape[0] < FEWEST_PRODUCTS:
         return False
-    return favours_onednn() and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return favours_onednn() and bool(torch.backends.mkldnn.is_available())

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from gift_shared.errors import GiftError
 from gift_shared.keys import hashed_seed
-from gift_shared.preemption import leave_signals_to_main_process
 from gift_train.clip.model import Backbone
+from gift_train.data.loader import loaded
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.tasks import TaskImages
 from gift_train.distributed import SINGLE, Ranks
@@ -92,26 +91,6 @@ class _BatchesByPosition(Dataset[Any]):
         return self.dataset[index]
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What a worker met in place of a batch."""
-
-    error: GiftError | OSError
-
-
-class _InWorker(Dataset[Any]):
-    """The same batches; what fails is handed over, where DataLoader would make the text of a traceback of it."""
-
-    def __init__(self, batches: Dataset[Any]) -> None:
-        self.batches = batches
-
-    def __getitem__(self, position: int) -> Any:
-        try:
-            return self.batches[position]
-        except (GiftError, OSError) as error:
-            return _Failure(error)
-
-
 def stream(
     dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = SINGLE
 ) -> Iterator[Any]:
@@ -122,33 +101,7 @@ def stream(
     batches = _BatchesByPosition(dataset, order, collate, ranks)
     if num_workers == 0:
         return (batches[position] for position in positions)
-    # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
-    own, pins = torch.Generator(), torch.cuda.is_available()
-    loader = DataLoader(
-        _InWorker(batches),
-        batch_size=None,
-        sampler=positions,
-        num_workers=num_workers,
-        pin_memory=pins,
-        generator=own,
-        worker_init_fn=leave_signals_to_main_process,  # one that died of them would fail the run before it has saved its state
-    )
-    return _loaded(loader)
-
-
-def _loaded(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """What its workers make; errors of ours and of files as they were raised there.
-
-    However this ends, the workers end with it: they answer no signals, and whoever waited for them at exit would wait for ever.
-    """
-    made = iter(loader)
-    try:
-        for batch in made:
-            if isinstance(batch, _Failure):
-                raise batch.error
-            yield batch
-    finally:
-        made._shutdown_workers()  # type: ignore[attr-defined]
+    return loaded(batches, positions, num_workers)
 
 
 def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:

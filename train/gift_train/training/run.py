@@ -2,11 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gift_shared.preemption import PreemptionNotice
+from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
 from gift_train.evaluation.cache import EvaluationCache
@@ -18,6 +21,7 @@ from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
 from gift_train.records.provenance import git_commit
 from gift_train.training.data_time import warn_if_starved
+from gift_train.training.faults import machine_faults
 from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
 from gift_train.training.preemption import PreemptionCheck
 from gift_train.training.recorder import TaskRecorder
@@ -33,14 +37,23 @@ def train(options: RunOptions, notice: PreemptionNotice) -> dict[str, Any] | Non
     Raises: GiftError of the kind that fits, before any training, for names, files, counts or folders that do not; Preempted when a
     signal asked for the machine and the state is saved.
     """
-    with init_distributed(options.device) as ranks:
+    with _loader_processes_ended(), init_distributed(options.device) as ranks:
         run = ranks.all_or_none(lambda: prepare(options, PreemptionCheck(notice, ranks), ranks))
         require_same_run(run)
-        with run.folder as folder:
+        with run.folder as folder, machine_faults():
             folder.event("started", command=sys.argv, commit=git_commit(), world_size=ranks.world_size)
             summary = _go_through(run)
             folder.event("ended", is_finished=summary is not None)
             return summary
+
+
+@contextmanager
+def _loader_processes_ended() -> Iterator[None]:
+    """However the block ends, so do all processes that load images: an error's traceback would keep them."""
+    try:
+        yield
+    finally:
+        end_loader_processes()
 
 
 def _go_through(run: Run) -> dict[str, Any] | None:

@@ -1,0 +1,81 @@
+"""The loader knows torch's DataLoader by names that torch does not promise. Where one is gone, what to do stands in the message."""
+
+import gc
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from gift_train.data.loader import _shared, death_of_worker, end_loader_processes, loaded
+
+MEND = "gift_train/data/loader.py, _end: read DataLoader's _shutdown_workers again and leave behind what it does now."
+
+
+class Numbers(Dataset):
+    def __getitem__(self, position):
+        return torch.full((4,), position)
+
+
+def test_torch_still_has_what_the_end_of_workers_rests_on():
+    made = iter(DataLoader(Numbers(), batch_size=None, sampler=range(8), num_workers=1, multiprocessing_context="fork"))
+    for name in ("_workers", "_shutdown", "_worker_pids_set", "_index_queues"):
+        assert hasattr(made, name), f"DataLoader's iterator has no {name}: {MEND}"
+    assert all(hasattr(queue, "cancel_join_thread") for queue in made._index_queues), MEND
+    made._shutdown_workers()
+
+
+def test_batches_come_in_order_and_their_processes_end_with_them():
+    batches = loaded(Numbers(), range(3, 9), 2)
+    assert [int(batch[0]) for batch in batches] == [3, 4, 5, 6, 7, 8]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stream_that_is_let_go_of_ends_its_processes():
+    batches = loaded(Numbers(), range(1000), 2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    del batches
+    gc.collect()
+    assert multiprocessing.active_children() == []
+
+
+def test_all_processes_can_be_ended_while_streams_are_held():
+    held = [loaded(Numbers(), range(1000), 1) for _ in range(2)]
+    for batches in held:
+        next(batches)
+    end_loader_processes()
+    assert multiprocessing.active_children() == []
+    for batches in held:
+        batches.close()  # as an interpreter that ends does; nothing more to do, and nothing to wait for
+
+
+def test_a_killed_worker_is_told_by_words_that_are_understood():
+    batches = loaded(Numbers(), range(1000), 1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(RuntimeError) as error:
+        list(batches)
+    assert death_of_worker(error.value) == f"(process {worker.pid}) was killed by SIGKILL", (
+        "gift_train/data/loader.py, _DEATH: torch tells it in other words now."
+    )
+    assert multiprocessing.active_children() == []
+
+
+def test_other_errors_are_no_deaths():
+    assert death_of_worker(RuntimeError("expected scalar type Float")) is None
+    assert death_of_worker(ValueError("DataLoader worker (pid 1) is killed by signal: Killed. ")) is None
+
+
+def test_a_batch_without_room_in_shared_memory_is_pickled(monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    batch = [torch.arange(3), (torch.arange(2),)]
+    assert _shared(batch) is batch
+    assert all(tensor.is_shared() for tensor in (batch[0], batch[1][0]))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    pickled = _shared([torch.arange(3)])
+    assert torch.equal(pickle.loads(pickled.content)[0], torch.arange(3))

@@ -1,0 +1,184 @@
+"""Batches made by worker processes, and the certain end of those processes. The only module that reaches into torch's DataLoader.
+
+A worker answers no signal that a scheduler sends to all processes of a job: one that died of it would fail the run before it has saved
+its state. So it has to be ended by us, however the run ends, and with a signal that nobody can ignore. That loses nothing: a worker only
+reads, and which batch comes next is known without it.
+"""
+
+import atexit
+import errno
+import logging
+import os
+import pickle
+import re
+import signal
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader, Dataset
+
+from gift_shared.errors import GiftError, MachineError
+from gift_shared.preemption import leave_signals_to_main_process
+
+SHARED_MEMORY = Path("/dev/shm")  # where torch puts tensors that processes hand to each other
+SECONDS_TO_DIE = 5.0
+START_METHOD = "fork" if sys.platform == "linux" else None  # others hand every worker a copy of the dataset, and of torch
+_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>\d+)")
+
+_log = logging.getLogger(__name__)
+_living: "weakref.WeakSet[Any]" = weakref.WeakSet()  # iterators of DataLoader that have processes
+_exit_codes: dict[int, int] = {}  # by process number, of workers that had died when theirs were ended
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker met in place of a batch."""
+
+    error: GiftError | OSError
+
+
+class _InWorker(Dataset[Any]):
+    """The same batches; what fails is handed over, where DataLoader would make the text of a traceback of it."""
+
+    def __init__(self, batches: Dataset[Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            batch = self.batches[position]
+        except (GiftError, OSError) as error:
+            return _Failure(error)
+        return _shared(batch)
+
+
+@dataclass(frozen=True)
+class _Pickled:
+    """A batch for which there was no shared memory."""
+
+    content: bytes
+
+
+def _shared(batch: Any) -> Any:
+    """The batch with its tensors in shared memory, or pickled, to go through a pipe, where that has no room.
+
+    torch would do the former after this, in a thread that dies of a full /dev/shm and leaves the main process waiting.
+    """
+    try:
+        for tensor in _tensors(batch):
+            tensor.share_memory_()
+    except RuntimeError:
+        return _Pickled(pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL))
+    return batch
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif is_dataclass(batch) or isinstance(batch, list | tuple):
+        for part in batch if isinstance(batch, list | tuple) else vars(batch).values():
+            yield from _tensors(part)
+
+
+def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterator[Any]:
+    """batches[position] for each position in order, made by `num_workers` processes; errors of ours and of files as they were raised there.
+
+    However this ends, the workers end with it. Raises: MachineError if there is not even shared memory for the processes' locks.
+    """
+    made = _started(batches, positions, num_workers)
+    _living.add(made)
+    try:
+        for batch in made:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            if isinstance(batch, _Pickled):
+                _tell_of_full_shared_memory(num_workers)
+                batch = pickle.loads(batch.content)
+            yield batch
+    finally:
+        _end(made)
+
+
+def _started(batches: Dataset[Any], positions: range, num_workers: int) -> Any:
+    # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
+    loader = DataLoader(
+        _InWorker(batches),
+        batch_size=None,
+        sampler=positions,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_main_process,
+        multiprocessing_context=START_METHOD,
+    )
+    try:
+        return iter(loader)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise MachineError(
+            f"{SHARED_MEMORY} is full, which {num_workers} processes that load images need for their locks. Free some of it, give the"
+            " container more (docker run --shm-size 8g), or --num-workers 0."
+        ) from error
+
+
+@cache
+def _tell_of_full_shared_memory(num_workers: int) -> None:
+    status = os.statvfs(SHARED_MEMORY)
+    _log.warning(
+        "%s, of %.3g MB, has no room for the batches of %d processes that load images: they go through pipes, which is slower."
+        " Give the container more (docker run --shm-size 8g), or fewer --num-workers.",
+        SHARED_MEMORY, status.f_blocks * status.f_frsize / 1e6, num_workers,
+    )  # fmt: skip
+
+
+def end_loader_processes() -> None:
+    """End every worker there is. For the end of a run: a traceback may hold the generators above, and with them their processes."""
+    for made in list(_living):
+        _end(made)
+
+
+atexit.register(end_loader_processes)  # before multiprocessing, which registered first, waits for processes that answer no signal
+
+
+def death_of_worker(error: BaseException) -> str | None:
+    """Which worker ended by itself and how, if that is what torch's error tells: `(process 17) was killed by SIGKILL`; else None.
+
+    torch raises it wherever the main process is when it hears of the death, and does not always say how.
+    """
+    match = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else None
+    if match is None:
+        return None
+    found = _exit_codes | {worker.pid: worker.exitcode for made in _living for worker in made._workers if not worker.is_alive()}
+    code = found.get(int(match["pid"]))
+    how = "ended" if code is None else f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"(process {match['pid']}) {how}"
+
+
+def _end(made: Any) -> None:
+    """End the workers of DataLoader's iterator at once.
+
+    Not by its own `_shutdown_workers`, which asks and waits, and waits for ever where a worker was killed with a lock in its hands. What
+    is done here is what that method leaves behind: it is told that it has run, torch's watch over the processes is taken off first.
+    """
+    _living.discard(made)
+    workers = [worker for worker in made._workers if worker.is_alive()]
+    _exit_codes.update({worker.pid: worker.exitcode for worker in made._workers if worker not in workers and worker.exitcode})
+    made._shutdown = True
+    if made._worker_pids_set:
+        _remove_worker_pids(id(made))
+        made._worker_pids_set = False
+    if hasattr(made, "_pin_memory_thread_done_event"):
+        made._pin_memory_thread_done_event.set()
+    for queue in made._index_queues:
+        queue.cancel_join_thread()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(timeout=SECONDS_TO_DIE)

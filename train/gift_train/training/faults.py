@@ -1,0 +1,42 @@
+"""What the machine does to a run, told in one line: memory that runs out, a process that is killed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gift_shared.errors import MachineError
+from gift_train.data.loader import death_of_worker
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA error: out of memory")
+
+
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """Turn what torch and Python raise in such cases into MachineError; everything else passes."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = _told(error)
+        if told is None:
+            raise
+        raise MachineError(told) from error
+
+
+def _told(error: BaseException) -> str | None:
+    death = death_of_worker(error)
+    if death is not None:
+        return (
+            f"A process that loads images {death}. If nobody killed it, the machine's memory ran out (dmesg tells), or /dev/shm did where"
+            " it was a bus error: fewer --num-workers or a smaller --image-cache-gb take less. The same command goes on."
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"The device's memory ran out: {str(error).partition('. ')[0]}. Set a smaller batch_size, replay_batch_size or"
+            " evaluation_batch_size, or --precision bf16; more processes share a batch. The same command goes on."
+        )
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return (
+            "The machine's memory ran out. Set a smaller batch_size or --image-cache-gb, or fewer --num-workers. The same command goes on."
+        )
+    return None
