@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,19 @@ def writer_of(temporary: Path) -> ProcessName | None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on any error removed."""
+    """Yield a temporary path beside `path`, an empty file; on success it is synced and renamed to `path`, on any error removed.
+
+    Whoever may read the folder's other files may read this one: its rights are those of a file opened here, by umask and folder, even
+    where a library puts one of its own in its place (safetensors makes them for the owner alone).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(path)
     try:
+        temporary.touch()
+        rights = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != rights:  # asked first: some file systems know no rights to change
+            temporary.chmod(rights)
         _sync(temporary)
         temporary.replace(path)
     finally:

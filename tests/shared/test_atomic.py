@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,27 @@ def test_an_error_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
     write_text(tmp_path / "x" / "y" / "a.txt", "there")
     assert (tmp_path / "x" / "y" / "a.txt").read_text() == "there"
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_rights_follow_the_umask_even_of_a_file_that_somebody_else_made(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, rights: int
+) -> None:
+    umask(mask)
+    write_text(tmp_path / "ours.txt", "ours")
+    with atomic_path(tmp_path / "theirs.txt") as temporary:
+        beside = tmp_path / "beside"
+        beside.touch(mode=0o600)
+        beside.replace(temporary)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours.txt", "theirs.txt")] == [rights, rights]
 
 
 def test_json_is_sorted_and_readable(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Whole runs through the command line: what they write, that they repeat, that they go on where they stopped."""
 
 import json
+import os
 import shutil
+import stat
 
 import open_clip
 import pytest
@@ -52,6 +54,18 @@ def test_gift_logs_every_term_and_saves_what_it_replayed(quick_run, tmp_path):
     assert set(row["terms"]) == {"cross_entropy", "distillation", "alignment", "weight_consolidation"}
     rows, _ = read_index(tmp_path / "run/replay/stripes.parquet")
     assert rows["task"].unique().to_pylist() == ["stripes"]
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_all_files_of_a_run_have_the_rights_that_the_umask_leaves(quick_run, tmp_path, mask, rights):
+    before = os.umask(mask)
+    try:
+        assert quick_run("icarl", tmp_path / "run", "--stop-after=1", "--set=steps=4").code == 0
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {"task-01-colours.safetensors", "task-01-colours.state.safetensors", "run.json", "log.jsonl"} <= found.keys()
+    assert found == dict.fromkeys(found, rights)
 
 
 def test_training_learns_the_task(quick_run, tmp_path):
