@@ -22,7 +22,7 @@ from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import Manifests, TaskManifest
 from gift_shared.progress import Progress
-from gift_train.data.datasets.images import SHARD_FORMATS, SUFFIX_OF_FORMAT, ImageSource
+from gift_train.data.datasets.images import SUFFIX_OF_FORMAT, ImageSource
 from gift_train.data.datasets.settings import data_settings
 from gift_train.data.tasks import open_parts, parts_of
 
@@ -96,7 +96,7 @@ def _content(source: ImageSource, index: int, settings: PackSettings) -> tuple[s
     encoded = source.encoded(index)
     if encoded is not None:
         with Image.open(io.BytesIO(encoded)) as original:
-            if original.format in SHARD_FORMATS:
+            if original.format in SUFFIX_OF_FORMAT:
                 return SUFFIX_OF_FORMAT[original.format], encoded
     image.save(buffer, format="PNG")
     return ".png", buffer.getvalue()

@@ -141,7 +141,7 @@ def check_count(manifest: TaskManifest, part: str, source: ImageSource) -> None:
 def _open(manifest: TaskManifest, settings: DataSettings, data_root: Path, part: str) -> ImageSource:
     place = settings.parts[part]
     if settings.kind == "image_folder":
-        return open_image_folder(manifest, data_root / place, settings)
+        return open_image_folder(manifest, data_root, place, settings)
     if settings.kind == "webdataset":
         return open_tars(manifest, data_root, place)
     from gift_train.data.datasets.torchvision_class import open_torchvision

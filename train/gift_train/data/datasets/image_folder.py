@@ -6,36 +6,53 @@ from pathlib import Path
 
 import numpy as np
 
+from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError, ManifestError
+from gift_shared.image_files import PassedOver, find_images, folder_id, is_stray, same_folder
 from gift_shared.keys import slug
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.images import FileImages
 from gift_train.data.datasets.settings import DataSettings
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 
-
-def open_image_folder(manifest: TaskManifest, folder: Path, settings: DataSettings) -> FileImages:
-    """List a folder of class folders in label order, files by name. Hidden files and files that are no images are skipped.
+def open_image_folder(manifest: TaskManifest, data_root: Path, place: str, settings: DataSettings) -> FileImages:
+    """List a folder of class folders in label order, files by name. Hidden ones are skipped, files that are no images counted.
 
     Folders are matched to class names by their slug ("Red Fox" = red_fox), or by the manifest's class_folders.
-    Raises DataError for a missing, extra, ambiguous or empty class folder.
+    Raises DataError for a missing, extra, ambiguous or empty class folder, and for two that are one by a link.
     """
+    folder = data_root / place
     if not folder.is_dir():
         num_classes = len(manifest.class_names)
         how_to_get = f"{settings.get.rstrip('.')}." if settings.get else ""
         raise DataError(f"{manifest.name}: no image folder at {folder}, expected there: {num_classes} class folders. {how_to_get}".rstrip())
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    folders = _match(manifest, folder, found, settings.class_folders)
+    found, passed_over = _class_folders(folder)
+    folders = [folder / name for name in _match(manifest, folder, found, settings.class_folders)]
+    if (same := same_folder(folders)) is not None:
+        raise DataError(f"{manifest.name}: class folders {same[0]} and {same[1].name} are one folder by a link. Remove the link.")
     paths: list[Path] = []
     labels: list[int] = []
+    ids = {folder_id(class_folder) for class_folder in folders}
     for label, class_folder in enumerate(folders):
-        files = _image_files(folder / class_folder)
-        if not files:
-            raise DataError(f"{manifest.name}: class folder {folder / class_folder} holds no image ({', '.join(SUFFIXES)}).")
-        paths.extend(files)
-        labels.extend([label] * len(files))
-    return FileImages(paths, np.array(labels, dtype=np.int64))
+        images = find_images(class_folder, others=ids)
+        passed_over += images.passed_over
+        if not images.files:
+            told = f"; {images.passed_over}" if images.passed_over else ""
+            raise DataError(f"{manifest.name}: class folder {class_folder} holds no image ({', '.join(FILE_SUFFIXES)}){told}.")
+        paths.extend(images.files)
+        labels.extend([label] * len(images.files))
+    return FileImages(paths, np.array(labels, dtype=np.int64), data_root, passed_over)
+
+
+def _class_folders(folder: Path) -> tuple[list[str], PassedOver]:
+    """Names of the folders in it, sorted, and the files that lie beside them and so in no class."""
+    found, beside = [], PassedOver()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            found += [] if is_stray(entry.name, is_folder=True) else [entry.name]
+        elif not is_stray(entry.name):
+            beside.add(Path(entry.name).suffix.lower(), entry.path)
+    return found, beside
 
 
 def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders: Sequence[str] | None) -> list[str]:
@@ -76,10 +93,3 @@ def _unique(folder: Path, found: list[str]) -> dict[str, str]:
         if other != name:
             raise DataError(f"{folder}: class folders {other!r} and {name!r} read alike; give [data] class_folders in the manifest.")
     return by_slug
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files: list[Path] = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        files.extend(Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-    return sorted(files)
