@@ -130,6 +130,8 @@ def _manifest_text(manifest: TaskManifest, patterns: dict[str, str], counts: dic
         return ["[", *(f"    {quoted(value)}," for value in values), "]"]
 
     lines = [f"name = {quoted(manifest.name)}", f"display_name = {quoted(manifest.display_name)}", f"about = {quoted(manifest.about)}"]
+    if manifest.repeated_class_names:
+        lines.append(f"repeated_class_names = [{', '.join(map(quoted, manifest.repeated_class_names))}]")
     for key, values in (("templates", manifest.templates), ("class_names", manifest.class_names)):
         first, *rest = array(values)
         lines += [f"{key} = {first}", *rest]

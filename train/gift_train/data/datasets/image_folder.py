@@ -1,7 +1,7 @@
 """One folder per class, one file per image, as `ROOT/<class folder>/.../<image file>`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.image_files import PassedOver, find_images, folder_id, is_stray, same_folder
-from gift_shared.keys import slug
+from gift_shared.keys import composed, slug
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.images import FileImages
 from gift_train.data.datasets.settings import DataSettings
@@ -59,7 +59,7 @@ def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders
     names = manifest.class_names
     if class_folders is None:
         wanted = [slug(name) for name in names]
-        by_name = _unique(folder, found)
+        by_name = _unique(folder, found, slug)
         repeated = next((name for name, word in zip(names, wanted, strict=True) if not word or wanted.count(word) > 1), None)
         if repeated is not None:
             raise ManifestError(
@@ -68,7 +68,7 @@ def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders
             )
     else:
         wanted = list(class_folders)
-        by_name = {name: name for name in found}
+        by_name = _unique(folder, found, composed)
         if len(set(wanted)) != len(wanted) or len(wanted) != len(names):
             raise ManifestError(f"{manifest.name}: [data] class_folders must name {len(names)} different folders, one per class name.")
     count = f"{folder} holds {len(found)} class folders, the manifest names {len(names)} classes"
@@ -86,10 +86,11 @@ def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders
     return [by_name[word] for word in wanted]
 
 
-def _unique(folder: Path, found: list[str]) -> dict[str, str]:
-    by_slug: dict[str, str] = {}
+def _unique(folder: Path, found: list[str], read: Callable[[str], str]) -> dict[str, str]:
+    """Folder names by what they read as. Raises DataError if two of them read alike."""
+    by_word: dict[str, str] = {}
     for name in found:
-        other = by_slug.setdefault(slug(name), name)
+        other = by_word.setdefault(read(name), name)
         if other != name:
             raise DataError(f"{folder}: class folders {other!r} and {name!r} read alike; give [data] class_folders in the manifest.")
-    return by_slug
+    return by_word
