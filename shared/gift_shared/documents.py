@@ -1,5 +1,6 @@
 """JSON and TOML files that anyone may have written or damaged: either a table of the expected shape, or one error naming the file."""
 
+import codecs
 import json
 import tomllib
 from collections.abc import Callable
@@ -127,8 +128,10 @@ def _read_text(path: Path, error_class: type[GiftError], advice: str) -> str:
     if not path.is_file():  # a pipe or device would be read for ever
         raise error_class(f"{path} is {'no file' if path.exists() else 'missing'}. {advice}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except OSError as error:
         raise error_class(f"{path} cannot be read: {error.strerror}. {advice}") from error
     except UnicodeDecodeError as error:
-        raise error_class(f"{path} is not UTF-8 text: {error}. {advice}") from error
+        is_utf_16 = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        found = "it is UTF-16, save it as UTF-8" if is_utf_16 else error
+        raise error_class(f"{path} is not UTF-8 text: {found}. {advice}") from error

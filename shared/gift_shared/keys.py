@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+import unicodedata
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]+")  # webdataset takes everything after a key's first dot for the extension
 
@@ -12,8 +13,16 @@ POSITION_SEED_STRIDE = 100_000
 
 @functools.lru_cache(maxsize=4096)  # a plan asks for a few names a million times
 def slug(name: str) -> str:
-    """A class or dataset name as a path- and key-safe word: lower case, every other run of characters becomes `_`."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    """A class or dataset name as a path- and key-safe word: lower case, every other run of characters becomes `_`.
+
+    The Unicode form does not matter: macOS writes `é` as two characters, other systems as one.
+    """
+    return re.sub(r"[^a-z0-9]+", "_", composed(name).lower()).strip("_")
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form (NFC), in which names that look the same are the same."""
+    return unicodedata.normalize("NFC", text)
 
 
 def task_sample_key(task: str, index: int) -> str:

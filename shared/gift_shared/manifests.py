@@ -12,6 +12,7 @@ from typing import Any
 
 from gift_shared.documents import read_toml
 from gift_shared.errors import ManifestError, unknown_name
+from gift_shared.keys import composed
 
 DATA_KINDS = ("image_folder", "webdataset", "torchvision")
 
@@ -27,6 +28,7 @@ class TaskManifest:
     data: dict[str, Any] | None
     counts: dict[str, int]
     about: str
+    repeated_class_names: tuple[str, ...] = ()  # names that two classes share, since the benchmark has them so (ImageNet)
 
     @cached_property
     def first_template_captions(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class Manifests:
 
     def names(self, kind: str) -> list[str]:
         """Sorted names of all `tasks` or `orders`."""
-        return sorted({path.stem for folder in self._folders() for path in (folder / kind).glob("*.toml")})
+        return sorted({composed(path.stem) for folder in self._folders() for path in _manifest_files(folder / kind)})
 
     def _folders(self) -> tuple[Path, ...]:
         return (*self.user_folders, self._shipped)
@@ -92,16 +94,26 @@ class Manifests:
             path = folder / kind / f"{name}.toml"
             if path.is_file() and path.parent == folder / kind:
                 return path
+            for path in _manifest_files(folder / kind):
+                if composed(path.stem) == composed(name):
+                    return path
         raise ManifestError(unknown_name(noun, name, self.names(kind)))
+
+
+def _manifest_files(folder: Path) -> list[Path]:
+    """TOML files but those an operating system leaves (`._birds.toml`)."""
+    return [path for path in sorted(folder.glob("*.toml")) if not path.name.startswith(".")]
 
 
 def _parse_task(path: Path) -> TaskManifest:
     table = _read(
         path,
         required={"name": str, "display_name": str, "class_names": list, "templates": list},
-        optional={"data": dict, "counts": dict, "about": str},
+        optional={"data": dict, "counts": dict, "about": str, "repeated_class_names": list},
     )
     class_names = _strings(path, "class_names", table["class_names"])
+    repeated = tuple(map(str, table.get("repeated_class_names", ())))
+    _check_repeated(path, class_names, repeated)
     templates = _strings(path, "templates", table["templates"])
     for template in templates:
         if template.count("{}") != 1:
@@ -117,7 +129,31 @@ def _parse_task(path: Path) -> TaskManifest:
         data=data,
         counts=_counts(path, table.get("counts", {})),
         about=table.get("about", ""),
+        repeated_class_names=repeated,
     )
+
+
+def _check_repeated(path: Path, class_names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Two classes of one name have one prompt, so one of them can never be predicted. CLIP reads neither case nor more than one blank."""
+    first: dict[str, int] = {}
+    repeated = set()
+    for label, name in enumerate(class_names):
+        other = first.setdefault(_as_read(name), label)
+        if other == label:
+            continue
+        repeated.add(_as_read(name))
+        if _as_read(name) not in map(_as_read, allowed):
+            raise ManifestError(
+                f"{path}: the class names of labels {other} and {label} read alike, {class_names[other]!r} and {name!r}, so that one of "
+                "them is never predicted. Rename one, or name it in repeated_class_names if the benchmark has it twice."
+            )
+    for name in allowed:
+        if _as_read(name) not in repeated:
+            raise ManifestError(f"{path}: repeated_class_names names {name!r}, which does not stand twice in class_names. Remove it.")
+
+
+def _as_read(name: str) -> str:
+    return " ".join(composed(name).lower().split())
 
 
 def _parse_order(path: Path) -> OrderManifest:
@@ -158,9 +194,9 @@ def _read(path: Path, *, required: dict[str, type], optional: dict[str, type]) -
 
 def _name(path: Path, table: dict[str, Any]) -> str:
     # The file name is what users type and other manifests refer to; two names for one thing would drift apart.
-    if table["name"] != path.stem:
+    if composed(table["name"]) != composed(path.stem):
         raise ManifestError(f"{path}: name = {table['name']!r} must equal the file's name {path.stem!r}.")
-    return path.stem
+    return composed(path.stem)
 
 
 def _strings(path: Path, key: str, values: Sequence[Any]) -> tuple[str, ...]:
@@ -169,7 +205,7 @@ def _strings(path: Path, key: str, values: Sequence[Any]) -> tuple[str, ...]:
     for value in values:
         if not isinstance(value, str) or not value.strip():
             raise ManifestError(f"{path}: every entry of {key!r} must be a non-empty string, found {value!r}.")
-    return tuple(values)
+    return tuple(map(composed, values))
 
 
 def _counts(path: Path, counts: dict[str, Any]) -> dict[str, int]:

@@ -4,7 +4,6 @@ The number in a file's name decides, not the path: the CSV's path column holds t
 """
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from gift_generate.images.image_source import Picture, PlanRow
 from gift_generate.planning.plan import IMPORTED, SMALLEST, PlanRequest, Seeding, check_numbers, check_plan, make_plan
 from gift_shared import keys
-from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
+from gift_shared.decoding import decode_rgb
 from gift_shared.errors import DataError, unknown_name
+from gift_shared.image_files import find_images, is_stray
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PLAN_SCHEMA, PlanKind, SampleStatus
 
 CSV_NAME = "image_text.csv"
 PATH_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "filepath", "file_path", "image_name", "img", "img_path")
 CAPTION_COLUMNS = ("caption", "text", "prompt", "sentence", "title")
-SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png", ".webp": ".webp"}
+SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".png": ".png", ".webp": ".webp"}
 UNKNOWN_SEED = -1  # of images whose order is not given
 SOURCE = "file:image_text"
 
@@ -102,7 +101,7 @@ def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedT
     folder = request.folder
     if not folder.is_dir():
         raise DataError(f"No folder at {folder}.")
-    folders = [folder] if (folder / CSV_NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{CSV_NAME}"))
+    folders = [folder] if (folder / CSV_NAME).is_file() else _folders_with_list(folder)
     if not folders:
         raise DataError(f"{folder} holds no {CSV_NAME}, nor does a folder in it. Give the folder with one sub-folder per task.")
     names = list(manifests.order(request.order).tasks) if request.order else None
@@ -113,12 +112,16 @@ def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedT
     return tasks
 
 
+def _folders_with_list(folder: Path) -> list[Path]:
+    return [path.parent for path in sorted(folder.glob(f"*/{CSV_NAME}")) if not is_stray(path.parent.name, is_folder=True)]
+
+
 def _read_task(folder: Path, names: list[str] | None, manifests: Manifests) -> _ImportedTask | None:
     captions = _read_csv(folder / CSV_NAME)
     if not captions:
         return None  # the authors' lists hold a leftover folder with only a header line
     files: dict[int, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+    for path in find_images(folder, SUFFIXES).files:
         number = _number(path.stem)
         if number is None:
             continue
@@ -217,20 +220,15 @@ def _picture(path: Path | None, sample_seed: int) -> Picture:
         return Picture(status=SampleStatus.FAILED, message="the file is missing", attempts=1, used_seed=sample_seed)
     content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as image:
-            image.load()
-            is_black = not any(extrema != (0, 0) for extrema in _extrema(image))
-            width, height = image.size
-    except UNDECODABLE as error:
-        message = f"does not decode: {error}" if path.name not in str(error) else "does not decode"
+        image = decode_rgb(content, "it")
+    except DataError as error:
+        message = str(error).removeprefix("it ").partition(" Replace")[0]
         return Picture(status=SampleStatus.FAILED, message=message, attempts=1, used_seed=sample_seed)
+    is_black = image.getextrema() == ((0, 0),) * 3
+    width, height = image.size
     if is_black:
         return Picture(status=SampleStatus.BLACK, message="all pixels are 0", attempts=1, used_seed=sample_seed)
     return Picture(
         status=SampleStatus.OK, message="", attempts=1, used_seed=sample_seed,
         content=content, suffix=SUFFIXES[path.suffix.lower()], width=width, height=height,
     )  # fmt: skip
-
-
-def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
-    return image.convert("RGB").getextrema()

@@ -1,6 +1,5 @@
 """A contact sheet: a few pictures per task or per class with their captions beneath, as one PNG to look at."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gift_generate.output.folder import open_output
 from gift_shared.atomic import atomic_path
-from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
+from gift_shared.decoding import decode_rgb
 from gift_shared.errors import ConfigError, ShardError, unknown_name
 from gift_shared.schema import SampleStatus
 from gift_shared.shards import read_image_bytes
@@ -100,11 +99,7 @@ def _spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 def _picture(out: Path, row: dict[str, Any]) -> Image.Image:
     content = read_image_bytes(out, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
-    try:
-        with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as opened:
-            image = opened.convert("RGB")
-    except UNDECODABLE as error:
-        raise ShardError(f"{row['image_name']} in {row['shard']}.tar does not decode: {error}") from error
+    image = decode_rgb(content, f"{row['image_name']} in {row['shard']}.tar", ShardError)
     # Small pictures are enlarged by whole factors with hard edges: what one sees is what the model sees.
     factor = PICTURE // max(image.size)
     if factor >= 2:

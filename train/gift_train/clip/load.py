@@ -1,6 +1,7 @@
 """A CLIP from its files: by open_clip's name, from a folder, or from bare tensors.
 
-Weights come from safetensors or through `torch.load(weights_only=True)`; no code from a checkpoint ever runs.
+Weights come from safetensors, through `torch.load(weights_only=True)` or from OpenAI's archives by a reader of our own; no code from a
+checkpoint ever runs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import pickle
 import textwrap
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,10 +24,11 @@ from torch import Tensor
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.clip.model import Backbone, Precision, check_same_model
 from gift_train.clip.model_folder import CONFIG_FILE, check_sizes, read_config
+from gift_train.clip.openai_files import openai_weights
 
 MINI = "mini"
 LOCAL_PREFIX = "local-dir:"
-_UNREADABLE = (OSError, EOFError, zlib.error, SafetensorError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
 _MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
@@ -34,7 +37,7 @@ def load_backbone(model: str, pretrained: str | None, device: str = "cpu", preci
 
     Args:
         model: `mini`, a folder with open_clip_config.json and weights, or an open_clip name such as ViT-B-16.
-        pretrained: with an open_clip name: a tag such as `openai`, a weights file, or `random`. With a folder: None.
+        pretrained: with an open_clip name: a tag such as `openai`, a weights file (OpenAI's .pt too), or `random`. With a folder: None.
         device: anything torch.device takes; `auto` is the accelerator if there is one.
         precision: fp32, tf32 or bf16, see Backbone.
     Raises: ConfigError if there is no such model or precision, or the model's files are incomplete.
@@ -155,9 +158,25 @@ def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Cal
     settings = open_clip.get_pretrained_cfg(name, pretrained)
     if not settings and not Path(pretrained).is_file():
         raise ConfigError(f"{unknown_name('pretrained tag', pretrained, [*tags, 'random'])} There is no file of that name either.")
+    if not settings:
+        with _telling(f"{name} from {pretrained}"):
+            weights = openai_weights(Path(pretrained))
+        if weights is not None:
+            return _with_openai_weights(name, pretrained, weights), open_clip.get_tokenizer(name)
     # open_clip only warns where a tag was trained with QuickGELU and the plain model name says GELU (ViT-B-16 with openai).
     use_quick_gelu = bool(settings.get("quick_gelu", False))
     return _create(name, pretrained=pretrained, force_quick_gelu=use_quick_gelu), open_clip.get_tokenizer(name)
+
+
+def _with_openai_weights(name: str, pretrained: str, weights: Mapping[str, Tensor]) -> torch.nn.Module:
+    network: torch.nn.Module = _create(name, force_quick_gelu=True)
+    own = network.state_dict()
+    try:
+        check_same_model(own, weights, may_lack=[key for key in own if key.endswith("num_batches_tracked")])  # counts nobody reads
+    except ConfigError as error:
+        raise ConfigError(f"{pretrained} holds no {name}. {error}") from error
+    network.load_state_dict(weights, strict=False)  # halves become floats
+    return network
 
 
 def _create(name: str, **options: object) -> Any:

@@ -7,6 +7,7 @@ from gift_shared.decoding import UNDECODABLE
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
+from gift_train.data import contents
 from gift_train.data.datasets.images import ImageSource
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import tar_names
@@ -22,6 +23,7 @@ class DatasetState:
     num_classes: int | None
     problem: str
     looked_in: Path
+    notes: tuple[str, ...] = ()  # what is no fault and may still not be meant
 
     @property
     def word(self) -> str:
@@ -32,10 +34,10 @@ class DatasetState:
 
 
 def check_dataset(manifest: TaskManifest, data_root: Path, *, every_image: bool = False) -> DatasetState:
-    """List a dataset and compare it with its manifest; with every_image, decode all of it, with progress. Does not raise."""
+    """List a dataset, compare it with its manifest and look at a sample; with every_image, decode all of it. Does not raise."""
     looked_in = data_root
     sources: dict[str, ImageSource] = {}
-    problem = ""
+    problem, notes = "", ()
     try:
         settings = data_settings(manifest)
         looked_in = place(manifest.name, settings, data_root)
@@ -44,6 +46,7 @@ def check_dataset(manifest: TaskManifest, data_root: Path, *, every_image: bool 
             check_count(manifest, part, source)
             if every_image:
                 _decode_all(f"{manifest.name} {part}", source)
+        notes = contents.notes(sources)
     except (DataError, ManifestError) as error:
         problem = str(error)
     return DatasetState(
@@ -52,18 +55,20 @@ def check_dataset(manifest: TaskManifest, data_root: Path, *, every_image: bool 
         num_classes=len(set().union(*(source.labels.tolist() for source in sources.values()))) if sources else None,
         problem=problem,
         looked_in=looked_in,
+        notes=notes,
     )
 
 
 def state_lines(states: list[DatasetState]) -> list[str]:
-    """A table for people, then one line for each problem."""
+    """A table for people, then one line for each problem and each note."""
     width = max(len("dataset"), *(len(state.manifest.name) for state in states))
     lines = [f"{'dataset':<{width}}  {'state':<7}  {'train':>16}  {'test':>16}  {'classes':>11}  looked in"]
     for state in states:
         counts = [_against(state.found.get(part), state.manifest.counts.get(part)) for part in ("train", "test")]
         classes = _against(state.num_classes, len(state.manifest.class_names))
         lines.append(f"{state.manifest.name:<{width}}  {state.word:<7}  {counts[0]:>16}  {counts[1]:>16}  {classes:>11}  {state.looked_in}")
-    return lines + [state.problem for state in states if state.problem]
+    lines += [state.problem for state in states if state.problem]
+    return lines + [f"{state.manifest.name}: {note}" for state in states for note in state.notes]
 
 
 def place(name: str, settings: DataSettings, data_root: Path) -> Path:

@@ -22,7 +22,7 @@ from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import Manifests, TaskManifest
 from gift_shared.progress import Progress
-from gift_train.data.datasets.images import SHARD_FORMATS, SUFFIX_OF_FORMAT, ImageSource
+from gift_train.data.datasets.images import SUFFIX_OF_FORMAT, ImageSource
 from gift_train.data.datasets.settings import data_settings
 from gift_train.data.tasks import open_parts, parts_of
 
@@ -96,7 +96,7 @@ def _content(source: ImageSource, index: int, settings: PackSettings) -> tuple[s
     encoded = source.encoded(index)
     if encoded is not None:
         with Image.open(io.BytesIO(encoded)) as original:
-            if original.format in SHARD_FORMATS:
+            if original.format in SUFFIX_OF_FORMAT:
                 return SUFFIX_OF_FORMAT[original.format], encoded
     image.save(buffer, format="PNG")
     return ".png", buffer.getvalue()
@@ -130,6 +130,8 @@ def _manifest_text(manifest: TaskManifest, patterns: dict[str, str], counts: dic
         return ["[", *(f"    {quoted(value)}," for value in values), "]"]
 
     lines = [f"name = {quoted(manifest.name)}", f"display_name = {quoted(manifest.display_name)}", f"about = {quoted(manifest.about)}"]
+    if manifest.repeated_class_names:
+        lines.append(f"repeated_class_names = [{', '.join(map(quoted, manifest.repeated_class_names))}]")
     for key, values in (("templates", manifest.templates), ("class_names", manifest.class_names)):
         first, *rest = array(values)
         lines += [f"{key} = {first}", *rest]

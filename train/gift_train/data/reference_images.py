@@ -4,6 +4,7 @@ Like in every dataset here, an item is a tuple that begins with the image, [3, H
 """
 
 import hashlib
+import logging
 import os
 import random
 from collections.abc import Sequence
@@ -16,21 +17,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gift_shared.caption_files import read_captions
+from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, decode_rgb
 from gift_shared.errors import ConfigError, DataError
+from gift_shared.image_files import PassedOver, find_images
 from gift_shared.manifests import TaskManifest
 from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
-from gift_shared.shards import IMAGE_SUFFIXES
 from gift_shared.storage import Folder, hold_shards
 from gift_shared.tar_members import plain_members
-from gift_train.data.datasets.image_folder import SUFFIXES
-from gift_train.data.datasets.images import FILE_FORMATS, decode_rgb
 from gift_train.data.replay import ReplayDataset
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.data.transforms import ImageTransform
 
 NO_LABEL = -1
+_BESIDE_IMAGES = (".cls", ".txt", ".json")  # labels and captions of a WebDataset: reference images have none
 _Place = tuple[Path, int, int]  # file, byte offset, byte size
+
+_log = logging.getLogger(__name__)
 
 
 class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
@@ -160,30 +163,36 @@ def pretraining_pictures(shards: Folder, pretraining_source: str, transform: Ima
 def open_reference_images(path: Path, transform: ImageTransform) -> ReferenceImages:
     """Open a folder of images at any depth, a folder of tars, or one tar. Raises DataError if it holds no image."""
     if path.is_file():
-        places = _in_tar(path)
+        places, passed_over = _in_tars([path])
     elif path.is_dir():
         if (path / INDEX_FILE).is_file():
             raise ConfigError(
                 f"{path} is an output folder of gift-generate; give it with --shards and a recipe that takes synthetic images."
             )
         tars = sorted(path.glob("*.tar"))
-        places = [place for tar in tars for place in _in_tar(tar)] if tars else _in_folder(path)
+        places, passed_over = _in_tars(tars) if tars else _in_folder(path)
     else:
         raise DataError(f"No reference images at {path}: neither a folder nor a tar.")
     if not places:
-        raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{path} holds no image ({', '.join(FILE_SUFFIXES)}){f'; {passed_over}' if passed_over else ''}.")
+    if passed_over:
+        _log.warning("Reference images: %s.", passed_over)
     images = ReferenceImages(places, transform)
     _ = images[0]  # a folder of broken files is told before any work
     return images
 
 
-def _in_folder(folder: Path) -> list[_Place]:
-    found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        found += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return [(path, 0, -1) for path in sorted(found)]
+def _in_folder(folder: Path) -> tuple[list[_Place], PassedOver]:
+    found = find_images(folder)
+    return [(path, 0, -1) for path in found.files], found.passed_over
 
 
-def _in_tar(path: Path) -> list[_Place]:
-    members = (member for member in plain_members(path) if member.name.lower().endswith((*IMAGE_SUFFIXES, ".jpeg")))
-    return [(path, member.offset_data, member.size) for member in members]
+def _in_tars(paths: Sequence[Path]) -> tuple[list[_Place], PassedOver]:
+    places, passed_over = [], PassedOver()
+    for path in paths:
+        for member in plain_members(path):
+            if member.name.lower().endswith(FILE_SUFFIXES):
+                places.append((path, member.offset_data, member.size))
+            elif not member.name.lower().endswith(_BESIDE_IMAGES):
+                passed_over.add(os.path.splitext(member.name)[1].lower(), f"{path} ({member.name})")
+    return places, passed_over

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gift_shared.decoding import decode_rgb
 from gift_shared.errors import ShardError
 from gift_shared.shards import read_image_bytes, tar_name
 from gift_shared.storage import Folder
-from gift_train.data.datasets.images import decode_rgb
 from gift_train.data.pixel_cache import CACHE_BYTES, cached
 from gift_train.data.transforms import ImageTransform
 

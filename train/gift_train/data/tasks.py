@@ -1,6 +1,7 @@
-"""Tasks: labelled images on disk init_distributed with their manifest, checked before any work is spent on them."""
+"""Tasks: labelled images on disk joined with their manifest, checked before any work is spent on them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gift_shared.errors import DataError
+from gift_shared.decoding import FILE_SUFFIXES
+from gift_shared.errors import DataError, ManifestError
+from gift_shared.image_files import PassedOver
+from gift_shared.keys import composed
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.image_folder import open_image_folder
-from gift_train.data.datasets.images import ImageSource, Selected
+from gift_train.data.datasets.images import ImageSource, Selected, digest_of
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
 from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
@@ -21,6 +25,7 @@ from gift_train.data.transforms import ImageTransforms
 
 PARTS = ("train", "test")
 SMALL_SPLIT_BYTES = 100 * 10**6  # decoded: a second or two
+_log = logging.getLogger(__name__)
 _PROBES = 16  # images decoded of a split that is too large to be decoded whole when it is opened
 
 
@@ -46,6 +51,10 @@ class TaskImages(Dataset[tuple[Tensor, int]]):
         """All labels, [N], without reading an image."""
         return self.source.labels
 
+    def listing_digest(self) -> str:
+        """A digest of what the split is made of, see `ImageSource.listing_digest`."""
+        return self.source.listing_digest()
+
 
 @dataclass(frozen=True)
 class Task:
@@ -55,6 +64,10 @@ class Task:
     train: TaskImages  # training transform
     train_plain: TaskImages  # evaluation transform: what LwF, iCaRL and the like read of the task's images
     test: TaskImages  # evaluation transform
+
+    def listing_digest(self) -> str:
+        """A digest of both splits: other images, names, sizes or labels than before are another digest; a copy elsewhere is not."""
+        return digest_of(self.train.listing_digest().encode(), self.test.listing_digest().encode())
 
 
 def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, cache_bytes: int = CACHE_BYTES) -> Task:
@@ -74,6 +87,7 @@ def load_task(manifest: TaskManifest, data_root: Path, transforms: ImageTransfor
         train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
         test=TaskImages(test, cached(test.image, transforms.evaluation, len(test), cache_bytes)),
     )
+    _tell_passed_over(manifest, sources.values())
     _probe(task.train_plain, cache_bytes)
     _probe(task.test, cache_bytes)
     return task
@@ -83,8 +97,15 @@ def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransfor
     """The test images alone, for datasets that are only evaluated. Raises as load_task."""
     source = open_parts(manifest, data_root, ("test",))["test"]
     images = TaskImages(source, cached(source.image, transforms.evaluation, len(source), cache_bytes))
+    _tell_passed_over(manifest, [source])
     _probe(images, cache_bytes)
     return images
+
+
+def passed_over(sources: Iterable[ImageSource]) -> PassedOver:
+    """What lies among the images of a dataset's splits and is not read."""
+    counts = {id(source.passed_over): source.passed_over for source in sources}  # both sides of a seeded split have one list
+    return sum(counts.values(), PassedOver())
 
 
 def open_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) -> dict[str, ImageSource]:
@@ -98,6 +119,7 @@ def open_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) ->
 def list_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) -> dict[str, ImageSource]:
     """As open_parts, without the comparison of image counts."""
     settings = data_settings(manifest)
+    _require_two_places(manifest, settings, data_root)
     sources: dict[str, ImageSource] = {}
     if settings.split is not None:
         everything = _open(manifest, settings, data_root, "all")
@@ -111,6 +133,21 @@ def list_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) ->
             sources[part] = _open(manifest, settings, data_root, part)
             _check_classes(manifest, settings, sources[part])
     return sources
+
+
+def _require_two_places(manifest: TaskManifest, settings: DataSettings, data_root: Path) -> None:
+    """Raises ManifestError if the training images are the test images: by one path, or by a link."""
+    train, test = settings.parts.get("train"), settings.parts.get("test")
+    if train is None or test is None:
+        return
+    is_one = train == test
+    if settings.kind == "image_folder":
+        is_one = (data_root / train).resolve() == (data_root / test).resolve()
+    if is_one:
+        raise ManifestError(
+            f"{manifest.name}: [data] train and test are the same images, {train!r} and {test!r}, so that its accuracy would be that of "
+            "images it was trained on. Give others, or cut one list in two with all and [data.split]."
+        )
 
 
 def parts_of(settings: DataSettings) -> tuple[str, ...]:
@@ -141,7 +178,7 @@ def check_count(manifest: TaskManifest, part: str, source: ImageSource) -> None:
 def _open(manifest: TaskManifest, settings: DataSettings, data_root: Path, part: str) -> ImageSource:
     place = settings.parts[part]
     if settings.kind == "image_folder":
-        return open_image_folder(manifest, data_root / place, settings)
+        return open_image_folder(manifest, data_root, place, settings)
     if settings.kind == "webdataset":
         return open_tars(manifest, data_root, place)
     from gift_train.data.datasets.torchvision_class import open_torchvision
@@ -165,7 +202,7 @@ def _check_classes(manifest: TaskManifest, settings: DataSettings, source: Image
         if len(found) != len(wanted):
             raise DataError(f"{manifest.name}: the data has {len(found)} classes, the manifest {len(wanted)}. Another version?")
         for label, (name, expected) in enumerate(zip(found, wanted, strict=True)):
-            if name != expected:
+            if composed(name) != expected:
                 raise DataError(f"{manifest.name}: class {label} is {name!r} in the data, {expected!r} in the manifest. Another version?")
     # Tars may hold one side of a seeded split, where a rare class can be absent: there the counts prove completeness.
     is_proven_by_counts = settings.kind == "webdataset" and bool(manifest.counts)
@@ -175,6 +212,12 @@ def _check_classes(manifest: TaskManifest, settings: DataSettings, source: Image
             f"{manifest.name}: no image of class {manifest.class_names[absent[0]]!r} (label {absent[0]}); "
             f"{len(absent)} of {num_classes} classes have none. The data are incomplete."
         )
+
+
+def _tell_passed_over(manifest: TaskManifest, sources: Iterable[ImageSource]) -> None:
+    others = passed_over(sources)
+    if others:
+        _log.warning("%s: %s. Read are %s.", manifest.name, others, ", ".join(FILE_SUFFIXES))
 
 
 def _probe(images: TaskImages, cache_bytes: int) -> None:

@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]  # [H, W, 3], 0-255
 CROP_AREA = (0.9, 1.0)  # of the image's area
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 _CROP_TRIES = 10
+LONGEST_RESIZED_WHOLE = 32  # longer side over shorter; at 224 pixels a picture of 5 MB
+_BICUBIC_REACH = 2  # pixels to either side, of the larger of image and result
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,39 @@ def random_resized_crop(image: Image.Image, image_size: int) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
-    """Shorter side to image_size, the longer in proportion (rounded down), then the central square: as torchvision does."""
+    """Shorter side to image_size, the longer in proportion (rounded down), then the central square: as torchvision does.
+
+    Of an image longer than LONGEST_RESIZED_WHOLE times its width only the part is resized that the square shows: the whole of
+    1 x 20,000 pixels would become 224 x 4,480,000. Its values are those of the whole up to the rounding of a pixel, one level of 255.
+    """
     width, height = image.size
     shorter = min(width, height)
-    image = _resize(image, int(image_size * width / shorter), int(image_size * height / shorter))
+    resized_width, resized_height = int(image_size * width / shorter), int(image_size * height / shorter)
+    if max(width, height) > LONGEST_RESIZED_WHOLE * shorter:
+        return _centre_of_long(image, image_size, max(resized_width, resized_height))
+    image = _resize(image, resized_width, resized_height)
     left, top = round((image.width - image_size) / 2), round((image.height - image_size) / 2)
     return image if image.width == image.height else image.crop((left, top, left + image_size, top + image_size))
+
+
+def _centre_of_long(image: Image.Image, image_size: int, resized_length: int) -> Image.Image:
+    """The central square of an image whose longer side becomes `resized_length` pixels, without the rest of them."""
+    length = max(image.size)
+    scale = length / resized_length  # pixels of the image to one of the square, along the longer side
+    first = round((resized_length - image_size) / 2) * scale
+    last = first + image_size * scale
+    # Cut with the margin that the filter sees first: Pillow holds a box in 32 bits, which would shift it far from the origin.
+    margin = _BICUBIC_REACH * max(scale, 1) + 1
+    start, end = max(0, math.floor(first - margin)), min(length, math.ceil(last + margin))
+    # One axis after the other in the order of Pillow's own resize (13.0), since what is between them is rounded.
+    if image.width > image.height:
+        part, box = image.crop((start, 0, end, image.height)), (first - start, 0, last - start, image.height)
+        return _resize(part.resize((image_size, image.height), Image.Resampling.BICUBIC, box=box), image_size, image_size)
+    part = image.crop((0, start, image.width, end))
+    if scale < 1:
+        part = _resize(part, image_size, part.height)
+    box = (0, first - start, part.width, last - start)
+    return _resize(part.resize((part.width, image_size), Image.Resampling.BICUBIC, box=box), image_size, image_size)
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -26,7 +26,7 @@ from gift_train.data.batches import BatchOrder, stream
 from gift_train.data.tasks import TaskImages
 from gift_train.data.transforms import Pixels, as_tensor
 
-VERSION = 1  # of the files; a change of their layout is a new one
+VERSION = 2  # of the files; a change of their layout, or of how images are decoded, is a new one
 _BATCH = 64
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class EvaluationCache:
         if data is None:
             return None
         transform = images.prepared.transform
-        decoders = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
+        decoders = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "avif")}
         told = {
             "version": VERSION,
             "manifest": [manifest.name, manifest.class_names, manifest.data],

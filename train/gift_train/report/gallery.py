@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image
 
+from gift_shared.decoding import decode_rgb
 from gift_shared.errors import GiftError, ShardError
 from gift_shared.parquet_files import read_index
 from gift_shared.shards import read_image_bytes, tar_name
 from gift_shared.storage import Folder, index_file, open_folder
-from gift_train.data.datasets.images import decode_rgb
 from gift_train.records.diagnostics.files import diagnostics_file, read_diagnostics
 from gift_train.report.runs import Run
 

@@ -1,48 +1,65 @@
 """One folder per class, one file per image, as `ROOT/<class folder>/.../<image file>`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError, ManifestError
-from gift_shared.keys import slug
+from gift_shared.image_files import PassedOver, find_images, folder_id, is_stray, same_folder
+from gift_shared.keys import composed, slug
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.images import FileImages
 from gift_train.data.datasets.settings import DataSettings
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 
-
-def open_image_folder(manifest: TaskManifest, folder: Path, settings: DataSettings) -> FileImages:
-    """List a folder of class folders in label order, files by name. Hidden files and files that are no images are skipped.
+def open_image_folder(manifest: TaskManifest, data_root: Path, place: str, settings: DataSettings) -> FileImages:
+    """List a folder of class folders in label order, files by name. Hidden ones are skipped, files that are no images counted.
 
     Folders are matched to class names by their slug ("Red Fox" = red_fox), or by the manifest's class_folders.
-    Raises DataError for a missing, extra, ambiguous or empty class folder.
+    Raises DataError for a missing, extra, ambiguous or empty class folder, and for two that are one by a link.
     """
+    folder = data_root / place
     if not folder.is_dir():
         num_classes = len(manifest.class_names)
         how_to_get = f"{settings.get.rstrip('.')}." if settings.get else ""
         raise DataError(f"{manifest.name}: no image folder at {folder}, expected there: {num_classes} class folders. {how_to_get}".rstrip())
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    folders = _match(manifest, folder, found, settings.class_folders)
+    found, passed_over = _class_folders(folder)
+    folders = [folder / name for name in _match(manifest, folder, found, settings.class_folders)]
+    if (same := same_folder(folders)) is not None:
+        raise DataError(f"{manifest.name}: class folders {same[0]} and {same[1].name} are one folder by a link. Remove the link.")
     paths: list[Path] = []
     labels: list[int] = []
+    ids = {folder_id(class_folder) for class_folder in folders}
     for label, class_folder in enumerate(folders):
-        files = _image_files(folder / class_folder)
-        if not files:
-            raise DataError(f"{manifest.name}: class folder {folder / class_folder} holds no image ({', '.join(SUFFIXES)}).")
-        paths.extend(files)
-        labels.extend([label] * len(files))
-    return FileImages(paths, np.array(labels, dtype=np.int64))
+        images = find_images(class_folder, others=ids)
+        passed_over += images.passed_over
+        if not images.files:
+            told = f"; {images.passed_over}" if images.passed_over else ""
+            raise DataError(f"{manifest.name}: class folder {class_folder} holds no image ({', '.join(FILE_SUFFIXES)}){told}.")
+        paths.extend(images.files)
+        labels.extend([label] * len(images.files))
+    return FileImages(paths, np.array(labels, dtype=np.int64), data_root, passed_over)
+
+
+def _class_folders(folder: Path) -> tuple[list[str], PassedOver]:
+    """Names of the folders in it, sorted, and the files that lie beside them and so in no class."""
+    found, beside = [], PassedOver()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            found += [] if is_stray(entry.name, is_folder=True) else [entry.name]
+        elif not is_stray(entry.name):
+            beside.add(Path(entry.name).suffix.lower(), entry.path)
+    return found, beside
 
 
 def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders: Sequence[str] | None) -> list[str]:
     names = manifest.class_names
     if class_folders is None:
         wanted = [slug(name) for name in names]
-        by_name = _unique(folder, found)
+        by_name = _unique(folder, found, slug)
         repeated = next((name for name, word in zip(names, wanted, strict=True) if not word or wanted.count(word) > 1), None)
         if repeated is not None:
             raise ManifestError(
@@ -51,7 +68,7 @@ def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders
             )
     else:
         wanted = list(class_folders)
-        by_name = {name: name for name in found}
+        by_name = _unique(folder, found, composed)
         if len(set(wanted)) != len(wanted) or len(wanted) != len(names):
             raise ManifestError(f"{manifest.name}: [data] class_folders must name {len(names)} different folders, one per class name.")
     count = f"{folder} holds {len(found)} class folders, the manifest names {len(names)} classes"
@@ -69,17 +86,11 @@ def _match(manifest: TaskManifest, folder: Path, found: list[str], class_folders
     return [by_name[word] for word in wanted]
 
 
-def _unique(folder: Path, found: list[str]) -> dict[str, str]:
-    by_slug: dict[str, str] = {}
+def _unique(folder: Path, found: list[str], read: Callable[[str], str]) -> dict[str, str]:
+    """Folder names by what they read as. Raises DataError if two of them read alike."""
+    by_word: dict[str, str] = {}
     for name in found:
-        other = by_slug.setdefault(slug(name), name)
+        other = by_word.setdefault(read(name), name)
         if other != name:
             raise DataError(f"{folder}: class folders {other!r} and {name!r} read alike; give [data] class_folders in the manifest.")
-    return by_slug
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files: list[Path] = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        files.extend(Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-    return sorted(files)
+    return by_word

@@ -1,36 +1,21 @@
-"""Encoded bytes -> RGB images, and the labelled images of a dataset. PIL only, named formats only."""
+"""The labelled images of a dataset: listed once, each read and decoded when it is asked for."""
 
 import hashlib
-import io
 import os
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
-from gift_shared.errors import DataError, GiftError
+from gift_shared.decoding import FILE_FORMATS, Decoded, decode
+from gift_shared.errors import DataError
+from gift_shared.image_files import PassedOver
 
-FILE_FORMATS = (*SHARD_FORMATS, "BMP", "GIF", "PPM", "TIFF")  # a few of SUN397's .jpg files are other formats inside
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-
-
-def decode_rgb(
-    content: bytes, where: str, error_class: type[GiftError] = DataError, formats: tuple[str, ...] = SHARD_FORMATS
-) -> Image.Image:
-    """Decode an image to RGB. Raises `error_class`, naming `where`, if it is none of `formats` or broken."""
-    try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
-            if image.mode != "RGB":
-                return image.convert("RGB")
-            image.load()
-            return image  # as it is: converting would copy it
-    except UNDECODABLE as error:
-        reason = "no such image format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise error_class(f"{where} does not decode as an image ({', '.join(formats)}): {reason}. Replace the file.") from error
 
 
 class ImageSource(ABC):
@@ -38,13 +23,18 @@ class ImageSource(ABC):
 
     labels: NDArray[np.int64]  # [N], label index of the manifest's class names
     class_names_found: tuple[str, ...] | None = None  # what the data itself calls its classes, in label order, if it does
+    passed_over: PassedOver = PassedOver()  # what lies among the images and is not read
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
     def image(self, index: int) -> Image.Image:
         """The index-th image, RGB. Raises DataError naming the file."""
+        return self.decoded(index).image
+
+    @abstractmethod
+    def decoded(self, index: int) -> Decoded:
+        """The index-th image, RGB, and what was done to its values. Raises DataError naming the file."""
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -55,28 +45,43 @@ class ImageSource(ABC):
         """The image's bytes as they lie on disk; None where it is not kept as a file of its own."""
 
     @abstractmethod
+    def listing(self, index: int) -> tuple[str, int] | None:
+        """The image's name below the data root, with `/`, and its size in bytes; None where it is not kept as a file of its own."""
+
+    @abstractmethod
     def identity(self) -> str | None:
         """A digest that changes when the images or their order may have changed; None where nothing tells."""
 
+    def listing_digest(self) -> str:
+        """A digest of how many images there are, their names below the data root, sizes in bytes and labels, in order.
+
+        The same on every machine and after copying, unlike `identity`; nothing is decoded, and only sizes are asked for. Images without
+        files of their own (CIFAR) are told by their values.
+        """
+        lines = "".join(f"{self.listing(index)}\n" for index in range(len(self)))
+        return digest_of(lines.encode("utf-8", "surrogateescape"), self.labels.tobytes())
+
 
 class FileImages(ImageSource):
-    """Images that are files of their own."""
+    """Images that are files of their own, below `root`, the data root."""
 
-    def __init__(self, paths: list[Path], labels: NDArray[np.int64]) -> None:
+    def __init__(self, paths: list[Path], labels: NDArray[np.int64], root: Path, passed_over: PassedOver | None = None) -> None:
         self.paths = paths
         self.labels = labels
+        self.root = root
+        self.passed_over = passed_over or PassedOver()
 
-    def image(self, index: int) -> Image.Image:
-        return decode_rgb(self.encoded(index), self.where(index), formats=FILE_FORMATS)
+    def decoded(self, index: int) -> Decoded:
+        return decode(self.encoded(index), self.where(index), formats=FILE_FORMATS)
 
     def where(self, index: int) -> str:
         return str(self.paths[index])
 
     def encoded(self, index: int) -> bytes:
-        try:
-            return self.paths[index].read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.where(index)} cannot be read ({error.strerror}). Put the file back.") from error
+        return file_bytes(self.paths[index])
+
+    def listing(self, index: int) -> tuple[str, int]:
+        return file_listing(self.paths[index], self.root)
 
     def identity(self) -> str:
         return files_identity(self.paths)
@@ -90,9 +95,10 @@ class Selected(ImageSource):
         self.indices = indices
         self.labels = source.labels[indices]
         self.class_names_found = source.class_names_found
+        self.passed_over = source.passed_over
 
-    def image(self, index: int) -> Image.Image:
-        return self.source.image(int(self.indices[index]))
+    def decoded(self, index: int) -> Decoded:
+        return self.source.decoded(int(self.indices[index]))
 
     def where(self, index: int) -> str:
         return self.source.where(int(self.indices[index]))
@@ -100,9 +106,32 @@ class Selected(ImageSource):
     def encoded(self, index: int) -> bytes | None:
         return self.source.encoded(int(self.indices[index]))
 
+    def listing(self, index: int) -> tuple[str, int] | None:
+        return self.source.listing(int(self.indices[index]))
+
     def identity(self) -> str | None:
         whole = self.source.identity()
         return None if whole is None else digest_of(whole.encode(), self.indices.tobytes())
+
+    def listing_digest(self) -> str:
+        return digest_of(self.source.listing_digest().encode(), self.indices.tobytes())
+
+
+def file_bytes(path: Path) -> bytes:
+    """All bytes of an image file. Raises DataError naming it if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
+
+
+def file_listing(path: Path, root: Path) -> tuple[str, int]:
+    """A file's name relative to `root`, with `/` and in one Unicode form, and its size in bytes. Raises DataError if it is gone."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
+    return unicodedata.normalize("NFC", Path(os.path.relpath(path, root)).as_posix()), size
 
 
 def files_identity(paths: Iterable[Path], *more: bytes) -> str:

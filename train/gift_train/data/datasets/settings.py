@@ -1,9 +1,11 @@
 """The `[data]` table of a task manifest, checked key by key. Which keys there are depends on `kind`."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from gift_shared.errors import ManifestError, unknown_name
+from gift_shared.keys import composed
 from gift_shared.manifests import TaskManifest
 
 _COMMON_KEYS: dict[str, type] = {"kind": str, "split": dict, "get": str, "look_for": str}
@@ -60,7 +62,7 @@ def data_settings(manifest: TaskManifest) -> DataSettings:
     split = _split_rule(manifest, data.get("split"))
     suffix = "_args" if kind == "torchvision" else ""
     wanted = ("all",) if split else ("train", "test")
-    parts = {part: data[part + suffix] for part in ("train", "test", "all") if part + suffix in data}
+    parts = {part: _with_slashes(data[part + suffix]) for part in ("train", "test", "all") if part + suffix in data}
     if set(parts) - set(wanted):
         stray = min(set(parts) - set(wanted)) + suffix
         raise ManifestError(f"{manifest.name}: [data] {stray} does not go {'with' if split else 'without'} a [data.split] table.")
@@ -71,14 +73,19 @@ def data_settings(manifest: TaskManifest) -> DataSettings:
         kind=kind,
         parts=parts,
         split=split,
-        class_folders=tuple(map(str, folders)) if folders else None,
+        class_folders=tuple(composed(str(folder)) for folder in folders) if folders else None,
         torchvision_class=data.get("class", ""),
-        root=data.get("root", ""),
+        root=_with_slashes(data.get("root", "")),
         check_names=data.get("check_names", True),
         download=data.get("download", False),
-        look_for=data.get("look_for", ""),
+        look_for=_with_slashes(data.get("look_for", "")),
         get=data.get("get", ""),
     )
+
+
+def _with_slashes(place: Any) -> Any:
+    """A path as this system reads it: manifests written on Windows have backslashes. One before a brace escapes it in a tar pattern."""
+    return re.sub(r"\\(?![{},])", "/", place) if isinstance(place, str) else place
 
 
 def _split_rule(manifest: TaskManifest, table: dict[str, Any] | None) -> SplitRule | None:

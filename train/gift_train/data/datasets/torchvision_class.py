@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gift_shared.decoding import UNDECODABLE
+from gift_shared.decoding import FILE_FORMATS, UNDECODABLE, Decoded, as_rgb, decode
 from gift_shared.errors import DataError, ManifestError, unknown_name
+from gift_shared.image_files import find_strays, is_stray
 from gift_shared.manifests import TaskManifest
-from gift_train.data.datasets.images import ImageSource, digest_of, files_identity
+from gift_train.data.datasets.images import ImageSource, digest_of, file_bytes, file_listing, files_identity
 from gift_train.data.datasets.settings import DataSettings
 
 OUR_ARGUMENTS = ("self", "root", "download", "transform", "transforms", "target_transform", "loader")
@@ -30,20 +31,23 @@ _BROKEN = (
 
 
 class TorchvisionImages(ImageSource):
-    """A torchvision dataset without transforms, in the given order of its items."""
+    """A torchvision dataset without transforms, in the given order of its items. Those that are files are read as any file here."""
 
-    def __init__(self, dataset: Any, labels: NDArray[np.int64], paths: list[Path] | None, order: NDArray[np.int64]) -> None:
+    def __init__(self, dataset: Any, labels: NDArray[np.int64], paths: list[Path] | None, order: NDArray[np.int64], root: Path) -> None:
         self.dataset = dataset
         self.labels = labels[order]
         self.paths = None if paths is None else [paths[index] for index in order]
         self.order = order
+        self.root = root
         classes = getattr(dataset, "classes", None)
         self.class_names_found = tuple(map(str, classes)) if classes is not None else None
 
-    def image(self, index: int) -> Image.Image:
+    def decoded(self, index: int) -> Decoded:
+        if self.paths is not None:  # torchvision would drop transparency and clip 16 bits
+            return decode(file_bytes(self.paths[index]), self.where(index), formats=FILE_FORMATS)
         try:
             image: Image.Image = self.dataset[int(self.order[index])][0]
-            return image.convert("RGB")
+            return as_rgb(image)
         except UNDECODABLE as error:
             raise DataError(f"{self.where(index)} does not decode as an image: {error}. Replace the file.") from error
 
@@ -51,11 +55,20 @@ class TorchvisionImages(ImageSource):
         return f"item {self.order[index]} of torchvision's {type(self.dataset).__name__}" if self.paths is None else str(self.paths[index])
 
     def encoded(self, index: int) -> bytes | None:
-        return None if self.paths is None else self.paths[index].read_bytes()
+        return None if self.paths is None else file_bytes(self.paths[index])
+
+    def listing(self, index: int) -> tuple[str, int] | None:
+        return None if self.paths is None else file_listing(self.paths[index], self.root)
 
     def identity(self) -> str | None:
+        return files_identity(self.paths) if self.paths is not None else self._values_digest()
+
+    def listing_digest(self) -> str:
         if self.paths is not None:
-            return files_identity(self.paths)
+            return super().listing_digest()
+        return digest_of((self._values_digest() or "").encode(), self.labels.tobytes())
+
+    def _values_digest(self) -> str | None:
         pixels = getattr(self.dataset, "data", None)  # CIFAR and MNIST hold all images in one array
         return None if pixels is None else digest_of(np.ascontiguousarray(pixels).tobytes(), self.order.tobytes())
 
@@ -68,19 +81,31 @@ def open_torchvision(manifest: TaskManifest, settings: DataSettings, data_root: 
     if settings.look_for and not (data_root / settings.look_for).exists():
         raise DataError(f"{manifest.name} is not there: no {data_root / settings.look_for}. {how_to_get(manifest, settings)}")
     dataset = _construct(manifest, settings, dataset_class, root, arguments)
+    for name in map(str, getattr(dataset, "classes", None) or ()):
+        if is_stray(name, is_folder=True) or is_stray(name):
+            raise DataError(f"{manifest.name}: torchvision's {settings.torchvision_class} takes {name!r} for a class.{_strays_told(root)}")
     paths = _paths(dataset)
+    order = np.arange(len(dataset))
     if paths is not None:
-        missing = [path for path in paths if not path.is_file()]
+        order = np.array([index for index, path in enumerate(paths) if not is_stray(path.name)], dtype=np.int64)  # ._photo.jpg
+        missing = [paths[index] for index in order if not paths[index].is_file()]
         if missing:
             raise DataError(
-                f"{manifest.name}: {len(missing)} of the {len(paths)} images that {settings.torchvision_class} lists are missing, "
-                f"first {missing[0]}. The data are incomplete."
+                f"{manifest.name}: {len(missing)} of the {len(order)} images that {settings.torchvision_class} lists are missing, "
+                f"first {missing[0]}. The data are incomplete.{_strays_told(missing[0].parent)}"
             )
-    order = np.arange(len(dataset))
     if paths is not None and settings.torchvision_class in UNSORTED_CLASSES:
         names = [path.relative_to(root).as_posix() for path in paths]
         order = np.array(sorted(order, key=names.__getitem__), dtype=np.int64)
-    return TorchvisionImages(dataset, _labels(dataset), paths, order)
+    return TorchvisionImages(dataset, _labels(dataset), paths, order, data_root)
+
+
+def _strays_told(folder: Path) -> str:
+    """A sentence on hidden files and those of an operating system under a folder, which torchvision counts as data; empty if none."""
+    strays = list(find_strays(folder))
+    if not strays:
+        return ""
+    return f" It may have counted {strays[0]}, which is no part of the data: remove it ({len(strays)} such under {folder})."
 
 
 def torchvision_class(manifest: TaskManifest, settings: DataSettings) -> type:
@@ -118,7 +143,7 @@ def _construct(manifest: TaskManifest, settings: DataSettings, dataset_class: ty
             reason = f"unexpected name {error}"
         raise DataError(
             f"{manifest.name}: torchvision's {settings.torchvision_class} cannot read what is under {root}: {reason.rstrip('.')}. "
-            f"Incomplete or another version? {how_to_get(manifest, settings)}"
+            f"Incomplete or another version?{_strays_told(root)} {how_to_get(manifest, settings)}"
         ) from error
 
 

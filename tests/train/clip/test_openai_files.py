@@ -1,0 +1,170 @@
+"""Weight files as people have them, on a CLIP of full structure and few numbers: OpenAI's archive and state dict, open_clip's own."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from gift_shared.errors import ConfigError
+from gift_train.clip.load import load_backbone
+from gift_train.clip.openai_files import read_torchscript
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+SIZES = {"input_resolution": torch.tensor(16), "context_length": torch.tensor(12), "vocab_size": torch.tensor(49408)}
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+TEXTS = torch.tensor([[49406, 320, 1125, 49407, *[0] * 8], [49406, 2368, 49407, *[0] * 9]])
+
+
+class Holder(nn.Module):
+    """A module of the archive: it holds tensors and modules."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_model(tmp_path_factory):
+    """Makes `tiny-CLIP` a name of open_clip."""
+    path = tmp_path_factory.mktemp("configs") / "tiny-CLIP.json"
+    path.write_text(json.dumps(TINY))
+    open_clip.add_model_config(path)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """The weights of a tiny CLIP as OpenAI keeps them, in 16 bits."""
+    torch.manual_seed(0)
+    vision, text = open_clip.CLIPVisionCfg(**TINY["vision_cfg"]), open_clip.CLIPTextCfg(**TINY["text_cfg"])
+    network = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    return {name: tensor.half() for name, tensor in network.state_dict().items()}
+
+
+def scripted(tensors):
+    """A TorchScript module of these names; each block also holds the mask that OpenAI's hold and no state dict shows."""
+    root = Holder()
+    for name, tensor in tensors.items():
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, Holder())
+            module = module._modules[parent]
+        if tensor.is_floating_point():
+            module.register_parameter(last, nn.Parameter(tensor))
+        else:
+            module.register_buffer(last, tensor)
+    for block in root.transformer.resblocks.children():
+        block.attn_mask = torch.zeros(12, 12)
+    return torch.jit.script(root)
+
+
+def features(backbone):
+    with torch.no_grad():
+        return torch.cat([backbone.encode_images(IMAGES), backbone.encode_texts(TEXTS)])
+
+
+def expected(halves, quick_gelu):
+    vision, text = open_clip.CLIPVisionCfg(**TINY["vision_cfg"]), open_clip.CLIPTextCfg(**TINY["text_cfg"])
+    network = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=quick_gelu).eval()
+    network.load_state_dict(halves)
+    with torch.no_grad():
+        return torch.cat([network.encode_image(IMAGES, normalize=True), network.encode_text(TEXTS, normalize=True)])
+
+
+def test_openais_archive_is_read_with_quickgelu_and_in_32_bits(halves, tmp_path):
+    path = tmp_path / "ViT-B-16.pt"
+    scripted(halves | SIZES).save(path)
+    backbone = load_backbone("tiny-CLIP", str(path))
+    assert {parameter.dtype for parameter in backbone.parameters().values()} == {torch.float32}
+    assert torch.allclose(features(backbone), expected(halves, quick_gelu=True), atol=1e-5)
+    assert not torch.allclose(features(backbone), expected(halves, quick_gelu=False), atol=1e-4)
+
+
+def test_an_archive_is_read_as_torch_reads_it(halves, tmp_path):
+    path = tmp_path / "model.pt"
+    module = scripted(halves | SIZES)
+    module.save(path)
+    ours = {name: tensor for name, tensor in read_torchscript(path).items() if not name.endswith("attn_mask")}
+    assert ours.keys() == module.state_dict().keys()
+    assert all(torch.equal(ours[name], tensor) and ours[name].dtype == tensor.dtype for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def test_openais_state_dict_is_read_with_quickgelu(halves, tmp_path, wrap):
+    torch.save(wrap(halves | SIZES), tmp_path / "clip.pt")
+    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "clip.pt")))
+    assert torch.allclose(ours, expected(halves, quick_gelu=True), atol=1e-5)
+
+
+def test_a_training_checkpoint_of_open_clip_is_read_as_its_model_says(halves, tmp_path):
+    checkpoint = {"epoch": 7, "name": "mine", "state_dict": {f"module.{name}": tensor.float() for name, tensor in halves.items()}}
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
+    torch.save(checkpoint | {"optimizer": optimizer.state_dict()}, tmp_path / "epoch_7.pt")
+    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "epoch_7.pt")))
+    assert torch.allclose(ours, expected(halves, quick_gelu=False), atol=1e-5)
+
+
+def test_torchscript_without_openais_sizes_is_told_to_be_taken_for_theirs(halves, tmp_path, caplog):
+    scripted(halves).save(tmp_path / "model.pt")
+    load_backbone("tiny-CLIP", str(tmp_path / "model.pt"))
+    assert "model.pt is TorchScript without the sizes that OpenAI's files hold. It is read as one of theirs, with QuickGELU" in caplog.text
+
+
+def test_openais_file_of_another_model_is_told(halves, tmp_path):
+    torch.save(halves | SIZES | {"visual.proj": torch.zeros(16, 8)}, tmp_path / "clip.pt")
+    with pytest.raises(ConfigError, match=r"clip\.pt holds no tiny-CLIP\. .*'visual.proj' is \[16, 8\], not \[16, 16\]"):
+        load_backbone("tiny-CLIP", str(tmp_path / "clip.pt"))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("echo evil > evil.txt",)
+
+
+def rewritten(path, changes):
+    """The archive with other contents for some members, by the ends of their names."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, content in members:
+            new = next((new for end, new in changes.items() if info.filename.endswith(end)), content)
+            archive.writestr(info.filename, new, compress_type=info.compress_type)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"/data.pkl": pickle.dumps(Evil())}, r"it names (posix|nt)\.system, which is no part of weights; it is refused"),
+        ({"/data/0": b""}, "could not be loaded"),
+        ({"/data/0": b"1234"}, "could not be loaded"),
+        ({"/data.pkl": b"\x80\x02}q\x00"}, "could not be loaded"),
+        ({"/data.pkl": b""}, "could not be loaded"),
+    ],
+)
+def test_an_archive_that_holds_more_or_less_than_weights_is_refused(halves, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    scripted(halves | SIZES).save("model.pt")
+    rewritten("model.pt", changes)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_backbone("tiny-CLIP", "model.pt")
+    assert "model.pt" in str(error.value)
+    assert not (tmp_path / "evil.txt").exists()
+
+
+def test_code_in_an_archive_is_never_run(halves, tmp_path):
+    """Code that does not even parse is no obstacle, since nobody reads it."""
+    scripted(halves | SIZES).save(tmp_path / "model.pt")
+    rewritten(tmp_path / "model.pt", {".py": b"this is no code", "/constants.pkl": pickle.dumps(Evil())})
+    with pytest.raises(RuntimeError):
+        torch.jit.load(io.BytesIO((tmp_path / "model.pt").read_bytes()))
+    assert torch.allclose(features(load_backbone("tiny-CLIP", str(tmp_path / "model.pt"))), expected(halves, quick_gelu=True), atol=1e-5)
