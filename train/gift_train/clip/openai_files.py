@@ -42,7 +42,7 @@ def openai_weights(path: Path) -> dict[str, Tensor] | None:
     else:
         if not _state_dict(torch.load(path, map_location="meta", weights_only=True)).keys() >= set(MARKS):
             return None
-        tensors = _state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        tensors = dict(_state_dict(torch.load(path, map_location="cpu", weights_only=True)))
     return {name: tensor for name, tensor in tensors.items() if name not in MARKS and name.rpartition(".")[2] != _COMPUTED}
 
 

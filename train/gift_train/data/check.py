@@ -37,7 +37,7 @@ def check_dataset(manifest: TaskManifest, data_root: Path, *, every_image: bool 
     """List a dataset, compare it with its manifest and look at a sample; with every_image, decode all of it. Does not raise."""
     looked_in = data_root
     sources: dict[str, ImageSource] = {}
-    problem, notes = "", ()
+    problem, notes = "", tuple[str, ...]()
     try:
         settings = data_settings(manifest)
         looked_in = place(manifest.name, settings, data_root)

@@ -39,7 +39,7 @@ def _values(sources: Sequence[ImageSource]) -> list[str]:
     for source, index in images:
         decoded = source.decoded(index)
         found = list(decoded.done)
-        if all(low == high for low, high in decoded.image.getextrema()):
+        if all(len(set(extrema)) == 1 for extrema in np.reshape(decoded.image.getextrema(), (-1, 2)).tolist()):
             found.append(CONSTANT)
         content = source.encoded(index)
         if content is not None and is_turned(content):

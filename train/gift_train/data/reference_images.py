@@ -131,7 +131,7 @@ def reference_replay(
 
 def no_task_images(
     source: NoTaskSource, reference: Path | None, shards: Folder | None, pretraining_source: str, transform: ImageTransform
-) -> Dataset[tuple[Tensor, ...]] | None:
+) -> Dataset[Any] | None:
     """The images that stand for "no task", None if the method wants none.
 
     Raises: ConfigError if the path they come from is not given, DataError or ShardError if there is no image there.

@@ -117,13 +117,14 @@ def _centre_of_long(image: Image.Image, image_size: int, resized_length: int) ->
     start, end = max(0, math.floor(first - margin)), min(length, math.ceil(last + margin))
     # One axis after the other in the order of Pillow's own resize (13.0), since what is between them is rounded.
     if image.width > image.height:
-        part, box = image.crop((start, 0, end, image.height)), (first - start, 0, last - start, image.height)
-        return _resize(part.resize((image_size, image.height), Image.Resampling.BICUBIC, box=box), image_size, image_size)
+        part = image.crop((start, 0, end, image.height))
+        columns = (first - start, 0, last - start, image.height)
+        return _resize(part.resize((image_size, image.height), Image.Resampling.BICUBIC, box=columns), image_size, image_size)
     part = image.crop((0, start, image.width, end))
     if scale < 1:
         part = _resize(part, image_size, part.height)
-    box = (0, first - start, part.width, last - start)
-    return _resize(part.resize((part.width, image_size), Image.Resampling.BICUBIC, box=box), image_size, image_size)
+    rows = (0, first - start, part.width, last - start)
+    return _resize(part.resize((part.width, image_size), Image.Resampling.BICUBIC, box=rows), image_size, image_size)
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

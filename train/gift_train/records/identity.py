@@ -21,6 +21,7 @@ _DIGESTS = {
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
 }
+_IMAGES = "images."  # keys with the digest of a dataset's images
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
@@ -29,10 +30,11 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or old.get(_PATHS.get(key, "")) is not None:
             continue
-        if key not in _DIGESTS:
+        if key not in _DIGESTS and not key.startswith(_IMAGES):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
         if old.get(key) is not None and new.get(key) is not None:
-            return f"{_DIGESTS[key]} are not those it began with"
+            what = _DIGESTS.get(key, f"the images of {key.removeprefix(_IMAGES)} (how many, their names or sizes)")
+            return f"{what} are not those it began with"
     return None
 
 

@@ -119,6 +119,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     tasks = {
         name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
     }
+    identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     _warn_of_long_captions(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
