@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers.claims import Claims, read_claim
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def large_pictures() -> RenderedPictures:
-    return RenderedPictures(FlatColorRenderer(batch_size=2, height=384, width=384), ImageEncoder(), max_attempts=3)
+def large_pictures() -> RenderedImages:
+    return RenderedImages(FlatColorRenderer(batch_size=2, height=384, width=384), ImageEncoder(), max_attempts=3)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
