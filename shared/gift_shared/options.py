@@ -80,6 +80,7 @@ def _flag(name: str, hint: Any) -> str:
     """The option's own long name, else the field's with dashes, as typer makes it."""
     for told in getattr(hint, "__metadata__", ()):
         if isinstance(told, typer.models.OptionInfo):
-            long = [declared for declared in told.param_decls or () if declared.startswith("--")]
+            # Within Annotated, where no default is given, typer takes the first name for one until it builds the command.
+            long = [declared for declared in (told.default, *(told.param_decls or ())) if str(declared).startswith("--")]
             return long[0] if long else f"--{name.replace('_', '-')}"
     raise TypeError(f"{name} is no option: it needs Annotated[..., typer.Option(...)]")

@@ -62,7 +62,7 @@ class ImportedImages(ImageSource):
 
 
 def plan_import(request: ImportRequest, manifests: Manifests) -> tuple[pa.Table, dict[str, str], ImportedImages]:
-    """A plan for the images that are there, its metadata, and the images themselves. Raises ConfigError, DataError, ManifestError, PlanError."""
+    """A plan for the images that are there, its metadata, and the images. Raises ConfigError, DataError, ManifestError, PlanError."""
     check_numbers(request)
     tasks = _find_tasks(request, manifests)
     published = _published_rows(request, manifests, tasks) if request.order else {}
@@ -83,8 +83,7 @@ def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedT
     if not folders:
         raise DataError(f"{folder} holds no {CSV_NAME}, nor does a folder in it. Give the folder with one sub-folder per task.")
     names = list(manifests.order(request.order).tasks) if request.order else None
-    tasks = [_read_task(path, names, manifests) for path in folders]
-    tasks = [task for task in tasks if task is not None]
+    tasks = [task for path in folders if (task := _read_task(path, names, manifests)) is not None]
     if names is not None:
         tasks.sort(key=lambda task: names.index(task.name))
     return tasks
@@ -196,7 +195,7 @@ def _picture(path: Path | None, sample_seed: int) -> Picture:
     try:
         with Image.open(io.BytesIO(content), formats=SHARD_FORMATS) as image:
             image.load()
-            is_black = not any(extrema != (0, 0) for extrema in _extrema(image))
+            is_black = image.convert("RGB").getbbox() is None  # the box around what is not 0
             width, height = image.size
     except UNDECODABLE as error:
         message = f"does not decode: {error}" if path.name not in str(error) else "does not decode"
@@ -207,7 +206,3 @@ def _picture(path: Path | None, sample_seed: int) -> Picture:
         status=SampleStatus.OK, message="", attempts=1, used_seed=sample_seed,
         content=content, suffix=SUFFIXES[path.suffix.lower()], width=width, height=height,
     )  # fmt: skip
-
-
-def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
-    return image.convert("RGB").getextrema()

@@ -52,9 +52,7 @@ class PlanRequest:
     kind: Annotated[str, typer.Option(help="per-task: n images for each task, as GIFT does. pool: n images per class name.")] = "per-task"
     images_per_task: Annotated[int | None, typer.Option(help="Images for each task (kind per-task).")] = None
     images_per_class: Annotated[int | None, typer.Option(help="Images for each class name (kind pool).")] = None
-    datasets: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Datasets of a pool, in place of an order's; repeatable.")
-    ] = None
+    datasets: Annotated[list[str] | None, typer.Option("--dataset", help="Datasets of a pool, in place of an order's; repeatable.")] = None
     seed: Annotated[int, typer.Option(help="Decides captions and image seeds.")] = 42
     seeding: Annotated[str, typer.Option(help="Image seeds: hashed (from seed and key) or published (the authors' rule).")] = "hashed"
     draws_per_task: Annotated[

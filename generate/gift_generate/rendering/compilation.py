@@ -1,5 +1,6 @@
 """U-Net and image decoder through torch.compile. The only place that asks torch's compiler for what torch has no public way to ask."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch._inductor
 
 from gift_shared.errors import ConfigError, first_line
 
-InductorOptions = dict[str, str | int | bool]
+InductorOptions = dict[str, str | int | bool | Callable[..., Any]]  # as torch.compile has it
 
 
 def compile_pipeline(pipeline: Any) -> None:

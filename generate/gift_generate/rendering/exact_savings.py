@@ -101,6 +101,6 @@ def _in_pieces(forward: Layer, widest: int) -> Layer:
 
     def forward_in_pieces(tokens: Tensor) -> Tensor:
         rows = max(1, PIECE_BYTES // (widest * tokens.element_size()))
-        return torch.cat([forward(piece) for piece in tokens.flatten(0, 1).split(rows)]).view_as(tokens)
+        return torch.cat([forward(piece) for piece in torch.split(tokens.flatten(0, 1), rows)]).view_as(tokens)
 
     return forward_in_pieces

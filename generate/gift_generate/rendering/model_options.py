@@ -39,14 +39,14 @@ class ModelOptions:
     width: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None
     # The same seed gives other noise on a GPU.
     generator_device: Annotated[str, typer.Option(help="Where noise is drawn: cpu, or device (as the authors did).")] = "cpu"
-    is_compiled: Annotated[bool, typer.Option("--compile", help="U-Net and image decoder through torch.compile; changes last bits.")] = False
+    is_compiled: Annotated[bool, typer.Option("--compile", help="U-Net and image decoder through torch.compile; changes last bits.")] = (
+        False
+    )
     decodes_one_by_one: Annotated[
         bool, typer.Option("--vae-slices", help="Decode one image at a time: less memory; changes last bits.")
     ] = False
     guidance_until: Annotated[float, typer.Option(help="Share of the steps that are guided; below 1 an approximation.")] = 1.0
-    feature_interval: Annotated[
-        int, typer.Option(help="Steps from one run of the whole U-Net to the next; above 1 an approximation.")
-    ] = 1
+    feature_interval: Annotated[int, typer.Option(help="Steps from one run of the whole U-Net to the next; above 1 an approximation.")] = 1
 
     def __post_init__(self) -> None:
         for kind, value, valid in (

@@ -4,6 +4,7 @@ The only place that calls oneDNN by torch's own, private operator: torch has no 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,16 @@ from torch import Tensor, nn
 from gift_shared.processor import FEWEST_PRODUCTS
 
 
-def multiply_by_onednn(unet: nn.Module) -> None:
+def has_onednn() -> bool:
+    """Whether this torch was built with it."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def multiply_by_onednn(unet: Any) -> None:
     """Send large matrix products to oneDNN, for a processor on which it is faster than MKL, torch's own choice."""
     for module in unet.modules():
         if isinstance(module, nn.Linear):
-            module.forward = _by_onednn(module, module.forward)  # type: ignore[method-assign]
+            module.forward = _by_onednn(module, module.forward)  # type: ignore[method-assign, assignment]
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -28,7 +34,7 @@ def _by_onednn(module: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Callab
     def forward_by_onednn(rows: Tensor) -> Tensor:
         if rows.dtype != torch.float32 or rows.numel() * module.out_features < FEWEST_PRODUCTS:
             return forward(rows)
-        flat = rows.reshape(-1, rows.shape[-1])
-        return product(flat, module.weight, module.bias).unflatten(0, rows.shape[:-1])
+        answer = product(rows.reshape(-1, rows.shape[-1]), module.weight, module.bias)
+        return answer.view(*rows.shape[:-1], module.out_features)
 
     return forward_by_onednn

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError
 
 from gift_generate.rendering.approximations import FeatureReuse, guidance_ends
@@ -20,7 +20,7 @@ from gift_generate.rendering.compilation import compile_pipeline
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
 from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_generate.rendering.model_options import ModelOptions
-from gift_generate.rendering.onednn import multiply_by_onednn
+from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
 from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
 from gift_shared.errors import ConfigError, first_line, unknown_name
 from gift_shared.processor import favours_onednn
@@ -29,6 +29,7 @@ FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multi
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
 # cuDNN passes over every algorithm whose workspace does not fit, and then has none left; cuBLAS cannot make its handle.
 OUT_OF_MEMORY = ("out of memory", "unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+Pipeline = Any  # a StableDiffusionPipeline: its components are known at run time alone
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
@@ -39,10 +40,8 @@ class StableDiffusionRenderer(Renderer):
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        diffusers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        diffusers.utils.logging.disable_progress_bar()
+        for library in (diffusers, transformers):
+            _be_quiet(library)
         folder = _model_folder(options.model)
         check_model_folder(folder)
         self._device = _device(options.device)
@@ -56,9 +55,9 @@ class StableDiffusionRenderer(Renderer):
         self._pipeline.set_progress_bar_config(disable=True)
         _speed_up(self._pipeline, options)
         self._reuse = FeatureReuse(self._pipeline.unet, options.feature_interval) if options.feature_interval > 1 else None
-        self._own_scheduler = self._pipeline.scheduler
+        self._own_scheduler: Any = self._pipeline.scheduler
         self._options = options
-        self._schedulers: dict[str, SchedulerMixin] = {}
+        self._schedulers: dict[str, Any] = {}
         if options.scheduler is not None:
             self._other_scheduler(options.scheduler)  # a wrong name is told before work
         self._embeddings: dict[str, torch.Tensor] = {}
@@ -188,14 +187,14 @@ class StableDiffusionRenderer(Renderer):
             self._embeddings[caption] = self._pipeline.encode_prompt(caption, self._device, 1, False)[0]
         return self._embeddings[caption]
 
-    def _scheduler_for(self, denoising_steps: int) -> SchedulerMixin:
+    def _scheduler_for(self, denoising_steps: int) -> Any:
         if self._options.scheduler is not None:
             return self._other_scheduler(self._options.scheduler)
         if denoising_steps >= FEWEST_STEPS_OF_OWN_SCHEDULER:
             return self._own_scheduler
         return self._other_scheduler(DPMSolverMultistepScheduler.__name__)
 
-    def _other_scheduler(self, name: str) -> SchedulerMixin:
+    def _other_scheduler(self, name: str) -> Any:
         """A scheduler set up as the checkpoint's own. Raises ConfigError if the two do not fit, or it needs a package that is not there."""
         valid = {kind.__name__: kind for kind in [type(self._own_scheduler), *self._own_scheduler.compatibles]}
         if name not in valid:
@@ -213,6 +212,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def _be_quiet(library: Any) -> None:
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+
+
 def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rendered]:
     """Images [B, 3, H, W], 0-1, any dtype. They become bytes on the device: a fraction of the floats crosses over."""
     images = images.float()
@@ -221,7 +225,7 @@ def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rende
     return [Rendered(*one) for one in zip(np.ascontiguousarray(pixels), map(bool, is_flagged), is_finite, strict=True)]
 
 
-def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
+def _speed_up(pipeline: Pipeline, options: ModelOptions) -> None:
     """Same values up to the last bits.
 
     On a GPU memory laid out as its convolutions like it, and one product for queries, keys and values: a CPU gains nothing from either
@@ -239,7 +243,7 @@ def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
     if options.is_compiled:
         compile_pipeline(pipeline)
     else:  # a compiled graph does not look at which tensor it is given, and is laid out by its compiler
-        if pipeline.device.type == "cpu" and torch.backends.mkldnn.is_available() and favours_onednn():
+        if pipeline.device.type == "cpu" and has_onednn() and favours_onednn():
             multiply_by_onednn(pipeline.unet)
         compute_text_once(pipeline.unet)
         if pipeline.device.type == "cpu":
@@ -263,14 +267,15 @@ def _model_folder(model: str) -> Path:
         raise ConfigError(f"--model {model!r} is no folder here and cannot be had from the hub: {first_line(error)}") from error
 
 
-def _load(folder: Path) -> StableDiffusionPipeline:
+def _load(folder: Path) -> Pipeline:
     try:
-        return StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        loader: Any = StableDiffusionPipeline  # from_pretrained is untyped
+        return loader.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except LOADING_ERRORS as error:
         raise ConfigError(f"{folder} cannot be loaded as a Stable Diffusion: {first_line(error)}") from error
 
 
-def _own_size(pipeline: StableDiffusionPipeline) -> tuple[int, int]:
+def _own_size(pipeline: Pipeline) -> tuple[int, int]:
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
@@ -284,8 +289,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"--device {name!r} is none: expected auto, cpu, cuda, cuda:1 ... or mps.") from error
-    is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
-    if not is_there:
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device.type, True):
         raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
     if device.type == "cuda" and device.index is None:
         local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
