@@ -41,8 +41,8 @@ def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(cls: type) -> list[inspect.Parameter]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return [parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(cls).parameters.items()]
+    hints, fields = typing.get_type_hints(cls, include_extras=True), inspect.signature(cls).parameters
+    return [fields[name].replace(annotation=hints[name]) for name in field_names(cls)]
 
 
 def field_names(cls: type) -> list[str]:

@@ -14,7 +14,8 @@ from gift_shared.processor import FEWEST_PRODUCTS
 
 def has_onednn() -> bool:
     """Whether this torch was built with it."""
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    onednn: Any = torch.backends.mkldnn
+    return bool(onednn.is_available())
 
 
 def multiply_by_onednn(unet: Any) -> None:
