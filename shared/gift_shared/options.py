@@ -81,6 +81,6 @@ def _flag(name: str, hint: Any) -> str:
     for told in getattr(hint, "__metadata__", ()):
         if isinstance(told, typer.models.OptionInfo):
             # Within Annotated, where no default is given, typer takes the first name for one until it builds the command.
-            long = [declared for declared in (told.default, *(told.param_decls or ())) if str(declared).startswith("--")]
+            long = [str(declared) for declared in (told.default, *(told.param_decls or ())) if str(declared).startswith("--")]
             return long[0] if long else f"--{name.replace('_', '-')}"
     raise TypeError(f"{name} is no option: it needs Annotated[..., typer.Option(...)]")

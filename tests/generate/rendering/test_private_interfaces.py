@@ -60,7 +60,7 @@ def test_a_pipeline_of_diffusers_reads_its_guidance_at_every_step() -> None:
         "a picture of a heart.", num_inference_steps=2, height=32, width=32, output_type="latent",
         callback_on_step_end=guidance_ends(0.5), callback_on_step_end_tensor_inputs=["prompt_embeds"],
     )  # fmt: skip
-    assert sizes == [2, 1], moved("StableDiffusionPipeline._guidance_scale", "approximations")
+    assert (sizes[0], sizes[-1]) == (2, 1), moved("StableDiffusionPipeline._guidance_scale", "approximations")
     assert (pipeline.guidance_scale, pipeline.do_classifier_free_guidance) == (1.0, False)
 
 
