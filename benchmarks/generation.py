@@ -26,12 +26,14 @@ from measure import Finding, report, seconds_each
 from PIL import Image
 from sd15 import save_random_sd15
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.output.shard_writer import write_shard
-from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest
 from gift_generate.rendering.factory import open_renderer
-from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.renderer import RenderJob
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PlanKind, SampleStatus
 
@@ -111,7 +113,7 @@ def serve(pipe: Connection, folder: Path, shard: str) -> None:
         options, rows, image_format = order
         if options not in renderers:
             renderers[options] = open_renderer(options)
-        source = RenderedPictures(renderers[options], ImageEncoder(image_format), max_attempts=1)
+        source = RenderedImages(renderers[options], ImageEncoder(image_format), max_attempts=1)
         started = time.process_time()
         pictures = source.pictures(rows, lambda count: None)
         write_shard(folder, shard, rows, pictures, {})
@@ -325,7 +327,7 @@ def sd15_findings(details: dict[str, Any], folder: Path, num_images: int, *, mea
             plain_images(pipeline, rows[:8], folder)
 
     def ours(renderer: Any) -> None:
-        pictures = RenderedPictures(renderer, ImageEncoder(), max_attempts=1).pictures(rows, lambda count: None)
+        pictures = RenderedImages(renderer, ImageEncoder(), max_attempts=1).pictures(rows, lambda count: None)
         assert all(picture.status == SampleStatus.OK for picture in pictures)  # one that failed would be spared its encoding
         write_shard(folder, "sd15-00000", rows, pictures, {})
 
@@ -349,7 +351,7 @@ def sd15_runs(folder: Path) -> dict[str, Any]:
     renderer = open_renderer(ModelOptions(model=str(folder / "model"), device="cpu", dtype="float32", batch_size=2, height=128, width=128))
     rows = sd15_rows(2, 1)
     started = time.perf_counter()
-    pictures = RenderedPictures(renderer, ImageEncoder(), max_attempts=1).pictures(rows, lambda count: None)
+    pictures = RenderedImages(renderer, ImageEncoder(), max_attempts=1).pictures(rows, lambda count: None)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "statuses": [str(picture.status) for picture in pictures], "sizes": sizes(pictures)}
 

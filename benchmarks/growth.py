@@ -100,16 +100,17 @@ def to_its_end(main: Callable[[], None]) -> None:
 
 def make_output(plan: Path, out: Path) -> None:
     """An output folder of this plan with every shard written, all rows but the first of each recorded as failed."""
-    from gift_generate.images.image_source import ImageEncoder, Picture
-    from gift_generate.images.rendered import RenderedPictures
+    from gift_generate.images.encoding import ImageEncoder
+    from gift_generate.images.image_source import Picture
+    from gift_generate.images.rendered import RenderedImages
     from gift_generate.output.folder import bind_output
     from gift_generate.output.shard_writer import write_shard
     from gift_generate.rendering.factory import open_renderer
-    from gift_generate.rendering.renderer import ModelOptions
+    from gift_generate.rendering.model_options import ModelOptions
     from gift_shared.schema import SampleStatus
 
     renderer = open_renderer(ModelOptions(model="flat-color", height=8, width=8))
-    source = RenderedPictures(renderer, ImageEncoder("png"), 3)
+    source = RenderedImages(renderer, ImageEncoder("png"), 3)
     output = bind_output(out, plan, source)
     for shard in output.shards:
         rows = output.rows(shard)

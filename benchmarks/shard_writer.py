@@ -18,7 +18,7 @@ import numpy as np
 from measure import Finding, report, seconds_each
 from PIL import Image, ImageFilter
 
-from gift_generate.images.image_source import ImageEncoder
+from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.screening import render_screened
 from gift_generate.output.shard_writer import write_shard
 from gift_generate.rendering.flat_color import FlatColorRenderer

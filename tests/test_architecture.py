@@ -1,6 +1,8 @@
 """Who may import whom. The two stages meet in shards and manifests alone, and heavy libraries have one door each."""
 
 import ast
+import graphlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,27 @@ HEAVY = {
     "torch", "torchvision", "diffusers", "transformers", "open_clip", "safetensors", "accelerate", "webdataset",
     "numpy", "scipy", "sklearn", "pyarrow", "PIL", "matplotlib", "tqdm",
 }  # fmt: skip
+
+# The rooms of a package, lowest first: files at its top are rooms too. A room may import those of the lines above its own, and no other.
+ROOMS = {
+    "gift_generate": [
+        {"planning", "rendering", "workers"},
+        {"images"},
+        {"output"},
+        {"views", "pipeline"},
+        {"cli"},
+    ],
+    "gift_train": [
+        {"options", "distributed", "clip"},
+        {"data"},
+        {"methods", "evaluation"},
+        {"recipes"},
+        {"records"},
+        {"training"},
+        {"parity", "report"},
+        {"cli"},
+    ],
+}
 
 
 def modules(package: str) -> list[Path]:
@@ -83,21 +106,30 @@ def test_the_tests_of_one_stage_do_not_import_the_other() -> None:
 
 @pytest.mark.parametrize("library", ["diffusers", "transformers", "safetensors"])
 def test_the_generator_has_one_door_to_the_model(library: str) -> None:
-    assert importers("gift_generate", library) == {"stable_diffusion.py"}
+    assert importers("gift_generate", library) == {"rendering/stable_diffusion.py"}
 
 
 def test_the_generator_has_torch_behind_that_door_alone() -> None:
-    behind = {"approximations", "exact_savings"}
-    assert importers("gift_generate", "torch") == {"stable_diffusion.py", *(f"{name}.py" for name in behind)}
+    behind = {"approximations", "compilation", "exact_savings", "onednn"}
+    assert importers("gift_generate", "torch") == {f"rendering/{name}.py" for name in ("stable_diffusion", *behind)}
     for name in behind:
-        users = {path.name for path in modules("gift_generate") if f"gift_generate.{name}" in set(imports(path))}
+        users = {path.name for path in modules("gift_generate") if f"gift_generate.rendering.{name}" in set(imports(path))}
         assert users == {"stable_diffusion.py"}
 
 
 def test_the_trainer_has_one_door_to_open_clip() -> None:
-    assert importers("gift_train", "open_clip") == {"backbone.py", "towers.py"}
+    assert all(path.startswith("clip/") for path in importers("gift_train", "open_clip"))
     users = {path.name for path in modules("gift_train") if "gift_train.clip.towers" in set(imports(path))}
-    assert users == {"backbone.py"}
+    assert users == {"model.py"}
+
+
+def test_the_drawing_of_the_architecture_is_the_code() -> None:
+    specification = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.PICTURE.read_text(encoding="utf-8") == module.drawing(module.graph()), "run python docs/draw_architecture.py"
 
 
 @pytest.mark.parametrize("library", ["fsspec", "s3fs", "aiohttp", "botocore"])
@@ -133,6 +165,49 @@ def module_path(name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+@pytest.mark.parametrize("package", list(ROOMS))
+def test_a_room_imports_the_rooms_below_it_alone(package: str) -> None:
+    """Imports within functions are counted, and those for types alone."""
+    level = {room: number for number, rooms in enumerate(ROOMS[package]) for room in rooms}
+    assert {room_of(path, package) for path in modules(package)} - {"__init__"} == set(level)
+    breaches = {
+        f"{importer.relative_to(PACKAGES[package])} imports {imported.relative_to(PACKAGES[package])}"
+        for importer, files in files_imported(package).items()
+        for imported in files
+        if room_of(importer, package) != room_of(imported, package)
+        and not level[room_of(imported, package)] < level[room_of(importer, package)]
+    }
+    assert breaches == set()
+
+
+@pytest.mark.parametrize("package", list(ROOMS))
+def test_no_file_imports_itself_by_way_of_others(package: str) -> None:
+    """Imports within functions are counted here too: a circle that only a late import keeps from failing is one all the same."""
+    circle: list[Path] = []
+    try:
+        graphlib.TopologicalSorter(files_imported(package)).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+    assert [str(path.relative_to(PACKAGES[package])) for path in circle] == []
+
+
+def room_of(path: Path, package: str) -> str:
+    """The folder of a package that a file is in, or its own name if it is in none."""
+    first, *_ = path.relative_to(PACKAGES[package]).parts
+    return first.removesuffix(".py")
+
+
+def files_imported(package: str) -> dict[Path, set[Path]]:
+    """For each file the others of its package that it imports, anywhere in it."""
+    return {path: {found for name in imports(path) if (found := file_of(name, package))} - {path} for path in modules(package)}
+
+
+def file_of(name: str, package: str) -> Path | None:
+    """The file behind a name that is imported, unless it is of another package or this package's root, of which all are part."""
+    path = module_path(name) if name.partition(".")[0] == package else None
+    return None if path == PACKAGES[package] / "__init__.py" else path
 
 
 @pytest.mark.parametrize("package", list(PACKAGES))

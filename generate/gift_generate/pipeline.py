@@ -20,7 +20,7 @@ from gift_shared.schema import SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
-LONGEST_NAP = 0.5  # seconds between two looks at whether the scheduler wants the machine back
+LONGEST_PAUSE = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ def run(
     share = set(worker.share(output.shards))
     for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
         tell(f"warning: {warning}")
-    with Heartbeat(out, worker, policy.intervals) as life:
-        life.tell(
+    with Heartbeat(out, worker, policy.intervals) as heartbeat:
+        heartbeat.tell(
             "started",
             settings=source.settings,
             machine=source.machine,
@@ -70,11 +70,11 @@ def run(
             shards_left=len(left),
         )
         num_images = sum(shard.num_rows for shard in left)
-        with Claims(out, life.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
-            shift = _Shift(output, source, policy, _Surroundings(life, claims, progress), left)
+        with Claims(out, heartbeat.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
+            loop = _WorkLoop(output=output, source=source, policy=policy, heartbeat=heartbeat, claims=claims, progress=progress, left=left)
             with BackgroundWriter(output) as writer:
-                shift.work(writer)
-            summary = shift.summary
+                loop.run(writer)
+            summary = loop.summary
             left = output.remaining()
             summary.shards_left = len(left)
             if not left:
@@ -97,78 +97,69 @@ def _distinct_captions(output: OutputFolder, shards: Sequence[Shard]) -> list[st
     return list(captions)
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """Where a worker's doings are told: to the other workers, and on the terminal."""
-
-    life: Heartbeat
-    claims: Claims
-    progress: Progress
-
-
-class _NoticeCame(Exception):
+class _Preempted(Exception):
     """The scheduler wants the machine back: unwinds the rendering of a shard, of which nothing is on disk."""
 
 
-class _Shift:
-    """What a worker does from its first shard to its last."""
+@dataclass(kw_only=True)
+class _WorkLoop:
+    """What a worker does from its first shard to its last, told to the other workers (heartbeat, claims) and on the terminal."""
 
-    def __init__(
-        self, output: OutputFolder, source: ImageSource, policy: WorkerPolicy, surroundings: _Surroundings, left: Sequence[Shard]
-    ) -> None:
-        self.summary = RunSummary()
-        self._output = output
-        self._source = source
-        self._conduct = policy
-        self._life, self._claims, self._progress = surroundings.life, surroundings.claims, surroundings.progress
-        self._left = list(left)  # as far as is known, in the order they are taken
-        self._made: set[str] = set()  # shards whose images were counted here
+    output: OutputFolder
+    source: ImageSource
+    policy: WorkerPolicy
+    heartbeat: Heartbeat
+    claims: Claims
+    progress: Progress
+    left: list[Shard]  # as far as is known, in the order they are taken
+    summary: RunSummary = field(default_factory=RunSummary)
+    made: set[str] = field(default_factory=set)  # shards whose images were counted here
 
-    def work(self, writer: BackgroundWriter) -> None:
+    def run(self, writer: BackgroundWriter) -> None:
         """Make shard after shard until no more can be had or the notice has come; what was handed to the writer is then written."""
         try:
             while (shard := self._next_shard(writer)) is not None:
                 self._make(shard, writer)
-        except _NoticeCame:
+        except _Preempted:
             pass
         self._settle(writer, wait=True)
 
     def _next_shard(self, writer: BackgroundWriter) -> Shard | None:
         """A shard that was claimed; None if there is nothing more to do here."""
-        while not self._conduct.notice.has_come:
-            self._look_around()
-            taken = self._claims.take_one([shard.name for shard in self._left])
+        while not self.policy.notice.has_come:
+            self._look_again()
+            taken = self.claims.take_one([shard.name for shard in self.left])
             if taken is not None:
                 if taken.taken_from is not None:
-                    self._life.tell("took over", shard=taken.shard, from_worker=taken.taken_from)
-                shard = next(shard for shard in self._left if shard.name == taken.shard)
-                if not self._output.is_complete(shard):
+                    self.heartbeat.tell("took over", shard=taken.shard, from_worker=taken.taken_from)
+                shard = next(shard for shard in self.left if shard.name == taken.shard)
+                if not self.output.is_complete(shard):
                     return shard
-                self._claims.release(shard.name)  # completed between the look and the claim
+                self.claims.release(shard.name)  # completed between the look and the claim
             elif not self._settle(writer, wait=True):
-                if not (self._conduct.waits and self._left):
+                if not (self.policy.waits and self.left):
                     return None
-                self._nap()
+                self._pause()
         return None
 
     def _make(self, shard: Shard, writer: BackgroundWriter) -> None:
-        self._output.remove_index()  # here and not sooner: with the claim held, nobody else can have completed the folder meanwhile
+        self.output.remove_index()  # here and not sooner: with the claim held, nobody else can have completed the folder meanwhile
         started = time.monotonic()
-        self._life.note(shard=shard.name)
-        self._made.add(shard.name)
+        self.heartbeat.note(shard=shard.name)
+        self.made.add(shard.name)
 
         def on_images(count: int) -> None:
-            self._progress.advance(count)
-            self._life.images(made=count)
+            self.progress.advance(count)
+            self.heartbeat.images(made=count)
             self._settle(writer, wait=False)  # an error of the writer, such as a full disk, ends the run here and not a shard later
-            if self._conduct.notice.has_come:
-                raise _NoticeCame
+            if self.policy.notice.has_come:
+                raise _Preempted
 
-        rows = self._output.rows(shard)
-        pictures = self._source.pictures(rows, on_images)
+        rows = self.output.rows(shard)
+        pictures = self.source.pictures(rows, on_images)
         self._settle(writer, wait=True)
         writer.begin(MadeShard(shard, rows, pictures, time.monotonic() - started))
-        self._life.note(shard=None)
+        self.heartbeat.note(shard=None)
 
     def _settle(self, writer: BackgroundWriter, *, wait: bool) -> bool:
         """Count a shard that has been written and give its claim up; whether there was one."""
@@ -176,12 +167,14 @@ class _Shift:
         if made is None:
             return False
         name, statuses = made.shard.name, made.statuses
-        self._claims.release(name)
-        self._left = [shard for shard in self._left if shard.name != name]
+        self.claims.release(name)
+        self.left = [shard for shard in self.left if shard.name != name]
         self.summary.shards_done_here += 1
         self.summary.statuses.update(statuses)
-        self._life.images(done=made.shard.num_rows)
-        self._life.tell(SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[SampleStatus.OK], seconds=round(made.seconds, 3))
+        self.heartbeat.images(done=made.shard.num_rows)
+        self.heartbeat.tell(
+            SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[SampleStatus.OK], seconds=round(made.seconds, 3)
+        )
         self._note_shards()
         self._require_some_usable(made)
         return True
@@ -192,26 +185,26 @@ class _Shift:
             counts = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
             raise ShardError(
                 f"None of the first {summary.num_images} images is usable ({counts}; {last.pictures[0].message}). "
-                f"The model is at fault, not the captions; what was recorded is in {self._output.path}."
+                f"The model is at fault, not the captions; what was recorded is in {self.output.path}."
             )
 
-    def _look_around(self) -> None:
+    def _look_again(self) -> None:
         """Find out what others have completed since the last look."""
-        left = self._output.remaining(self._left)
-        for shard in set(self._left) - set(left):
-            if shard.name not in self._made:
-                self._progress.advance(shard.num_rows)
-        self._left = left
+        left = self.output.remaining(self.left)
+        for shard in set(self.left) - set(left):
+            if shard.name not in self.made:
+                self.progress.advance(shard.num_rows)
+        self.left = left
         self._note_shards()
 
     def _note_shards(self) -> None:
-        num_shards = len(self._output.shards)
-        self._progress.note(f"{num_shards - len(self._left)}/{num_shards} shards")
+        num_shards = len(self.output.shards)
+        self.progress.note(f"{num_shards - len(self.left)}/{num_shards} shards")
 
-    def _nap(self) -> None:
+    def _pause(self) -> None:
         """Sleep until the next look, or until the notice comes."""
-        self._life.wait(True)
-        ends = time.monotonic() + self._conduct.intervals.look_again_seconds
-        while time.monotonic() < ends and not self._conduct.notice.has_come:
-            time.sleep(min(LONGEST_NAP, self._conduct.intervals.look_again_seconds))
-        self._life.wait(False)
+        self.heartbeat.wait(True)
+        ends = time.monotonic() + self.policy.intervals.look_again_seconds
+        while time.monotonic() < ends and not self.policy.notice.has_come:
+            time.sleep(min(LONGEST_PAUSE, self.policy.intervals.look_again_seconds))
+        self.heartbeat.wait(False)

@@ -56,3 +56,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or 'none'}."
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without the pages that may follow; the error's kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

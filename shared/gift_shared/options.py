@@ -17,7 +17,10 @@ LISTS = (list, tuple)
 
 
 def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A typer command whose parameters of options classes are replaced by those classes' fields, which `command` gets as one object."""
+    """A typer command whose parameters of options classes are replaced by those classes' fields, which `command` gets as one object.
+
+    In `--help` the fields stand where the parameter does.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
     signature = inspect.signature(command)
     classes = {name: hints[name] for name in signature.parameters if dataclasses.is_dataclass(hints[name])}
@@ -28,15 +31,18 @@ def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:
         taken = {field for cls in classes.values() for field in field_names(cls)}
         return command(**built, **{name: value for name, value in given.items() if name not in taken})
 
-    parameters = [parameter for name, parameter in signature.parameters.items() if name not in classes]
-    for cls in classes.values():
-        own = typing.get_type_hints(cls, include_extras=True)
-        fields = inspect.signature(cls).parameters
-        parameters += [fields[name].replace(annotation=own[name]) for name in field_names(cls)]
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        parameters += _options(classes[name]) if name in classes else [parameter]
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     with_options.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
     return with_options
+
+
+def _options(cls: type) -> list[inspect.Parameter]:
+    hints, fields = typing.get_type_hints(cls, include_extras=True), inspect.signature(cls).parameters
+    return [fields[name].replace(annotation=hints[name]) for name in field_names(cls)]
 
 
 def field_names(cls: type) -> list[str]:
@@ -68,10 +74,16 @@ def as_words(options: Any) -> list[str]:
     return words
 
 
+def flag_of(cls: type, name: str) -> str:
+    """How a user gives the option of an options class, e.g. `--steps` for a field `denoising_steps`."""
+    return _flag(name, typing.get_type_hints(cls, include_extras=True)[name])
+
+
 def _flag(name: str, hint: Any) -> str:
     """The option's own long name, else the field's with dashes, as typer makes it."""
     for told in getattr(hint, "__metadata__", ()):
         if isinstance(told, typer.models.OptionInfo):
-            long = [declared for declared in told.param_decls or () if declared.startswith("--")]
+            # Within Annotated, where no default is given, typer takes the first name for one until it builds the command.
+            long = [str(declared) for declared in (told.default, *(told.param_decls or ())) if str(declared).startswith("--")]
             return long[0] if long else f"--{name.replace('_', '-')}"
     raise TypeError(f"{name} is no option: it needs Annotated[..., typer.Option(...)]")

@@ -66,7 +66,7 @@ def _name_of(pid: int) -> ProcessName:
 def _machine() -> str:
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux: the network card's number lasts longer than a boot, so a life sign decides after one
+    except OSError:  # no Linux: the network card's number lasts longer than a boot, so a heartbeat decides after one
         text = f"{socket.gethostname()} {uuid.getnode()}"
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -12,12 +12,13 @@ from hostile import NAMES, NUMBERS, damages, fuzz, reads_or_tells, table_changes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.output.status import output_status
 from gift_generate.output.verify import verify
 from gift_generate.pipeline import run
-from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.views.contact_sheet import SheetRequest, draw_sheet
 from gift_generate.views.gallery import write_gallery
@@ -28,7 +29,7 @@ from gift_shared.schema import PlanKind
 
 
 def render(out, plan=None):
-    run(out, plan, RenderedPictures(FlatColorRenderer(height=16, width=16), ImageEncoder(), max_attempts=1), Worker(), lambda _: None)
+    run(out, plan, RenderedImages(FlatColorRenderer(height=16, width=16), ImageEncoder(), max_attempts=1), Worker(), lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from gift_generate.cli import main
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import run
-from gift_generate.planning.plan import PlanRequest, make_plan
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers.rank import Worker
 from gift_shared.manifests import Manifests
@@ -157,7 +158,7 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifests(folder / "manifests")
     request = PlanRequest(kind=PlanKind.PER_TASK, order="tiny", images_per_task=10, images_per_shard=4)
     write_plan(folder / "plan.parquet", *make_plan(request, Manifests((folder / "manifests",))))
-    source = RenderedPictures(FlatColorRenderer(height=16, width=16), ImageEncoder(), max_attempts=3)
+    source = RenderedImages(FlatColorRenderer(height=16, width=16), ImageEncoder(), max_attempts=3)
     run(folder / "rendered", folder / "plan.parquet", source, Worker(), lambda message: None)
     return folder
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.images.image_source import ImageEncoder, Picture, PlanRow
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.image_source import Picture, PlanRow
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers import rank as workers_module
@@ -119,7 +120,7 @@ def test_a_notice_that_comes_before_anything_was_begun_asks_for_another_start(
     assert not (tmp_path / "out").exists()
 
 
-class NoticedAfterTheLastShard(RenderedPictures):
+class NoticedAfterTheLastShard(RenderedImages):
     """Gets SIGTERM when the last shard's pictures are there and not yet written."""
 
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:

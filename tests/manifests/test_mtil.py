@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from gift_generate.planning.plan import PlanRequest, Seeding, make_plan
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest, Seeding
 from gift_shared.manifests import Manifests
 from gift_shared.schema import PlanKind
 

@@ -304,7 +304,7 @@ from gift_shared.console import run_app
 from gift_shared.file_cache import FileCache
 from gift_shared.shards import require_images
 from gift_shared.storage import RemoteFolder
-from gift_shared.tables import read_output_index
+from gift_shared.parquet_files import read_output_index
 def main():
     folder = RemoteFolder(sys.argv[1], FileCache(Path(sys.argv[2])))
     require_images(folder, [read_output_index(folder)[0]])

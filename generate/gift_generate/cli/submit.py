@@ -16,8 +16,9 @@ from gift_shared.submission import Resources, parse_words, require_executor, sub
 def submit(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(help="render and its options, as for gift-generate.", metavar="COMMAND")],
-    resources: Resources,
+    *,
     jobs: Annotated[int, typer.Option(min=1, help="Jobs of the array; with --processes and --nodes, each is several workers.")] = 1,
+    resources: Resources,
 ) -> None:
     """Render a plan with the jobs of a SLURM array, each requeued where it must leave: submit --jobs 16 -- render --plan ... --out ..."""
     given = parse_words(context, words, ["render"])

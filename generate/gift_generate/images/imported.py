@@ -12,8 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from gift_generate.images.image_source import Picture, PlanRow
-from gift_generate.planning.plan import IMPORTED, SMALLEST, PlanRequest, Seeding, check_numbers, check_plan, make_plan
+from gift_generate.images.image_source import ImageSource, Picture, PlanRow
+from gift_generate.images.import_request import ImportRequest
+from gift_generate.planning.plan import IMPORTED, check_plan, make_plan
+from gift_generate.planning.plan_request import PlanRequest, Seeding, check_numbers
 from gift_shared import keys
 from gift_shared.decoding import decode_rgb
 from gift_shared.errors import DataError, unknown_name
@@ -29,19 +31,6 @@ UNKNOWN_SEED = -1  # of images whose order is not given
 SOURCE = "file:image_text"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportRequest:
-    """Where the images are and what is known of how they were made."""
-
-    folder: Path  # holds image_text.csv, or one folder per task that does
-    order: str | None  # gives seeds and class names by the published rules; None: seeds unknown
-    seed: int = 42
-    guidance_scale: float = 7.5
-    denoising_steps: int = 50
-    images_per_task: int | None = None
-    images_per_shard: int = 1000
-
-
 @dataclass(frozen=True)
 class _ImportedTask:
     name: str
@@ -50,8 +39,8 @@ class _ImportedTask:
     files: dict[int, Path]
 
 
-class ImportedPictures:
-    """The files of an import as pictures: their bytes are kept as they are, unreadable and all-black ones are recorded."""
+class ImportedImages(ImageSource):
+    """The files of an import: their bytes are kept as they are, unreadable and all-black ones are recorded."""
 
     def __init__(self, request: ImportRequest, tasks: list[_ImportedTask]) -> None:
         self._files = {task.name: task.files for task in tasks}
@@ -62,18 +51,6 @@ class ImportedPictures:
         """Imported images are never mixed with rendered ones."""
         return {"model": "imported", "order": self._order}
 
-    def adopt(self, settings: dict[str, Any]) -> None:
-        """Nothing is left open."""
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """Nothing is known of where they were made."""
-        return {}
-
-    def warnings(self, captions: Sequence[str]) -> list[str]:
-        """None."""
-        return []
-
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
         """The pictures of one shard, in row order."""
         pictures = []
@@ -83,9 +60,9 @@ class ImportedPictures:
         return pictures
 
 
-def plan_import(request: ImportRequest, manifests: Manifests) -> tuple[pa.Table, dict[str, str], ImportedPictures]:
-    """A plan for the images that are there, its metadata, and the pictures. Raises ConfigError, DataError, ManifestError, PlanError."""
-    check_numbers({name: getattr(request, name) for name in SMALLEST if hasattr(request, name)})
+def plan_import(request: ImportRequest, manifests: Manifests) -> tuple[pa.Table, dict[str, str], ImportedImages]:
+    """A plan for the images that are there, its metadata, and the images. Raises ConfigError, DataError, ManifestError, PlanError."""
+    check_numbers(request)
     tasks = _find_tasks(request, manifests)
     published = _published_rows(request, manifests, tasks) if request.order else {}
     rows = [row for task in tasks for row in _rows(request, task, published)]
@@ -94,7 +71,7 @@ def plan_import(request: ImportRequest, manifests: Manifests) -> tuple[pa.Table,
     metadata = {"arguments": "{}", "kind": str(PlanKind.PER_TASK), "order": request.order or "", IMPORTED: "true"}
     plan = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
     check_plan(plan, request.folder)
-    return plan, metadata, ImportedPictures(request, tasks)
+    return plan, metadata, ImportedImages(request, tasks)
 
 
 def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedTask]:
@@ -105,8 +82,7 @@ def _find_tasks(request: ImportRequest, manifests: Manifests) -> list[_ImportedT
     if not folders:
         raise DataError(f"{folder} holds no {CSV_NAME}, nor does a folder in it. Give the folder with one sub-folder per task.")
     names = list(manifests.order(request.order).tasks) if request.order else None
-    tasks = [_read_task(path, names, manifests) for path in folders]
-    tasks = [task for task in tasks if task is not None]
+    tasks = [task for path in folders if (task := _read_task(path, names, manifests)) is not None]
     if names is not None:
         tasks.sort(key=lambda task: names.index(task.name))
     return tasks

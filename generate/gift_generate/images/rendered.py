@@ -3,15 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gift_generate.images.image_source import ImageEncoder, Picture, PlanRow
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.image_source import ImageSource, Picture, PlanRow
 from gift_generate.images.screening import render_screened
 from gift_generate.rendering.renderer import Renderer
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 
 
-class RenderedPictures:
-    """A picture source that asks a renderer."""
+class RenderedImages(ImageSource):
+    """The images that a renderer makes of a plan's rows."""
 
     def __init__(self, renderer: Renderer, encoder: ImageEncoder, max_attempts: int) -> None:
         if max_attempts < 1:

@@ -49,7 +49,8 @@ class OutputFolder:
 
     def rows(self, shard: Shard) -> list[PlanRow]:
         """The plan rows of one shard."""
-        return self.plan.slice(shard.first_row, shard.num_rows).to_pylist()
+        rows: list[PlanRow] = self.plan.slice(shard.first_row, shard.num_rows).to_pylist()
+        return rows
 
     def is_complete(self, shard: Shard) -> bool:
         """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again)."""
@@ -96,13 +97,13 @@ class OutputFolder:
         assert len(tables) == len(self.shards)
         write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
 
-    def tidy(self, watch: Liveness) -> None:
+    def tidy(self, liveness: Liveness) -> None:
         """Remove temporaries and claims that dead workers left; once every shard is complete. What a living one writes stays."""
         for folder in (self.path, *(self.path / name for name in (SHARD_FOLDER, CLAIM_FOLDER, WORKER_FOLDER))):
             for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-                if watch.is_abandoned(path):
+                if liveness.is_abandoned(path):
                     path.unlink(missing_ok=True)
-        remove_claims_of_the_dead(self.path, watch)
+        remove_claims_of_the_dead(self.path, liveness)
 
 
 def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> OutputFolder:

@@ -114,7 +114,7 @@ def _worker_json(worker: ObservedWorker) -> dict[str, Any]:
         "state": str(worker.state),
         "host": worker.record.host,
         "images_per_second": worker.record.images_per_second,
-        "seconds_since_sign": round(worker.seconds_since_sign, 1),
+        "seconds_since_sign": round(worker.seconds_silent, 1),
     }
 
 
@@ -123,7 +123,7 @@ def _worker_lines(workers: Sequence[ObservedWorker]) -> list[str]:
     if not workers:
         return []
     counts = Counter(worker.state for worker in workers)
-    shown = sorted(workers, key=lambda worker: (not worker.is_live, worker.seconds_since_sign))[:MOST_WORKER_LINES]
+    shown = sorted(workers, key=lambda worker: (not worker.is_live, worker.seconds_silent))[:MOST_WORKER_LINES]
     shown.sort(key=lambda worker: (not worker.is_live, worker.record.rank, worker.record.started))
     table = [("", "rank", "host", "state", "now at", "shards", "images", "images/s", "last sign"), *map(_cells, shown)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
@@ -138,7 +138,7 @@ def _worker_lines(workers: Sequence[ObservedWorker]) -> list[str]:
 def _cells(worker: ObservedWorker) -> tuple[str, ...]:
     record = worker.record
     rate = f"{record.images_per_second:.2f}" if record.images_per_second else "-"
-    sign = f"{worker.seconds_since_sign:.0f} s" if worker.seconds_since_sign < 120 else readable_hours(worker.seconds_since_sign / 3600)
+    sign = f"{worker.seconds_silent:.0f} s" if worker.seconds_silent < 120 else readable_hours(worker.seconds_silent / 3600)
     return (
         " " * 9, str(record.rank), record.host, str(worker.state), record.shard or "-", f"{record.shards_done:,}",
         f"{record.images_done:,}", rate, f"{sign} ago",
@@ -150,7 +150,7 @@ class StatusReader:
 
     def __init__(self, out: Path, intervals: HeartbeatIntervals | None = None) -> None:
         self._out = out
-        self._beats = intervals or HeartbeatIntervals()
+        self._intervals = intervals or HeartbeatIntervals()
         self._output = open_output(out)
         self._planned = {entry["values"]: entry["counts"] for entry in pc.value_counts(self._output.plan["task"]).to_pylist()}
         self._counts: dict[tuple[str, str], int] = {}  # settled rows by task and status
@@ -177,7 +177,7 @@ class StatusReader:
             statuses=dict(statuses),
             tasks=list(tasks.values()),
             has_index=not left and (self._out / INDEX_FILE).is_file(),
-            workers=Liveness(self._out, self._beats).workers(),
+            workers=Liveness(self._out, self._intervals).workers(),
         )
 
     def _count(self, shard: Shard) -> None:

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gift_generate.output.folder import OutputFolder, Shard, open_output
-from gift_generate.output.shard_writer import TAR_BYTES, TAR_SHA256, sample_json
+from gift_generate.output.shard_writer import sample_json
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import GiftError
 from gift_shared.parquet_files import read_index
-from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, SampleStatus
+from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
 from gift_shared.tar_members import tar_headers
 

@@ -1,6 +1,5 @@
 """Where captions come from: class names through a template, lines of a caption file, or both by weight. Pure text, no images."""
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,28 +47,6 @@ def read_caption_file(path: Path) -> CaptionFile:
     """A file of any kind that `gift_shared.caption_files` reads, as a component to draw from. Raises DataError."""
     read = read_captions(path)
     return CaptionFile(f"file:{path.stem}", read.sha256, read.texts)
-
-
-@dataclass(frozen=True)
-class WeightedFile:
-    """A caption file and its share against the others and against the class names."""
-
-    path: Path
-    weight: float
-
-
-def parse_weighted_file(argument: str) -> WeightedFile:
-    """`captions.txt` (weight 1) or `captions.txt=0.5`. Raises ConfigError."""
-    path, separator, weight = argument.rpartition("=")
-    if not separator:
-        return WeightedFile(Path(argument), 1.0)
-    try:
-        value = float(weight)
-    except ValueError:
-        value = math.nan
-    if not path or not math.isfinite(value) or value <= 0:
-        raise ConfigError(f"--caption-file {argument!r}: expected FILE or FILE=WEIGHT with a weight above 0.")
-    return WeightedFile(Path(path), value)
 
 
 class CaptionMixture:

@@ -1,11 +1,9 @@
 """Captions -> ordered rows: every sample is decided here, before any model is loaded. Pure: arguments in, a table out."""
 
 import json
-import math
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +11,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gift_generate.planning.captions import Caption, CaptionFile, CaptionMixture, WeightedFile, class_captions, read_caption_file
+from gift_generate.planning.captions import Caption, CaptionFile, CaptionMixture, class_captions, read_caption_file
+from gift_generate.planning.plan_request import PlanRequest, Seeding, check_numbers
 from gift_shared import keys
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.manifests import Manifests, OrderManifest
@@ -22,44 +21,15 @@ from gift_shared.schema import PLAN_SCHEMA, PlanKind
 POOL_TASK = "pool"
 MOST_IMAGES_PER_TASK = 1_000_000  # keys have six digits and must sort by index
 IMPORTED = "imported"  # in a plan's metadata: its images were made elsewhere
-SMALLEST = {"images_per_task": 1, "images_per_class": 1, "denoising_steps": 1, "images_per_shard": 1, "guidance_scale": 0, "seed": 0}
-FLAG_OF = {"denoising_steps": "steps"}  # where a flag is not the field's name
 _ROWS_AT_ONCE = 65_536
 LONGEST_KEY = 90  # with the suffix within the 100 bytes of a plain tar name
-
-
-class Seeding(StrEnum):
-    """`hashed`: from run seed and sample key. `published`: the authors' rule, from position and index (DATA_NOTES section 6)."""
-
-    HASHED = "hashed"
-    PUBLISHED = "published"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanRequest:
-    """The arguments a plan follows from; they are recorded in its metadata. Counts are images, see `gift-generate plan --help`."""
-
-    kind: PlanKind
-    order: str | None  # None: a pool of `datasets`
-    datasets: tuple[str, ...] = ()
-    images_per_task: int | None = None  # per-task plans
-    images_per_class: int | None = None  # pools
-    draws_per_task: int | None = None  # None: the order's `captions_drawn`, at least images_per_task
-    is_pretraining_only: bool = False
-    caption_files: tuple[WeightedFile, ...] = ()
-    class_name_weight: float = 1.0
-    seed: int = 42
-    seeding: Seeding = Seeding.HASHED
-    guidance_scale: float = 7.5
-    denoising_steps: int = 50
-    images_per_shard: int = 1000
 
 
 class _Sample(NamedTuple):
     """What a plan decides of a sample besides what is the same for all."""
 
     task: str
-    index: int
+    number: int  # `index` in the plan, which is a method of every tuple
     sample_key: str
     caption: Caption
     sample_seed: int
@@ -69,11 +39,11 @@ class _Sample(NamedTuple):
 def make_plan(request: PlanRequest, manifests: Manifests) -> tuple[pa.Table, dict[str, str]]:
     """Rows in plan order and the metadata that records how they were made. Raises ConfigError, ManifestError, DataError."""
     _check(request)
-    files = [(read_caption_file(manifests.captions_file(str(file.path))), file.weight) for file in request.caption_files]
+    files = [(read_caption_file(manifests.captions_file(str(file.path))), file.weight) for file in request.caption_files or ()]
     names = [file.source for file, _ in files]
     if len(set(names)) != len(names):
         raise ConfigError(f"Two caption files have one name ({', '.join(names)}); rename one, images are told apart by it.")
-    if request.kind is PlanKind.PER_TASK:
+    if request.kind == PlanKind.PER_TASK:
         samples = _per_task_samples(request, manifests, files)
     else:
         samples = _pool_samples(request, manifests, files)
@@ -84,31 +54,24 @@ def make_plan(request: PlanRequest, manifests: Manifests) -> tuple[pa.Table, dic
 
 def _check(request: PlanRequest) -> None:
     wanted, other = ("images_per_task", "images_per_class")
-    if request.kind is PlanKind.POOL:
+    if request.kind == PlanKind.POOL:
         wanted, other = other, wanted
     if getattr(request, wanted) is None or getattr(request, other) is not None:
         raise ConfigError(f"A {request.kind} plan needs --{wanted.replace('_', '-')} and not --{other.replace('_', '-')}.")
     if (request.order is None) == (not request.datasets):
         raise ConfigError("A plan is made for an --order, or (kind pool only) for one or more --dataset: give one of the two.")
-    if request.kind is PlanKind.PER_TASK and request.order is None:
+    if request.kind == PlanKind.PER_TASK and request.order is None:
         raise ConfigError("A per-task plan needs an --order: which classes a task is replayed with follows from the tasks before it.")
-    if request.kind is PlanKind.POOL and request.seeding is Seeding.PUBLISHED:
+    if request.kind == PlanKind.POOL and request.seeding == Seeding.PUBLISHED:
         raise ConfigError("--seeding published is the rule of per-task plans: a pool has no task positions.")
-    if request.kind is PlanKind.POOL and (request.draws_per_task is not None or request.class_name_weight == 0):
+    if request.kind == PlanKind.POOL and (request.draws_per_task is not None or request.class_name_weight == 0):
         raise ConfigError("A pool has n images for every class name: --draws-per-task and a class-name weight of 0 do not apply.")
-    check_numbers({name: getattr(request, name) for name in SMALLEST})
+    check_numbers(request)
     if request.draws_per_task is not None and request.images_per_task is not None and request.draws_per_task < request.images_per_task:
         raise ConfigError(f"--draws-per-task {request.draws_per_task} is less than --images-per-task {request.images_per_task}.")
-    most = keys.POSITION_SEED_STRIDE if request.seeding is Seeding.PUBLISHED else MOST_IMAGES_PER_TASK
+    most = keys.POSITION_SEED_STRIDE if request.seeding == Seeding.PUBLISHED else MOST_IMAGES_PER_TASK
     if max(request.images_per_task or 0, request.images_per_class or 0) > most:
         raise ConfigError(f"At most {most} images a task or class with --seeding {request.seeding}: beyond it keys or seeds would repeat.")
-
-
-def check_numbers(numbers: Mapping[str, float | None]) -> None:
-    """Numbers of a request by field, None if not given. Raises ConfigError for one below what is possible, naming its flag."""
-    for name, value in numbers.items():
-        if value is not None and not SMALLEST[name] <= value < math.inf:
-            raise ConfigError(f"--{FLAG_OF.get(name, name.replace('_', '-'))} must be at least {SMALLEST[name]}, found {value}.")
 
 
 def _per_task_samples(request: PlanRequest, manifests: Manifests, files: list[tuple[CaptionFile, float]]) -> Iterator[_Sample]:
@@ -127,7 +90,7 @@ def _per_task_samples(request: PlanRequest, manifests: Manifests, files: list[tu
         captions = [mixture.draw(pool) for _ in range(draws)]
         for index, caption in enumerate(captions[: request.images_per_task]):
             sample_key = keys.task_sample_key(task, index)
-            if request.seeding is Seeding.PUBLISHED:
+            if request.seeding == Seeding.PUBLISHED:
                 sample_seed = keys.published_seed(request.seed, position, index)
             else:
                 sample_seed = keys.hashed_seed(request.seed, sample_key)
@@ -169,7 +132,7 @@ def _pool_sample(request: PlanRequest, index: int, position: int, sample_key: st
 
 def _pool_sources(request: PlanRequest, manifests: Manifests) -> list[str]:
     if request.order is None:
-        return list(dict.fromkeys(request.datasets))
+        return list(dict.fromkeys(request.datasets or ()))
     order: OrderManifest = manifests.order(request.order)
     tasks = () if request.is_pretraining_only else order.tasks
     return list(dict.fromkeys((order.pretraining_source, *tasks)))
@@ -210,6 +173,7 @@ def _metadata(request: PlanRequest, files: list[tuple[CaptionFile, float]]) -> d
     arguments = asdict(request)
     # The digest and not the path says which captions were drawn: the same file elsewhere gives the same plan, byte for byte.
     arguments["caption_files"] = [{"source": file.source, "sha256": file.sha256, "weight": weight} for file, weight in files]
+    arguments["datasets"] = list(request.datasets or ())
     return {"arguments": json.dumps(arguments, sort_keys=True), "kind": request.kind, "order": request.order or ""}
 
 

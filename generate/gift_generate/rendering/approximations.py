@@ -33,8 +33,8 @@ class FeatureReuse:
     convolution beside the deep features of the last whole step. Replaces the U-Net's forward; `begin` belongs before each batch.
     """
 
-    def __init__(self, unet: nn.Module, interval: int) -> None:
-        self._unet: Any = unet
+    def __init__(self, unet: Any, interval: int) -> None:
+        self._unet = unet
         self._interval = interval
         self._whole_forward = unet.forward
         self._step = 0
@@ -69,4 +69,5 @@ class FeatureReuse:
         hidden = last.resnets[-1](torch.cat([deep, unet.conv_in(sample)], dim=1), embedding)
         if getattr(last, "attentions", None):
             hidden = last.attentions[-1](hidden, encoder_hidden_states=text, return_dict=False)[0]
-        return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+        answer: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+        return answer

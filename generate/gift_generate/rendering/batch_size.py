@@ -14,8 +14,9 @@ SHARE_OF_MEMORY = 0.5  # of what is free on the CPU: other workers and the files
 PROBED_IMAGES = 2
 
 
-def parse_batch_size(text: str) -> int | None:
-    """A number from 1, or None for `auto`. Raises ConfigError."""
+def parse_batch_size(given: str | int) -> int | None:
+    """A number from 1, or None for `auto`; a default comes as a number. Raises ConfigError."""
+    text = str(given)
     if text == AUTO:
         return None
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:

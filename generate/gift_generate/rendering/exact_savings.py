@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gift_shared.processor import FEWEST_PRODUCTS
-
 PIECE_BYTES = 2**20  # of the widest activation; a quarter to twice that is as fast on cores with 1 MB of cache each
 
 Layer = Callable[..., Tensor]
@@ -49,13 +47,6 @@ def feed_forward_in_pieces(unet: Any) -> None:
     for module in unet.modules():
         if type(module).__name__ == "FeedForward":
             module.forward = _in_pieces(module.forward, widest=module.net[0].proj.out_features)
-
-
-def multiply_by_onednn(unet: Any) -> None:
-    """Send large matrix products to oneDNN, for a processor on which it is faster than MKL, torch's own choice."""
-    for module in unet.modules():
-        if isinstance(module, nn.Linear):
-            module.forward = _by_onednn(module, module.forward)
 
 
 def _before_any_text(unet: Any) -> list[nn.Module]:
@@ -105,21 +96,11 @@ def _halved(forward: Layer, is_guided: Callable[[], bool]) -> Layer:
     return forward_half
 
 
-def _by_onednn(module: nn.Linear, forward: Layer) -> Layer:
-    def product(rows: Tensor) -> Tensor:
-        if rows.dtype != torch.float32 or rows.numel() * module.out_features < FEWEST_PRODUCTS:
-            return forward(rows)
-        flat = rows.reshape(-1, rows.shape[-1])
-        return torch.ops.mkldnn._linear_pointwise(flat, module.weight, module.bias, "none", [], "").unflatten(0, rows.shape[:-1])
-
-    return product
-
-
 def _in_pieces(forward: Layer, widest: int) -> Layer:
     """A layer that treats every token of [B, N, C] alike, a few tokens a call."""
 
     def forward_in_pieces(tokens: Tensor) -> Tensor:
         rows = max(1, PIECE_BYTES // (widest * tokens.element_size()))
-        return torch.cat([forward(piece) for piece in tokens.flatten(0, 1).split(rows)]).view_as(tokens)
+        return torch.cat([forward(piece) for piece in torch.split(tokens.flatten(0, 1), rows)]).view_as(tokens)
 
     return forward_in_pieces

@@ -1,18 +1,20 @@
 """One colour a caption: dry runs of everything around the model."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gift_generate.rendering.renderer import Rendered, RenderJob
+from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
 
 FLAT_COLOR = "flat-color"
 
 
-class FlatColorRenderer:
+class FlatColorRenderer(Renderer):
     """Each caption's own colour, at once: dry runs of everything around the model."""
+
+    batch_size = 16  # no memory limits a colour
 
     def __init__(self, *, batch_size: int = 16, height: int = 64, width: int = 64) -> None:
         self.batch_size = batch_size
@@ -23,18 +25,6 @@ class FlatColorRenderer:
     def settings(self) -> dict[str, Any]:
         """The size is all there is to set."""
         return {"model": FLAT_COLOR, "height": self._height, "width": self._width}
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """A colour is the same on every machine."""
-        return {}
-
-    def adopt(self, settings: dict[str, Any]) -> None:
-        """Nothing is left open: no memory limits a colour."""
-
-    def overlong(self, captions: Iterable[str]) -> list[str]:
-        """None: no text encoder takes part."""
-        return []
 
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """One colour between 32 and 223 a channel, so no picture counts as black."""

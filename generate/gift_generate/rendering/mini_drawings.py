@@ -3,25 +3,26 @@
 With perfect pictures everything else of a run stays as it is, so the difference between the two is what better pictures would buy.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gift_generate.rendering.renderer import Rendered, RenderJob
+from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Manifests
 
-BATCH_SIZE = 64  # nothing is shared within a batch; the number only sets how often progress is told
+MINI_DRAWINGS = "mini-drawings"
 
 
-class DrawingRenderer:
+class DrawingRenderer(Renderer):
     """Draws the class that a mini-world caption names, in the style the mini Stable Diffusion learned from."""
+
+    batch_size = 64  # nothing is shared within a batch; the number only sets how often progress is told
 
     def __init__(self) -> None:
         manifests = Manifests()
         order = manifests.order("mini")
-        self.batch_size = BATCH_SIZE
         self._classes = {
             caption: (source, class_name)
             for source in (order.pretraining_source, *order.tasks)
@@ -31,19 +32,7 @@ class DrawingRenderer:
     @property
     def settings(self) -> dict[str, Any]:
         """Nothing to set."""
-        return {"model": "mini-drawings"}
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """Drawn without floating-point accelerators."""
-        return {}
-
-    def adopt(self, settings: dict[str, Any]) -> None:
-        """Nothing is left open."""
-
-    def overlong(self, captions: Iterable[str]) -> list[str]:
-        """None: no text encoder takes part."""
-        return []
+        return {"model": MINI_DRAWINGS}
 
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """Raises ConfigError for a caption that is not a class name of the mini world in its first template."""
@@ -52,6 +41,6 @@ class DrawingRenderer:
         pictures = []
         for job in jobs:
             if job.caption not in self._classes:
-                raise ConfigError(f"--model mini-drawings cannot draw {job.caption!r}: it knows the mini world's class names only.")
+                raise ConfigError(f"--model {MINI_DRAWINGS} cannot draw {job.caption!r}: it knows the mini world's class names only.")
             pictures.append(Rendered(np.asarray(draw_web(*self._classes[job.caption], job.seed).convert("RGB"))))
         return pictures

@@ -1,10 +1,13 @@
-"""What turns captions into pixels: the Renderer protocol, and what its options are. No torch and no diffusers here."""
+"""What turns captions into pixels: the Renderer, what it is asked for, and what it answers. No torch and no diffusers here."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
+
+from gift_generate.rendering.reproducible import Reproducible
 
 
 class RenderJob(NamedTuple):
@@ -25,45 +28,18 @@ class Rendered:
     is_finite: bool = True
 
 
-class Renderer(Protocol):
+class Renderer(Reproducible):
     """Jobs in, pictures out. A picture depends on its job and on the size of its batch, never on its mates' order."""
 
     @property
+    @abstractmethod
     def batch_size(self) -> int:
         """Jobs handed over at once, at most. Where it is left to the machine, the first reading finds it out."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides the pixels besides the jobs; an output folder holds images of one setting only."""
-
-    @property
-    def machine(self) -> dict[str, str]:
-        """Hardware and versions, for the record."""
-
-    def adopt(self, settings: dict[str, Any]) -> None:
-        """Take over what was left open, which is the batch size if anything, from the settings that a folder is bound to."""
-
     def overlong(self, captions: Iterable[str]) -> list[str]:
-        """The captions that the text encoder will cut."""
+        """The captions that the text encoder will cut; none where no text encoder takes part."""
+        return []
 
+    @abstractmethod
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """Render a batch whose jobs share guidance scale and denoising steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which model, and how it runs. Sizes in pixels; None = the model's own."""
-
-    model: str
-    device: str = "auto"
-    dtype: str = "auto"  # float16 on a GPU, float32 elsewhere
-    batch_size: int | None = 16  # None: the largest that the machine holds
-    scheduler: str | None = None  # None: the checkpoint's own, multistep DPM-Solver below 50 steps
-    height: int | None = None
-    width: int | None = None
-    cpu_threads: int = 1  # of a model that runs on the CPU: another number changes last bits, so it must not follow the launcher
-    generator_device: str = "cpu"  # where the noise is drawn: the same seed gives other noise on a GPU
-    is_compiled: bool = False  # U-Net and image decoder through torch.compile: other last bits
-    decodes_one_by_one: bool = False  # the image decoder takes one latent at a time: less memory
-    guidance_until: float = 1.0  # share of the steps that are guided, from the first: an approximation below 1
-    feature_interval: int = 1  # the whole U-Net runs at every n-th step: an approximation above 1

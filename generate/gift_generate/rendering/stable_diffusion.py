@@ -1,4 +1,4 @@
-"""Any Stable Diffusion in diffusers format behind the Renderer protocol. The only importer of diffusers in stage 1."""
+"""Any Stable Diffusion in diffusers format as a Renderer. The only importer of diffusers in stage 1."""
 
 import contextlib
 import os
@@ -11,51 +11,53 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError
 
 from gift_generate.rendering.approximations import FeatureReuse, guidance_ends
 from gift_generate.rendering.batch_size import largest_batch, largest_batch_on_cpu
-from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
+from gift_generate.rendering.compilation import compile_pipeline
+from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
 from gift_generate.rendering.model_folder import check_model_folder, fingerprint
-from gift_generate.rendering.renderer import ModelOptions, Rendered, RenderJob
-from gift_shared.errors import ConfigError, unknown_name
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
+from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
+from gift_shared.errors import ConfigError, first_line, unknown_name
 from gift_shared.processor import favours_onednn
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
 # cuDNN passes over every algorithm whose workspace does not fit, and then has none left; cuBLAS cannot make its handle.
 OUT_OF_MEMORY = ("out of memory", "unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+Pipeline = Any  # a StableDiffusionPipeline: its components are known at run time alone
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
-class StableDiffusionRenderer:
+class StableDiffusionRenderer(Renderer):
     """A diffusers pipeline that draws every image's noise from its own generator and encodes every caption once.
 
     Captions are encoded one at a time, so an embedding cannot depend on which captions came before it or with it.
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        diffusers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        diffusers.utils.logging.disable_progress_bar()
+        for library in (diffusers, transformers):
+            _be_quiet(library)
         folder = _model_folder(options.model)
         check_model_folder(folder)
         self._device = _device(options.device)
         if self._device.type == "cpu":
             torch.set_num_threads(options.cpu_threads)
-        dtype_name = options.dtype
-        if dtype_name == "auto":
-            dtype_name = "float16" if self._device.type == "cuda" else "float32"
+        self._dtype_name = options.dtype
+        if options.dtype == "auto":
+            self._dtype_name = "float16" if self._device.type == "cuda" else "float32"
         # Cast after loading: the name of the dtype argument differs between versions, and the values are the same.
-        self._pipeline = _load(folder).to(self._device, getattr(torch, dtype_name))
+        self._pipeline = _load(folder).to(self._device, getattr(torch, self._dtype_name))
         self._pipeline.set_progress_bar_config(disable=True)
         _speed_up(self._pipeline, options)
         self._reuse = FeatureReuse(self._pipeline.unet, options.feature_interval) if options.feature_interval > 1 else None
-        self._own_scheduler = self._pipeline.scheduler
+        self._own_scheduler: Any = self._pipeline.scheduler
         self._options = options
-        self._schedulers: dict[str, SchedulerMixin] = {}
+        self._schedulers: dict[str, Any] = {}
         if options.scheduler is not None:
             self._other_scheduler(options.scheduler)  # a wrong name is told before work
         self._embeddings: dict[str, torch.Tensor] = {}
@@ -64,16 +66,10 @@ class StableDiffusionRenderer:
         self._height = options.height or own_height
         self._width = options.width or own_width
         self._batch_size = options.batch_size
-        self.settings = self._settings(fingerprint(folder), dtype_name)
-        self.machine = {
-            "model": options.model,
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        }
+        self._model_sha256 = fingerprint(folder)
 
-    def _settings(self, model_sha256: str, dtype_name: str) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
         """What is off unless asked for is named only where it is on."""
         options = self._options
         asked = {
@@ -83,8 +79,8 @@ class StableDiffusionRenderer:
             "feature_interval": options.feature_interval if options.feature_interval > 1 else None,
         }
         return {
-            "model_sha256": model_sha256,
-            "dtype": dtype_name,
+            "model_sha256": self._model_sha256,
+            "dtype": self._dtype_name,
             "scheduler": options.scheduler or f"{type(self._own_scheduler).__name__}, below 50 steps multistep DPM-Solver",
             "cpu_threads": options.cpu_threads if self._device.type == "cpu" else None,
             "generator_device": self._generator_device.type,
@@ -92,6 +88,17 @@ class StableDiffusionRenderer:
             "height": self._height,
             "width": self._width,
             **{name: value for name, value in asked.items() if value},
+        }
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """The model by the name it was asked for, the device, and the versions of the libraries."""
+        return {
+            "model": self._options.model,
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
         }
 
     @property
@@ -180,14 +187,14 @@ class StableDiffusionRenderer:
             self._embeddings[caption] = self._pipeline.encode_prompt(caption, self._device, 1, False)[0]
         return self._embeddings[caption]
 
-    def _scheduler_for(self, denoising_steps: int) -> SchedulerMixin:
+    def _scheduler_for(self, denoising_steps: int) -> Any:
         if self._options.scheduler is not None:
             return self._other_scheduler(self._options.scheduler)
         if denoising_steps >= FEWEST_STEPS_OF_OWN_SCHEDULER:
             return self._own_scheduler
         return self._other_scheduler(DPMSolverMultistepScheduler.__name__)
 
-    def _other_scheduler(self, name: str) -> SchedulerMixin:
+    def _other_scheduler(self, name: str) -> Any:
         """A scheduler set up as the checkpoint's own. Raises ConfigError if the two do not fit, or it needs a package that is not there."""
         valid = {kind.__name__: kind for kind in [type(self._own_scheduler), *self._own_scheduler.compatibles]}
         if name not in valid:
@@ -196,13 +203,18 @@ class StableDiffusionRenderer:
             try:
                 self._schedulers[name] = valid[name].from_config(self._own_scheduler.config)
             except ImportError as error:
-                raise ConfigError(f"--scheduler {name} cannot be set up: {_first_line(error)}") from error
+                raise ConfigError(f"--scheduler {name} cannot be set up: {first_line(error)}") from error
         return self._schedulers[name]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch, or a library of NVIDIA's behind it that has no error class of its own for this, found too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _be_quiet(library: Any) -> None:
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
 
 
 def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rendered]:
@@ -213,7 +225,7 @@ def _as_rendered(images: torch.Tensor, is_flagged: Sequence[bool]) -> list[Rende
     return [Rendered(*one) for one in zip(np.ascontiguousarray(pixels), map(bool, is_flagged), is_finite, strict=True)]
 
 
-def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
+def _speed_up(pipeline: Pipeline, options: ModelOptions) -> None:
     """Same values up to the last bits.
 
     On a GPU memory laid out as its convolutions like it, and one product for queries, keys and values: a CPU gains nothing from either
@@ -229,26 +241,13 @@ def _speed_up(pipeline: StableDiffusionPipeline, options: ModelOptions) -> None:
     if options.decodes_one_by_one:
         pipeline.vae.enable_slicing()
     if options.is_compiled:
-        _compile(pipeline)
+        compile_pipeline(pipeline)
     else:  # a compiled graph does not look at which tensor it is given, and is laid out by its compiler
-        if pipeline.device.type == "cpu" and torch.backends.mkldnn.is_available() and favours_onednn():
+        if pipeline.device.type == "cpu" and has_onednn() and favours_onednn():
             multiply_by_onednn(pipeline.unet)
         compute_text_once(pipeline.unet)
         if pipeline.device.type == "cpu":
             feed_forward_in_pieces(pipeline.unet)
-
-
-def _compile(pipeline: StableDiffusionPipeline) -> None:
-    """One graph per size of batch. Kernels are not chosen by timing where torch can be told so: bytes would depend on it."""
-    inductor = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
-    try:
-        torch.compile(torch.sin, options=inductor)(torch.zeros(1, device=pipeline.device))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"--compile does not work here ({_first_line(error)}). It needs a C++ compiler on a CPU and Triton on a GPU; leave it out."
-        ) from error
-    pipeline.unet.compile(dynamic=False, options=inductor)
-    pipeline.vae.decoder.compile(dynamic=False, options=inductor)
 
 
 def _model_folder(model: str) -> Path:
@@ -265,21 +264,18 @@ def _model_folder(model: str) -> Path:
     except LOADING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk or missing rights, not a wrong name
-        raise ConfigError(f"--model {model!r} is no folder here and cannot be had from the hub: {_first_line(error)}") from error
+        raise ConfigError(f"--model {model!r} is no folder here and cannot be had from the hub: {first_line(error)}") from error
 
 
-def _load(folder: Path) -> StableDiffusionPipeline:
+def _load(folder: Path) -> Pipeline:
     try:
-        return StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        loader: Any = StableDiffusionPipeline  # from_pretrained is untyped
+        return loader.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except LOADING_ERRORS as error:
-        raise ConfigError(f"{folder} cannot be loaded as a Stable Diffusion: {_first_line(error)}") from error
+        raise ConfigError(f"{folder} cannot be loaded as a Stable Diffusion: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _own_size(pipeline: StableDiffusionPipeline) -> tuple[int, int]:
+def _own_size(pipeline: Pipeline) -> tuple[int, int]:
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
@@ -293,8 +289,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"--device {name!r} is none: expected auto, cpu, cuda, cuda:1 ... or mps.") from error
-    is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
-    if not is_there:
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device.type, True):
         raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
     if device.type == "cuda" and device.index is None:
         local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)

@@ -42,7 +42,7 @@ class Claims:
         self._out = out
         self._folder = out / CLAIM_FOLDER
         self._worker = worker
-        self._beats = intervals
+        self._intervals = intervals
         self._mine: set[str] = set()
         self._folder.mkdir(exist_ok=True)
 
@@ -63,10 +63,10 @@ class Claims:
                 held.append(shard)
             elif self._create(shard):
                 return ClaimedShard(shard)
-        watch = Liveness(self._out, self._beats) if held else None
+        liveness = Liveness(self._out, self._intervals) if held else None
         for shard in held:
-            assert watch is not None
-            taken = self._take_over(shard, watch)
+            assert liveness is not None
+            taken = self._take_over(shard, liveness)
             if taken is not None:
                 return taken
         return None
@@ -96,14 +96,14 @@ class Claims:
         self._mine.add(shard)
         return True
 
-    def _take_over(self, shard: str, watch: Liveness) -> ClaimedShard | None:
+    def _take_over(self, shard: str, liveness: Liveness) -> ClaimedShard | None:
         seen = read_claim(self._path(shard))
         if seen is None:
             return ClaimedShard(shard) if self._create(shard) else None
         if shard in self._mine:
             return None
         # A claim of this very id that is not held is what an earlier run of this process left.
-        if seen.worker != self._worker and not watch.is_dead(seen.worker, seen.since):
+        if seen.worker != self._worker and not liveness.is_dead(seen.worker, seen.since):
             return None
         aside = temporary_for(self._path(shard))
         try:
@@ -133,9 +133,9 @@ def read_claim(path: Path) -> Claim | None:
         return Claim("", since)
 
 
-def remove_claims_of_the_dead(out: Path, watch: Liveness) -> None:
+def remove_claims_of_the_dead(out: Path, liveness: Liveness) -> None:
     """Remove what dead workers left claimed; for a folder whose shards are all complete."""
     for path in (out / CLAIM_FOLDER).glob(f"*{SUFFIX}"):
         claim = None if path.name.startswith(".") else read_claim(path)
-        if claim is not None and watch.is_dead(claim.worker, claim.since):
+        if claim is not None and liveness.is_dead(claim.worker, claim.since):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What every worker says of itself: a small file rewritten every few seconds, whose time of change is its life sign, and a log.
+"""What every worker says of itself: a small file rewritten every few seconds, whose time of change is its heartbeat, and a log.
 
 The files need no locks and no common clock, so workers may run on any machines that see the same storage.
 """
@@ -27,7 +27,7 @@ from gift_shared.schema import WORKER_FOLDER
 class HeartbeatIntervals:
     """How often a worker shows that it lives, how long a silent one counts as living, and how often one that waits looks again.
 
-    Two minutes of silence are more than a few signs and the minute for which a network file system may show old times.
+    Two minutes of silence are more than a few heartbeats and the minute for which a network file system may show old times.
     """
 
     every_seconds: float = 10.0
@@ -88,20 +88,20 @@ class WorkerRecord:
 class Heartbeat:
     """Keeps a worker's file fresh from a thread while its block runs, and leaves in it how the block ended.
 
-    Raises OSError if the file cannot be written at the start. A disk that is full later stops no heart: the work itself will meet it.
+    Raises OSError if the file cannot be written at the start. A disk that is full later does not stop it: the work itself will meet it.
     """
 
     def __init__(self, out: Path, worker: Worker, intervals: HeartbeatIntervals) -> None:
         self.worker = f"{worker.rank:05d}-{this_process()}"
         self._path = record_path(out, self.worker)
-        self._beats = intervals
+        self._intervals = intervals
         self._record = WorkerRecord(
             worker=self.worker, rank=worker.rank, world_size=worker.world_size, started=datetime.now(UTC).isoformat(timespec="seconds")
         )
         self._changing = threading.Lock()  # of the record and of its file, which has one temporary name a process
         self._ended = threading.Event()
         self._news = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="life-sign", daemon=True)
+        self._thread = threading.Thread(target=self._refresh, name="heartbeat", daemon=True)
         self._working_since: float | None = time.monotonic()
         self._seconds_before = 0.0
         self._log = EventLog(self._path.with_suffix(".jsonl"))
@@ -160,9 +160,9 @@ class Heartbeat:
         working = time.monotonic() - self._working_since if self._working_since is not None else 0.0
         return round(self._seconds_before + working, 3)
 
-    def _beat_on(self) -> None:
-        while not self._ended.wait(self._beats.soonest_seconds):
-            self._news.wait(self._beats.every_seconds - self._beats.soonest_seconds)
+    def _refresh(self) -> None:
+        while not self._ended.wait(self._intervals.soonest_seconds):
+            self._news.wait(self._intervals.every_seconds - self._intervals.soonest_seconds)
             self._news.clear()
             try:
                 self._write()
@@ -186,10 +186,10 @@ def _last_state(error: BaseException | None) -> WorkerState:
 
 @dataclass(frozen=True)
 class ObservedWorker:
-    """A worker as others see it."""
+    """A worker as others see it; `seconds_silent` since its last heartbeat."""
 
     record: WorkerRecord
-    seconds_since_sign: float
+    seconds_silent: float
     state: WorkerState  # the record's, or dead
 
     @property
@@ -199,7 +199,7 @@ class ObservedWorker:
 
 
 class Liveness:
-    """Who lives, as of one moment by the storage's own clock, with which the life signs were stamped."""
+    """Who lives, as of one moment by the storage's own clock, with which the heartbeats were stamped."""
 
     def __init__(self, out: Path, intervals: HeartbeatIntervals) -> None:
         self._out = out
@@ -219,9 +219,9 @@ class Liveness:
         return self.now - since > self._dead_after
 
     def is_abandoned(self, temporary: Path) -> bool:
-        """Whether the process that was writing a temporary file has ended; one that has not yet signed on is given time."""
+        """Whether the process that was writing a temporary file has ended; one that has not yet shown itself is given time."""
         writer = writer_of(temporary)
-        if writer is not None and writer in self._living:
+        if writer is not None and writer in self._live_processes:
             return False
         if writer is not None and writer.is_gone():
             return True
@@ -231,16 +231,16 @@ class Liveness:
             return False
 
     @cached_property
-    def _living(self) -> set[ProcessName | None]:
+    def _live_processes(self) -> set[ProcessName | None]:
         return {process_of(worker.record.worker) for worker in self.workers() if worker.is_live}
 
     def workers(self) -> list[ObservedWorker]:
         """All workers that ever wrote a record here, by rank and start; one that cannot be read is passed over."""
         folder = self._out / WORKER_FOLDER
-        seen = [self._see(path) for path in folder.glob("*.json") if not path.name.startswith(".")] if folder.is_dir() else []
-        return sorted((worker for worker in seen if worker), key=lambda worker: (worker.record.rank, worker.record.started))
+        observed = [self._observe(path) for path in folder.glob("*.json") if not path.name.startswith(".")] if folder.is_dir() else []
+        return sorted((worker for worker in observed if worker), key=lambda worker: (worker.record.rank, worker.record.started))
 
-    def _see(self, path: Path) -> ObservedWorker | None:
+    def _observe(self, path: Path) -> ObservedWorker | None:
         try:
             since = path.stat().st_mtime
             fields = read_json_object(path, RECORD, DataError)

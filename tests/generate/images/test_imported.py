@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gift_generate.planning.plan import PlanRequest, Seeding, make_plan
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest, Seeding
 from gift_shared.manifests import Manifests
 from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import PlanKind

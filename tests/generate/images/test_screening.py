@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.images.screening import judge, render_screened
 from gift_generate.output.status import output_status
 from gift_generate.output.verify import verify
@@ -127,7 +127,7 @@ def test_batches_share_their_guidance_and_steps_and_follow_from_the_rows_alone()
 
 
 def render_spoilt(plan: Path, out: Path, spoil: Spoil) -> None:
-    source = RenderedPictures(SpoiltRenderer(spoil), ImageEncoder(), max_attempts=2)
+    source = RenderedImages(SpoiltRenderer(spoil), ImageEncoder(), max_attempts=2)
     run(out, plan, source, Worker(), lambda message: None)
 
 

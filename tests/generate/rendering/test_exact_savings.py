@@ -7,8 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once, multiply_by_onednn
-from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.onednn import multiply_by_onednn
+from gift_generate.rendering.renderer import RenderJob
 from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
 
@@ -123,7 +125,7 @@ def test_every_saving_gives_the_values_of_a_plain_unet(
     if is_fused:  # as on a GPU
         unet.fuse_qkv_projections()
     if is_by_onednn:
-        monkeypatch.setattr("gift_generate.rendering.exact_savings.FEWEST_PRODUCTS", 0)
+        monkeypatch.setattr("gift_generate.rendering.onednn.FEWEST_PRODUCTS", 0)
         multiply_by_onednn(unet)
     compute_text_once(unet)
     feed_forward_in_pieces(unet)

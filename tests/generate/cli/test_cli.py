@@ -1,8 +1,15 @@
 """The list of flags is frozen: a new knob needs a reason, and a change here to say so."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import typer.main
 
 from gift_generate.cli import app
+from gift_shared.parquet_files import read_plan
 
 FLAGS = {
     "plan": {
@@ -42,3 +49,20 @@ def test_every_command_and_flag_has_a_help_text() -> None:
     for name, command in typer.main.get_command(app).commands.items():
         assert command.help, name
         assert all(parameter.help for parameter in command.params), name
+
+
+@pytest.mark.parametrize("arguments", [["--out", "x"], ["--out", "x", "--dataset", "mini_shapes"]])
+def test_a_plan_is_of_the_mini_order_unless_an_order_or_datasets_are_named(command, tmp_path: Path, monkeypatch, arguments: list) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command("plan", "--kind", "pool", "--images-per-class", 1, *arguments)
+    assert result.code == 0, result.err
+    metadata = read_plan(Path("x"))[1]
+    assert metadata["order"] == ("" if "--dataset" in arguments else "mini")
+    assert json.loads(metadata["arguments"])["datasets"] == arguments[3:]
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "gift_generate.cli", "status", "--out", str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} has no plan.parquet, so it is no output folder of gift-generate.\n"

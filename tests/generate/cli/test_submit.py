@@ -37,6 +37,7 @@ def test_who_waits_for_a_job_that_fails_is_told_why(command, plan, in_folder):
     [
         (("verify", "--out", "x"), "After the options and -- comes the command that the jobs run: render; found 'verify'."),
         (("render", "--out", "x", "--batchsize", "3"), "No such option: --batchsize"),
+        (("render", "--out", "x", "--batch-size", "0"), "--batch-size must be at least 1, or auto; found 0."),
         (("render", "--out", "x", "--plan", "missing.parquet"), "missing.parquet"),
         (("render", "--out", "x"), "x has no plan.parquet to go on with: give --plan."),
         (("render", "--out", "x", "--plan", "plan.parquet", "--rank", "0", "--world-size", "2"), "leave them out"),

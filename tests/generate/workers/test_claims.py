@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.workers.claims import Claims, read_claim
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def large_pictures() -> RenderedPictures:
-    return RenderedPictures(FlatColorRenderer(batch_size=2, height=384, width=384), ImageEncoder(), max_attempts=3)
+def large_pictures() -> RenderedImages:
+    return RenderedImages(FlatColorRenderer(batch_size=2, height=384, width=384), ImageEncoder(), max_attempts=3)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -151,17 +151,17 @@ def test_a_claim_that_was_taken_over_is_not_given_up_by_its_first_holder(folder:
     assert claimed_by(folder) == {"a-00000": mine}
 
 
-def test_a_life_sign_is_renewed_and_its_end_recorded(folder: Path) -> None:
-    with Heartbeat(folder, Worker(1, 2), HeartbeatIntervals(every_seconds=0.02, soonest_seconds=0.01)) as life:
-        life.note(shard="a-00001")
-        path = folder / "workers" / f"{life.worker}.json"
+def test_a_heartbeat_is_renewed_and_its_end_recorded(folder: Path) -> None:
+    with Heartbeat(folder, Worker(1, 2), HeartbeatIntervals(every_seconds=0.02, soonest_seconds=0.01)) as heartbeat:
+        heartbeat.note(shard="a-00001")
+        path = folder / "workers" / f"{heartbeat.worker}.json"
         first = path.stat().st_mtime_ns
         wait_for(lambda: path.stat().st_mtime_ns > first)
         (seen,) = Liveness(folder, HeartbeatIntervals()).workers()
         assert (seen.state, seen.record.shard, seen.is_live) == (WorkerState.RUNNING, "a-00001", True)
     (seen,) = Liveness(folder, HeartbeatIntervals()).workers()
     assert (seen.state, seen.record.shard, seen.is_live) == (WorkerState.DONE, None, False)
-    assert not any(thread.name == "life-sign" for thread in threading.enumerate())
+    assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
 def test_a_worker_that_waits_takes_over_from_one_that_is_killed(command, content, workers, long_plan: Path, tmp_path: Path) -> None:

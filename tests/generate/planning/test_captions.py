@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gift_generate.planning.captions import Caption, CaptionMixture, parse_weighted_file, read_caption_file
+from gift_generate.planning.captions import Caption, CaptionMixture, read_caption_file
+from gift_generate.planning.plan_request import parse_weighted_file
 from gift_shared.errors import ConfigError, DataError
 
 

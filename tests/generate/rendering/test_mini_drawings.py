@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gift_generate.rendering.factory import open_renderer
-from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.renderer import RenderJob
 from gift_mini.drawing import draw_web
 from gift_shared.errors import ConfigError
 

@@ -14,11 +14,12 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.rendering import stable_diffusion
 from gift_generate.rendering.batch_size import LARGEST
-from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.renderer import RenderJob
 from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
 from gift_shared.parquet_files import read_output_index
@@ -168,7 +169,7 @@ def test_on_a_gpu_the_automatic_batch_is_halved_until_it_fits() -> None:
 
 def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableDiffusionRenderer) -> None:
     overlong = [f"{number} " + "heart " * 200 for number in range(5)]
-    warnings = RenderedPictures(renderer, ImageEncoder(), 1).warnings([*CAPTIONS, *overlong])
+    warnings = RenderedImages(renderer, ImageEncoder(), 1).warnings([*CAPTIONS, *overlong])
     assert len(warnings) == 1
     assert warnings[0].startswith("5 captions are longer than the tokenizer's context and will be cut: '0 heart heart")
     assert warnings[0].endswith("and 2 more")
@@ -176,7 +177,7 @@ def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableD
 
 
 def test_no_overlong_caption_gives_no_warning(renderer: StableDiffusionRenderer) -> None:
-    assert RenderedPictures(renderer, ImageEncoder(), 1).warnings(CAPTIONS) == []
+    assert RenderedImages(renderer, ImageEncoder(), 1).warnings(CAPTIONS) == []
     assert renderer.overlong([]) == []
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gift_generate.rendering.renderer import ModelOptions, RenderJob
+from gift_generate.rendering.model_options import ModelOptions
+from gift_generate.rendering.renderer import RenderJob
 from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 
 STEPS = 4

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gift_generate.images.image_source import ImageEncoder
-from gift_generate.images.rendered import RenderedPictures
+from gift_generate.images.encoding import ImageEncoder
+from gift_generate.images.rendered import RenderedImages
 from gift_generate.output.folder import bind_output
 from gift_generate.rendering.batch_size import LARGEST_ON_CPU, batch_within, largest_batch, parse_batch_size
 from gift_generate.rendering.flat_color import FlatColorRenderer
-from gift_generate.rendering.renderer import ModelOptions
+from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_shared.errors import ConfigError
 
@@ -26,8 +26,8 @@ class OpenRenderer(FlatColorRenderer):
         self.batch_size = settings["batch_size"]
 
 
-def source(found: int) -> RenderedPictures:
-    return RenderedPictures(OpenRenderer(found), ImageEncoder(), 1)
+def source(found: int) -> RenderedImages:
+    return RenderedImages(OpenRenderer(found), ImageEncoder(), 1)
 
 
 @pytest.mark.parametrize(("room", "size"), [(1000, 64), (64, 64), (63, 32), (5, 4), (1, 1)])
