@@ -94,7 +94,14 @@ def test_strange_members_of_a_tar_are_told(path, content, damage):
 
 
 def images():
-    """One picture in every format that is read."""
+    """One picture in every format that is read, and of every kind of values that is converted."""
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    alpha = Image.fromarray(np.arange(8 * 8 * 4, dtype=np.uint8).reshape(8, 8, 4))
+    own_kinds = ((Image.fromarray(grey), "PNG"), (Image.fromarray(grey.astype(np.float32)), "TIFF"), (alpha, "PNG"), (alpha, "WEBP"))
+    for own, form in (*own_kinds, (Image.fromarray(grey.astype(np.int32)), "TIFF"), (alpha.convert("P"), "PNG")):
+        buffer = io.BytesIO()
+        own.save(buffer, format=form, **({"transparency": 3} if own.mode in ("P", "I;16") else {}))
+        yield buffer.getvalue()
     picture = Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
     for form in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF"):
         if form not in FILE_FORMATS:

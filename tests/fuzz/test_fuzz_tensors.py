@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import open_clip
@@ -263,3 +264,29 @@ def test_a_diffusion_folder_with_anything_in_its_index_is_told(tmp_path_factory,
 def test_the_metadata_of_a_checkpoint_are_what_was_saved(this):
     with safe_open(this[2], framework="pt") as file:
         assert json.loads(file.metadata()[METADATA_KEY])["task_name"] == "colours"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """(path, members) of a TorchScript archive with a few tensors; `tiny-fuzzed` is a model they are given for."""
+    path = tmp_path_factory.mktemp("archive") / "own.pt"
+    described = path.parent / "tiny-fuzzed.json"
+    described.write_text(json.dumps({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}))
+    open_clip.add_model_config(described)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)).half()
+    torch.jit.script(module).save(path)
+    with zipfile.ZipFile(path) as read:
+        return path, [(info, read.read(info)) for info in read.infolist()]
+
+
+@fuzz(80)
+@given(damage=damages(), is_of_pickle=st.booleans())
+def test_a_damaged_archive_of_openai_is_told(archive, damage, is_of_pickle):
+    """Damage to the file, and to the pickle inside of an archive that is whole."""
+    path, members = archive
+    with zipfile.ZipFile(path, "w") as written:
+        for info, content in members:
+            written.writestr(info.filename, damage(content) if is_of_pickle and info.filename.endswith("/data.pkl") else content)
+    if not is_of_pickle:
+        path.write_bytes(damage(path.read_bytes()))
+    reads_or_tells(lambda: load_backbone("tiny-fuzzed", str(path)), path)

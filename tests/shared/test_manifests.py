@@ -104,3 +104,50 @@ def test_every_shipped_order_is_whole() -> None:
     for name in manifests.names("orders"):
         order = manifests.order(name)
         assert all(manifests.task(task).class_names for task in (order.pretraining_source, *order.tasks))
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_manifest_saved_on_windows_is_read(folder: Path, line_end: str) -> None:
+    (folder / "tasks" / "cats.toml").write_bytes(b"\xef\xbb\xbf" + TASK.replace("\n", line_end).encode())
+    assert Manifests((folder,)).task("cats").class_names == ("tabby", "manx")
+
+
+def test_a_manifest_in_utf_16_is_told_to_be(folder: Path) -> None:
+    (folder / "tasks" / "cats.toml").write_bytes(TASK.encode("utf-16"))
+    with pytest.raises(ManifestError, match=r"cats\.toml is not UTF-8 text: it is UTF-16, save it as UTF-8"):
+        Manifests((folder,)).task("cats")
+
+
+def test_names_mean_the_same_in_both_unicode_forms(folder: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (folder / "tasks" / f"{decomposed}.toml").write_text(TASK.replace('"cats"', f'"{composed}"').replace("manx", decomposed), "utf-8")
+    manifests = Manifests((folder,))
+    assert composed in manifests.names("tasks")
+    for typed in (composed, decomposed):
+        assert manifests.task(typed).name == composed
+        assert manifests.task(typed).class_names == ("tabby", composed)
+
+
+def test_what_macos_leaves_beside_a_manifest_is_none(folder: Path) -> None:
+    (folder / "tasks" / "._cats.toml").write_bytes(b"\x00\x05\x16\x07")
+    assert "._cats" not in Manifests((folder,)).names("tasks")
+
+
+@pytest.mark.parametrize("second", ["tabby", "Tabby", " tabby", "TABBY "])
+def test_two_classes_of_one_name_are_refused_with_their_labels(folder: Path, second: str) -> None:
+    (folder / "tasks" / "cats.toml").write_text(TASK.replace('["tabby", "manx"]', f'["tabby", "manx", "{second}"]'))
+    with pytest.raises(ManifestError) as error:
+        Manifests((folder,)).task("cats")
+    assert f"the class names of labels 0 and 2 read alike, 'tabby' and {second!r}, so that one of them is never predicted" in str(
+        error.value
+    )
+
+
+def test_a_name_that_a_benchmark_has_twice_is_named_as_such(folder: Path) -> None:
+    twice = TASK.replace('["tabby", "manx"]', '["tabby", "manx", "tabby"]')
+    (folder / "tasks" / "cats.toml").write_text(twice + 'repeated_class_names = ["tabby"]\n')
+    assert Manifests((folder,)).task("cats").class_names == ("tabby", "manx", "tabby")
+    assert Manifests().task("imagenet").repeated_class_names == ("missile", "sunglasses")
+    (folder / "tasks" / "cats.toml").write_text(TASK + 'repeated_class_names = ["tabby"]\n')
+    with pytest.raises(ManifestError, match="repeated_class_names names 'tabby', which does not stand twice in class_names"):
+        Manifests((folder,)).task("cats")

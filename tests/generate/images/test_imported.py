@@ -1,8 +1,10 @@
 """Images of the authors' code become shards: by number and not by path, with seeds and classes by the published rules."""
 
 import csv
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -156,3 +158,22 @@ def test_what_an_import_lost_import_alone_makes_again(command, published: Path, 
     assert result.err == f"error: {out} holds imported images: run gift-generate import again to go on, or choose another --out.\n"
     assert command("import", published, "--out", out).code == 0
     assert command("verify", "--out", out).code == 0
+
+
+def test_hidden_folders_and_circles_of_links_are_not_imported(command, published: Path, manifests: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "Cats", published / "Cats/.ipynb_checkpoints")
+    shutil.copytree(published / "Cats", published / ".Cats")
+    (published / "Cats/loop").symlink_to(".")
+    rows = imported(command, published, manifests, tmp_path / "out")
+    assert [row["task"] for row in rows] == ["cats"] * 6 + ["cars"] * 6
+
+
+def test_what_is_drawn_in_16_bits_or_in_alpha_alone_is_not_black(command, published: Path, manifests: Path, tmp_path: Path) -> None:
+    drawn = np.zeros((16, 16, 4), dtype=np.uint8)
+    drawn[4:8, 4:8, 3] = 255
+    for number, image in ((1, Image.fromarray(drawn)), (3, Image.fromarray(np.full((16, 16), 400, dtype=np.uint16)))):
+        (published / f"Cats/{number}.jpg").unlink()
+        image.save(published / f"Cats/{number}.png")
+    rows = imported(command, published, manifests, tmp_path / "out")
+    assert [row["status"] for row in rows[:4]] == ["ok", "ok", "black", "ok"]
+    assert command("verify", "--out", tmp_path / "out").code == 0

@@ -81,13 +81,14 @@ def expected(halves, quick_gelu):
         return torch.cat([network.encode_image(IMAGES, normalize=True), network.encode_text(TEXTS, normalize=True)])
 
 
-def test_openais_archive_is_read_with_quickgelu_and_in_32_bits(halves, tmp_path):
+def test_openais_archive_is_read_with_quickgelu_and_in_32_bits(halves, tmp_path, caplog):
     path = tmp_path / "ViT-B-16.pt"
     scripted(halves | SIZES).save(path)
     backbone = load_backbone("tiny-CLIP", str(path))
     assert {parameter.dtype for parameter in backbone.parameters().values()} == {torch.float32}
     assert torch.allclose(features(backbone), expected(halves, quick_gelu=True), atol=1e-5)
     assert not torch.allclose(features(backbone), expected(halves, quick_gelu=False), atol=1e-4)
+    assert caplog.text == ""  # of random weights least of all
 
 
 def test_an_archive_is_read_as_torch_reads_it(halves, tmp_path):
@@ -149,6 +150,7 @@ def rewritten(path, changes):
         ({"/data/0": b"1234"}, "could not be loaded"),
         ({"/data.pkl": b"\x80\x02}q\x00"}, "could not be loaded"),
         ({"/data.pkl": b""}, "could not be loaded"),
+        ({"/data.pkl": b"\x80\x02}r\x00\x00\x00\x7f."}, "it claims to remember 2130706432 objects"),
     ],
 )
 def test_an_archive_that_holds_more_or_less_than_weights_is_refused(halves, tmp_path, monkeypatch, changes, message):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import Manifests
@@ -174,3 +175,57 @@ def test_faulty_torchvision_manifest_is_told(look_alike, change, message):
     built = look_alike("flowers")
     with pytest.raises((ManifestError, DataError), match=message):
         load_task(replace(built.manifest, data=built.manifest.data | change), built.root, TRANSFORMS)
+
+
+def test_files_of_torchvisions_datasets_are_read_as_all_others(look_alike):
+    """Its own loader would make the first of them white and the second black."""
+    built = look_alike("dtd")
+    files = sorted(built.root.rglob("*.jpg"))
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(ramp * 1028).save(files[0], "PNG")
+    hidden = np.zeros((8, 8, 4), dtype=np.uint8)
+    Image.fromarray(hidden).save(files[1], "PNG")
+    sources = open_parts(built.manifest, built.root, ["train", "test"]).values()
+    seen = {source.where(index): source.image(index) for source in sources for index in range(len(source))}
+    assert np.array_equal(np.asarray(seen[str(files[0])])[:, :, 0], ramp * 4)
+    assert seen[str(files[1])].getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("stray", ["Thumbs.db", ".DS_Store", "._image_0001.jpg"])
+def test_a_stray_file_that_torchvision_counts_is_named(look_alike, stray):
+    built = look_alike("caltech101")
+    path = built.root / "caltech101/101_ObjectCategories/emu" / stray
+    path.write_bytes(b"of an operating system")
+    with pytest.raises(DataError, match=rf"caltech101: 1 of the .* are missing.* It may have counted {path}, which is no part of the data"):
+        load_task(built.manifest, built.root, TRANSFORMS)
+
+
+def test_a_stray_file_among_class_folders_is_named(look_alike):
+    built = look_alike("caltech101")
+    (built.root / "caltech101/101_ObjectCategories/.DS_Store").write_bytes(b"of macOS")
+    with pytest.raises(DataError, match=r"cannot read what is under .*It may have counted .*\.DS_Store, which is no part of the data"):
+        load_task(built.manifest, built.root, TRANSFORMS)
+
+
+def test_a_hidden_folder_is_no_class(look_alike):
+    built = look_alike("eurosat")
+    shutil.copytree(built.root / "eurosat/2750/River", built.root / "eurosat/2750/.ipynb_checkpoints")
+    with pytest.raises(DataError, match=r"eurosat: torchvision's EuroSAT takes '\.ipynb_checkpoints' for a class\..*remove it"):
+        load_task(built.manifest, built.root, TRANSFORMS)
+
+
+def test_hidden_files_are_no_images(look_alike):
+    built = look_alike("eurosat")
+    before = [open_parts(built.manifest, built.root, [part])[part] for part in ("train", "test")]
+    (built.root / "eurosat/2750/River/._River_1.jpg").write_bytes(b"of macOS")
+    after = [open_parts(built.manifest, built.root, [part])[part] for part in ("train", "test")]
+    assert [source.listing_digest() for source in before] == [source.listing_digest() for source in after]
+
+
+@pytest.mark.parametrize("name", ["dtd", "cifar10", "mnist", "sun397"])
+def test_a_listing_digest_tells_datasets_of_torchvision_apart(look_alike, name):
+    built = look_alike(name)
+    parts = open_parts(built.manifest, built.root, ["train", "test"])
+    again = open_parts(built.manifest, built.root, ["train", "test"])
+    assert parts["train"].listing_digest() == again["train"].listing_digest()
+    assert parts["train"].listing_digest() != parts["test"].listing_digest()

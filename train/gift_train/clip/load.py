@@ -7,6 +7,7 @@ checkpoint ever runs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import textwrap
 import warnings
@@ -169,7 +170,8 @@ def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Cal
 
 
 def _with_openai_weights(name: str, pretrained: str, weights: Mapping[str, Tensor]) -> torch.nn.Module:
-    network: torch.nn.Module = _create(name, force_quick_gelu=True)
+    with _silent_about_missing_weights():
+        network: torch.nn.Module = _create(name, force_quick_gelu=True)
     own = network.state_dict()
     try:
         check_same_model(own, weights, may_lack=[key for key in own if key.endswith("num_batches_tracked")])  # counts nobody reads
@@ -183,6 +185,20 @@ def _create(name: str, **options: object) -> Any:
     with _telling(name.removeprefix(LOCAL_PREFIX)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         return open_clip.create_model(name, precision="fp32", device="cpu", weights_only=True, **options)
+
+
+@contextlib.contextmanager
+def _silent_about_missing_weights() -> Iterator[None]:
+    """open_clip warns that a model without its own weights is random; here they come right after."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "No pretrained weights loaded" not in record.getMessage()
+
+    logging.getLogger().addFilter(is_other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(is_other)
 
 
 @contextlib.contextmanager

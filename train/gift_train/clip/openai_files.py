@@ -4,8 +4,10 @@ A TorchScript archive is a zip with code, and torch has no way of opening one th
 pickle that lists them through an unpickler that knows tensors and nothing else, their bytes from the zip. The code is never looked at.
 """
 
+import io
 import logging
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ _STORAGES = {
     "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
+_MOST_PICKLE_BYTES = 2**24  # of the list of tensors: that of the largest CLIP takes 100 kB
 _MOST_TENSORS = 100_000  # names of one archive; modules that hold each other would never end
 
 _log = logging.getLogger(__name__)
@@ -53,8 +56,11 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         root = _root(archive)
-        with archive.open(f"{root}data.pkl") as file:
-            module = _Tensors(file, archive, root).load()
+        if archive.getinfo(f"{root}data.pkl").file_size > _MOST_PICKLE_BYTES:
+            raise pickle.UnpicklingError(f"its data.pkl is longer than {_MOST_PICKLE_BYTES} bytes")
+        content = archive.read(f"{root}data.pkl")
+        _check_sizes(content)
+        module = _Tensors(io.BytesIO(content), archive, root).load()
     return _flat(module)
 
 
@@ -76,6 +82,13 @@ def _root(archive: zipfile.ZipFile) -> str:
         if name.count("/") == 1 and name.endswith("/data.pkl"):
             return name.removesuffix("data.pkl")
     raise pickle.UnpicklingError("it holds no data.pkl")
+
+
+def _check_sizes(content: bytes) -> None:
+    """Refuse a pickle that claims more than it is long: Python allocates what it claims. Raises ValueError if it is none."""
+    for code, argument, _ in pickletools.genops(content):
+        if "PUT" in code.name and isinstance(argument, int) and argument > len(content):
+            raise pickle.UnpicklingError(f"it claims to remember {argument} objects in {len(content)} bytes")
 
 
 class _Module:

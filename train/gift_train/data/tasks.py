@@ -1,6 +1,7 @@
 """Tasks: labelled images on disk joined with their manifest, checked before any work is spent on them."""
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError, ManifestError
-from gift_shared.image_files import PassedOver
+from gift_shared.image_files import PassedOver, same_folder
 from gift_shared.keys import composed
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.image_folder import open_image_folder
@@ -142,7 +143,8 @@ def _require_two_places(manifest: TaskManifest, settings: DataSettings, data_roo
         return
     is_one = train == test
     if settings.kind == "image_folder":
-        is_one = (data_root / train).resolve() == (data_root / test).resolve()
+        folders = [data_root / train, data_root / test]
+        is_one = all(map(os.path.isdir, folders)) and same_folder(folders) is not None
     if is_one:
         raise ManifestError(
             f"{manifest.name}: [data] train and test are the same images, {train!r} and {test!r}, so that its accuracy would be that of "

@@ -22,7 +22,7 @@ def open_image_folder(manifest: TaskManifest, data_root: Path, place: str, setti
     Raises DataError for a missing, extra, ambiguous or empty class folder, and for two that are one by a link.
     """
     folder = data_root / place
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that no file system takes
         num_classes = len(manifest.class_names)
         how_to_get = f"{settings.get.rstrip('.')}." if settings.get else ""
         raise DataError(f"{manifest.name}: no image folder at {folder}, expected there: {num_classes} class folders. {how_to_get}".rstrip())
