@@ -42,6 +42,7 @@ SCALED_UNIT = "scaled from 0..1"
 ON_WHITE = "transparent, laid on white"
 TURNED = "its EXIF orientation not applied"
 _ORIENTATION_TAG, _UPRIGHT = 0x0112, 1
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 0x0106, 0  # of TIFF
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def _scaled(image: Image.Image) -> Decoded:
     """One channel of more than 8 bits, as grey."""
     values = np.asarray(image)
     grey, done = _eight_bits(values, is_16_bits=image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")))
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        grey = 255 - grey  # Pillow turns these round where they have 8 bits or fewer, and leaves it to others beyond (13.0)
     picture = Image.fromarray(grey).convert("RGB")
     see_through = image.info.get("transparency")  # of a grey PNG: the one value that is transparent
     if isinstance(see_through, int) and (values == see_through).any():

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError
@@ -56,6 +56,12 @@ class FoundImages:
 def is_stray(name: str, *, is_folder: bool = False) -> bool:
     """Whether a file or folder is hidden (a leading dot: .DS_Store, ._photo.jpg, .ipynb_checkpoints) or left by an operating system."""
     return name.startswith(".") or name.lower() in (_SYSTEM_FOLDERS if is_folder else _SYSTEM_FILES)
+
+
+def is_stray_member(name: str) -> bool:
+    """Whether a tar's member is a stray file, or lies in a stray folder: macOS packs the attributes of `a.png` beside it as `._a.png`."""
+    *folders, file = PurePosixPath(name).parts or ("",)
+    return is_stray(file) or any(is_stray(folder, is_folder=True) for folder in folders)
 
 
 def find_images(folder: Path, suffixes: Iterable[str] = FILE_SUFFIXES, others: Collection[FolderId] = ()) -> FoundImages:

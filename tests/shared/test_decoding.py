@@ -1,6 +1,7 @@
 """What each kind of picture looks like as RGB of 8 bits, whoever reads it."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -37,6 +38,23 @@ def test_16_bits_are_scaled_to_8_exactly(form):
     pixels, done = read(encoded(Image.fromarray(RAMP.astype(np.uint16) * 257), form))
     assert np.array_equal(grey(pixels), RAMP)
     assert done == (decoding.SCALED_16_BITS,)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(RAMP),
+        Image.fromarray(RAMP.astype(np.uint16) * 257),
+        Image.fromarray(RAMP.astype(np.float32) / 255),
+    ],
+    ids=["8 bits", "16 bits", "floats"],
+)
+def test_a_tiff_whose_zero_is_white_is_not_read_as_its_negative(image):
+    content = encoded(image, "TIFF")
+    black_is_zero = struct.pack("<HHII", 0x0106, 3, 1, 1)  # tag, kind SHORT, one value
+    assert content.count(black_is_zero) == 1
+    pixels, _ = read(content.replace(black_is_zero, struct.pack("<HHII", 0x0106, 3, 1, 0)))
+    assert np.array_equal(grey(pixels), 255 - RAMP)
 
 
 def test_every_value_of_16_bits_is_rounded_to_the_nearest():

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gift_shared.errors import DataError
-from gift_shared.image_files import PassedOver, find_images, find_strays, folder_id, same_folder
+from gift_shared.image_files import PassedOver, find_images, find_strays, folder_id, is_stray_member, same_folder
 
 
 @pytest.fixture
@@ -49,6 +49,12 @@ def test_hidden_names_and_those_of_operating_systems_are_skipped_at_any_depth(tr
     assert not found.passed_over
     strays = {path.relative_to(folder).as_posix() for path in find_strays(folder)}
     assert {"._a.jpg", ".ipynb_checkpoints", "c/.hidden", "__MACOSX", "Thumbs.db", "c/.DS_Store"} <= strays
+
+
+def test_members_of_a_tar_are_stray_by_their_name_and_by_any_folder_of_theirs():
+    stray = ["._a.png", "b/._a.png", ".hidden/a.png", "b/.ipynb_checkpoints/a.png", "__MACOSX/a.png", ".DS_Store", "b/Thumbs.db"]
+    kept = ["a.png", "./a.png", "b/a.png", "b.c/a.d.png", ""]
+    assert [name for name in (*stray, *kept) if is_stray_member(name)] == stray
 
 
 def test_the_folder_itself_may_be_hidden(tmp_path):

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from gift_shared.caption_files import read_captions
 from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, decode_rgb
 from gift_shared.errors import ConfigError, DataError
-from gift_shared.image_files import PassedOver, find_images
+from gift_shared.image_files import PassedOver, find_images, is_stray_member
 from gift_shared.manifests import TaskManifest
 from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
@@ -191,6 +191,8 @@ def _in_tars(paths: Sequence[Path]) -> tuple[list[_Place], PassedOver]:
     places, passed_over = [], PassedOver()
     for path in paths:
         for member in plain_members(path):
+            if is_stray_member(member.name):
+                continue
             if member.name.lower().endswith(FILE_SUFFIXES):
                 places.append((path, member.offset_data, member.size))
             elif not member.name.lower().endswith(_BESIDE_IMAGES):

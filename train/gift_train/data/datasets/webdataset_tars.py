@@ -17,7 +17,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 
 from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, Decoded, decode
 from gift_shared.errors import DataError, ManifestError
-from gift_shared.image_files import PassedOver
+from gift_shared.image_files import PassedOver, is_stray_member
 from gift_shared.manifests import TaskManifest
 from gift_shared.tar_members import plain_members
 from gift_train.data.datasets.images import ImageSource, file_listing, files_identity
@@ -112,6 +112,8 @@ def _read_table(name: str, path: Path, passed_over: PassedOver) -> list[tuple[st
     with path.open("rb") as content:
         for member in plain_members(path):
             key, suffix = _key_and_suffix(member.name)
+            if is_stray_member(member.name):
+                continue
             if suffix not in (*FILE_SUFFIXES, LABEL_SUFFIX):
                 passed_over.add(suffix, f"{path} ({member.name})")
                 continue
