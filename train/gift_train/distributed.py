@@ -5,6 +5,11 @@ rank computes the loss of the whole batch. Going backward, a rank follows its ow
 gradients is the gradient that one process would have. That holds where parameters reach the loss through gathered rows only.
 
 One process is the rule: then everything here hands back what it is given, and torch.distributed is not touched.
+
+accelerate starts the process group (`PartialState`) and carries what travels: gather, reduce and broadcast of tensors and objects,
+barriers. It is imported where several ranks meet: one process does without, and starts 0.15 s earlier. Ours is what accelerate does not
+have, each with its reason where it stands: whose rows are whose (`share`), a gather with its own gradient (`_Gathered`), gradients summed
+in buckets, `synchronize_rng` and `all_or_none`.
 """
 
 import logging
@@ -14,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +28,9 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError, GiftError, NonFiniteError, Preempted
 from gift_shared.progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 T = TypeVar("T")
 MAIN = 0
@@ -74,14 +82,17 @@ class Ranks:
     def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every `.grad` by its sum over the ranks. One that no rank has stays None, one that some have counts as 0 elsewhere.
 
+        Not DistributedDataParallel, which reduces during one backward pass: a step has several, and the Fisher is read between them. Nor
+        accelerate's reduce, which copies tensor by tensor where a bucket travels at once.
+
         Which ones there are is asked first, and waited for: the one moment of a step at which the host knows less than the device.
         """
         if self.world_size == 1:
             return
         listed = list(parameters)
         exists = torch.tensor([parameter.grad is not None for parameter in listed], dtype=torch.int32, device=self.device)
-        dist.all_reduce(exists, op=dist.ReduceOp.MAX)
-        chosen = [parameter for parameter, is_there in zip(listed, exists.tolist(), strict=True) if is_there]
+        owners = self.all_reduce(exists).tolist()
+        chosen = [parameter for parameter, num_owners in zip(listed, owners, strict=True) if num_owners]
         for parameter in chosen:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -96,8 +107,9 @@ class Ranks:
         """The sum of a tensor over the ranks, as a new one."""
         if self.world_size == 1:
             return value
-        total = value.to(self.device, copy=True)
-        dist.all_reduce(total)
+        from accelerate.utils import reduce
+
+        total: Tensor = reduce(value.to(self.device), reduction="sum")
         return total.to(value.device)
 
     def any_rank(self, claim: bool) -> bool:
@@ -106,41 +118,44 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        self.any_rank(False)
+        if self.world_size > 1:
+            _state().wait_for_everyone()
 
     def main_process_first(self, make: Callable[[], T]) -> T:
         """make() on every rank, on the main one before the others: what it leaves on disk they find."""
-        if self.is_main:
-            made = make()
-        self.barrier()
-        return made if self.is_main else make()
+        if self.world_size == 1:
+            return make()
+        with _state().main_process_first():
+            return make()
 
     def gather_object(self, value: T) -> list[T]:
         """A small object of every rank, in the order of ranks; all ranks get the list."""
         if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        from accelerate.utils import gather_object
+
+        values: list[T] = gather_object([value])  # it joins the lists of all ranks
         return values
 
     def broadcast_object(self, make: Callable[[], T]) -> T:
         """What the main rank makes, a small object, on all ranks. The others do not make it."""
         if self.world_size == 1:
             return make()
-        values: list[Any] = [make() if self.is_main else None]
-        dist.broadcast_object_list(values, src=MAIN, device=self.device)
-        return values[0]  # type: ignore[no-any-return]
+        from accelerate.utils import broadcast_object_list
+
+        made: T = broadcast_object_list([make() if self.is_main else None], from_process=MAIN)[0]
+        return made
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite these tensors, of equal shapes on all ranks, with the main rank's."""
-        if self.world_size > 1:
-            for tensor in tensors:
-                if not tensor.numel():
-                    continue
-                placed = tensor.to(self.device).contiguous()
-                dist.broadcast(placed, src=MAIN)
-                tensor.copy_(placed)
+        if self.world_size == 1:
+            return
+        from accelerate.utils import broadcast
+
+        for tensor in tensors:
+            if tensor.numel():
+                tensor.copy_(broadcast(tensor.to(self.device).contiguous(), from_process=MAIN))
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """The main rank's tensors by name on all ranks, on the CPU; the others give None."""
@@ -154,7 +169,10 @@ class Ranks:
         return held
 
     def synchronize_rng(self) -> None:
-        """Let every rank's generators go on from the main rank's state, those of its own device included."""
+        """Let every rank's generators go on from the main rank's state, those of its own device included.
+
+        Not accelerate's synchronize_rng_states, which knows torch's generators alone: datasets draw from Python's and NumPy's too.
+        """
         if self.world_size == 1:
             return
         cpu = torch.get_rng_state()
@@ -170,6 +188,8 @@ class Ranks:
 
     def all_or_none(self, make: Callable[[], T]) -> T:
         """make() on every rank, which must not talk to other ranks meanwhile; if it fails on any, all of them leave.
+
+        accelerate has nothing like it: there, the others wait for the one that failed until the launcher kills them.
 
         Raises: on the main rank GiftError or OSError, its own or one that tells which other process met it; SystemExit elsewhere.
         """
@@ -195,22 +215,22 @@ class Ranks:
         """Wait for all ranks and let go of each other, at a place that all of them reach."""
         if self.world_size > 1:
             self.barrier()
-            dist.destroy_process_group()
+            _state().destroy_process_group()
 
     def _bounds(self, num_rows: int) -> list[int]:
         return [num_rows * rank // self.world_size for rank in range(self.world_size + 1)]
 
     def _all_rows(self, own: Tensor, num_rows: int) -> Tensor:
+        from accelerate.utils import broadcast, gather
+
         if num_rows < self.world_size:
-            counted = own.detach().contiguous().clone()
-            dist.broadcast(counted, src=MAIN)
+            counted: Tensor = broadcast(own.detach().clone(memory_format=torch.contiguous_format), from_process=MAIN)
             return counted
         bounds = self._bounds(num_rows)
         most = -(-num_rows // self.world_size)
-        padded = own.new_zeros(most, *own.shape[1:])
+        padded = own.new_zeros(most, *own.shape[1:])  # accelerate gathers equal shapes
         padded[: len(own)] = own
-        by_rank = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(by_rank, padded)
+        by_rank = gather(padded).split(most)
         return torch.cat([part[: bounds[rank + 1] - bounds[rank]] for rank, part in enumerate(by_rank)])
 
 
@@ -218,7 +238,10 @@ SINGLE = Ranks()
 
 
 class _Gathered(torch.autograd.Function):
-    """Forward: all ranks' rows. Backward: the gradient of this rank's own."""
+    """Forward: all ranks' rows. Backward: the gradient of this rank's own.
+
+    Not accelerate's gather, which has no gradient, nor torch.distributed.nn's all_gather, whose backward pass waits for all ranks again.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, num_rows: int, ranks: Ranks) -> Tensor:
@@ -248,7 +271,7 @@ def init_distributed(device: str) -> Iterator[Ranks]:
     on_cpu = _is_on_cpu(device, world_size)
     from accelerate import PartialState
 
-    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)  # one for the process: `_state` finds it again
     if state.num_processes != world_size:
         raise ConfigError(f"The launcher speaks of {world_size} processes, {state.num_processes} met. Start them all in the same way.")
     ranks = Ranks(state.process_index, world_size, torch.device("cpu") if on_cpu else state.device)
@@ -264,6 +287,13 @@ def init_distributed(device: str) -> Iterator[Ranks]:
         raise SystemExit(error.exit_code) from error
     # After any other error nobody waits: a rank that died is no longer there to part from, and its launcher ends the rest.
     ranks.leave_group()
+
+
+def _state() -> "PartialState":
+    """accelerate's view of the process group, as `init_distributed` made it."""
+    from accelerate import PartialState
+
+    return PartialState()
 
 
 def is_main_process() -> bool:

@@ -79,7 +79,7 @@ def test_remembered_teacher_features_are_those_of_the_batch(fixture, student, ba
         )
         for part in (slice(0, 5), slice(5, None))
     ]
-    cached.remember(halves)
+    cached.cache_features(halves)
     assert torch.allclose(cached.image_features(keyed), plain.image_features(keyed), atol=1e-6)
     assert torch.allclose(cached.text_features(keyed), plain.text_features(keyed), atol=1e-6)
     assert not cached.image_features(keyed).requires_grad

@@ -124,7 +124,7 @@ def test_of_fewer_rows_than_ranks_all_take_all_and_the_main_ranks_count():
 
 def test_one_process_hands_back_what_it_is_given():
     rows = torch.randn(3, 2, requires_grad=True)
-    assert SINGLE.gather(rows, 3) is rows
+    assert SINGLE.all_gather(rows, 3) is rows
     assert SINGLE.share(5) == slice(0, 5)
-    assert SINGLE.from_main(lambda: "here") == "here"
+    assert SINGLE.broadcast_object(lambda: "here") == "here"
     assert not torch.distributed.is_initialized()

@@ -1,4 +1,7 @@
-"""The towers' matrix products on a CPU, by the faster of the two libraries that torch ships. Same values up to the order of sums."""
+"""The towers' matrix products on a CPU, by the faster of the two libraries that torch ships. Same values up to the order of sums.
+
+The trainer's only call of oneDNN by torch's own, private operator: torch has no public way to choose the library of one product.
+"""
 
 from typing import Any
 

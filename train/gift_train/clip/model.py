@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import open_clip
 import torch
+import torch.compiler.config
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, text_global_pool
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
@@ -75,8 +75,7 @@ class Backbone:
 
         Raises: ConfigError if a tower is not made of open_clip's residual attention blocks.
         """
-        modules = self.network.named_modules()
-        blocks = {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
+        blocks = towers.residual_blocks(self.network)
         if len({name.startswith("visual.") for name in blocks}) != 2:
             raise ConfigError("Adapters need a vision and a text transformer of open_clip's residual attention blocks (ViT-B-16, ...).")
         return blocks
@@ -117,8 +116,8 @@ class Backbone:
 
         The first step of each shape compiles, for a minute or so. Blocks with adapters stay as they are.
         """
-        limits = torch._dynamo.config  # cache_size_limit is recompile_limit, by the name that every torch from 2.6 on knows
-        limits.cache_size_limit = max(COMPILED_KINDS, limits.cache_size_limit)
+        limits = torch.compiler.config
+        limits.recompile_limit = max(COMPILED_KINDS, limits.recompile_limit)
         self._run_block = torch.compile(towers.block_output)
 
     def place_images(self, images: Tensor) -> Tensor:
@@ -151,8 +150,8 @@ class Backbone:
         with self._autocast():
             if towers.can_read_texts(self.network):
                 features = towers.text_features(self.network, self._prefix_tree(tokens), self._run_block)
-            elif self._is_causal:
-                features = self._causal_text_tower(tokens.to(self.device, non_blocking=True))
+            elif towers.is_causal(self.network):
+                features = towers.plain_text_features(self.network, tokens.to(self.device, non_blocking=True))
             else:
                 features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
         return F.normalize(features.float(), dim=-1)
@@ -172,43 +171,20 @@ class Backbone:
 
     def trim(self, tokens: Tensor) -> Tensor:
         """Cut [K, L] on the CPU to the longest text. Exact: under the causal mask nothing after the token that is read matters."""
-        if not self._is_causal or not tokens.numel():
+        if not towers.is_causal(self.network) or not tokens.numel():
             return tokens
-        return tokens[:, : int(self._last(tokens).max()) + 1]
+        return tokens[:, : int(towers.text_ends(self.network, tokens).max()) + 1]
 
     def _prefix_tree(self, tokens: Tensor) -> PrefixTree:
         """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
         tokens = tokens.cpu()
         key = (tokens.shape, tokens.numpy().tobytes())
         if key not in self._trees:
-            self._trees[key] = build_prefix_tree(tokens, self._last(tokens)).to(self.device)
+            self._trees[key] = build_prefix_tree(tokens, towers.text_ends(self.network, tokens)).to(self.device)
         self._trees.move_to_end(key)
         if len(self._trees) > TREES_KEPT:
             self._trees.popitem(last=False)
         return self._trees[key]
-
-    def _last(self, tokens: Tensor) -> Tensor:
-        """Where open_clip reads each text's feature [K]: its first end token, or the first of its largest ids."""
-        if self.network.text_pool_type == "eos":
-            return torch.as_tensor((tokens == self.network.text_eos_id).int().argmax(dim=1))
-        return tokens.argmax(dim=1)
-
-    @property
-    def _is_causal(self) -> bool:
-        network = self.network
-        return isinstance(network, open_clip.CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
-
-    def _causal_text_tower(self, tokens: Tensor) -> Tensor:
-        # open_clip's encode_text insists on the full context length; the same layers on a shorter one.
-        network = self.network
-        length = tokens.shape[1]
-        hidden = network.token_embedding(tokens) + network.positional_embedding[:length]
-        hidden = network.ln_final(network.transformer(hidden, attn_mask=network.attn_mask[:length, :length]))
-        pooled = text_global_pool(hidden, tokens, network.text_pool_type, eos_token_id=network.text_eos_id)
-        projection = network.text_projection
-        if projection is not None:
-            pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-        return torch.as_tensor(pooled)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision != "bf16":

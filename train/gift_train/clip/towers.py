@@ -3,13 +3,16 @@
 What is left out or moved, each equal to the plain pass up to the order of floating-point sums, in value and gradient:
 - The image feature is the class token's, so the last block computes its query, its output projection and its MLP for that
   token alone. Likewise the last block's MLP of the text tower runs only where a text ends.
-- Texts pass as the tree of their prefixes (`packed_texts`).
+- Texts pass as the tree of their prefixes (`prefix_tree`).
 - QuickGELU(x) = x sigmoid(a x) = silu(a x) / a. Both factors move into the weights around it: one pass over the widest
   activations, and one back, instead of three and five.
 - The patch embedding is a matrix product over the patches. Queries, keys and values go to attention as views of one product.
-- Large products on a CPU take the faster way there is (`products`).
+- Large products on a CPU take the faster way there is (`linear`).
 
-Networks of another build, and those with hooks on their blocks (adapters), are not run here; see `runs_here`.
+Networks of another build, and those with hooks on their blocks (adapters), are not run here; see `can_read_images` and
+`can_read_texts`.
+
+The only module that relies on how open_clip builds its networks, which it does not promise to keep; `test_private_interfaces.py` holds it.
 """
 
 from __future__ import annotations
@@ -40,11 +43,27 @@ def can_read_images(network: nn.Module) -> bool:
     return isinstance(visual.patch_dropout, nn.Identity) and not visual.output_tokens and _is_plain(visual.transformer)
 
 
-def can_read_texts(network: nn.Module) -> bool:
+def can_read_texts(network: Any) -> bool:
     """Whether `text_features` computes what this network's own text tower would."""
-    if not isinstance(network, CLIP) or network.attn_mask is None or network.text_pool_type not in ("argmax", "eos"):
-        return False
-    return _is_plain(network.transformer)
+    return is_causal(network) and _is_plain(network.transformer)
+
+
+def is_causal(network: Any) -> bool:
+    """Whether the network is a CLIP whose texts are read at their end, nothing after which matters."""
+    return isinstance(network, CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
+
+
+def text_ends(network: Any, tokens: Tensor) -> Tensor:
+    """Where open_clip reads each text's feature: [K, L] -> [K], the first end token, or the first of the largest ids."""
+    if network.text_pool_type == "eos":
+        return torch.as_tensor((tokens == network.text_eos_id).int().argmax(dim=1))
+    return tokens.argmax(dim=1)
+
+
+def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
+    modules = network.named_modules()
+    return {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
 
 
 def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
@@ -71,7 +90,23 @@ def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tenso
         hidden = run_block(block, hidden, attends)
     mixed = _attention(last, hidden, attends)
     ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
-    pooled, projection = network.ln_final(ended), network.text_projection
+    return _projected(network, network.ln_final(ended))
+
+
+def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
+    """[K, L] -> [K, D], not normalised, through the network's own blocks.
+
+    open_clip's encode_text insists on the full context length; these are the same layers on a shorter one, causal masks allowing.
+    """
+    length = tokens.shape[1]
+    hidden = network.token_embedding(tokens) + network.positional_embedding[:length]
+    hidden = network.ln_final(network.transformer(hidden, attn_mask=network.attn_mask[:length, :length]))
+    return _projected(network, hidden[torch.arange(len(hidden), device=hidden.device), text_ends(network, tokens)])
+
+
+def _projected(network: Any, pooled: Tensor) -> Tensor:
+    """[K, W] -> [K, D]."""
+    projection = network.text_projection
     if projection is not None:
         pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
     return torch.as_tensor(pooled)
@@ -116,5 +151,10 @@ def _is_plain(transformer: nn.Module) -> bool:
     """Every block as CLIP defines it, and nobody listening in on one (adapters do, by hooks)."""
     blocks: list[nn.Module] = list(getattr(transformer, "resblocks", ()))
     is_known = all(type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") for block in blocks)
-    is_hooked = any(module._forward_hooks or module._forward_pre_hooks for block in blocks for module in block.modules())
+    is_hooked = any(_has_hooks(module) for block in blocks for module in block.modules())
     return bool(blocks) and is_known and not is_hooked and not transformer.grad_checkpointing
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody reads or changes what passes through a module. torch has no public way to ask."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
