@@ -28,7 +28,7 @@ TYPES = st.sampled_from(
      pa.dictionary(pa.int8(), pa.string()), pa.timestamp("us"), pa.decimal128(38, 2)]
 )  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings("ignore::gift_train.selection.ReplayShortage")
+pytestmark = pytest.mark.filterwarnings("ignore::gift_train.data.selection.ReplayShortage")
 
 
 @pytest.fixture(scope="module")
