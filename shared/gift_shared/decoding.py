@@ -37,6 +37,7 @@ UNDECODABLE = (
 )  # fmt: skip
 
 SCALED_16_BITS = "scaled from 16 bits"
+FEW_BITS = "of 12 bits or fewer in a file of 16, so nearly black"
 SCALED_RANGE = "scaled from the range of its own values"
 SCALED_UNIT = "scaled from 0..1"
 ON_WHITE = "transparent, laid on white"
@@ -47,7 +48,7 @@ _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 0x0106, 0  # of TIFF
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image of 8 bits, and what was done to make it one that a user may not expect: SCALED_16_BITS, ON_WHITE ..."""
+    """An RGB image of 8 bits, and what was done to make it one that a user may not expect: SCALED_16_BITS, FEW_BITS, ON_WHITE ..."""
 
     image: Image.Image
     done: tuple[str, ...]
@@ -122,7 +123,8 @@ def _scaled(image: Image.Image) -> Decoded:
 def _eight_bits(values: NDArray[np.generic], *, is_16_bits: bool) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Values [H, W] as 0-255, rounded: 16 bits by 257; floats within 0..1 by 255; within 0..255 as they are; others by their range."""
     if is_16_bits:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8), (SCALED_16_BITS,)
+        few = (FEW_BITS,) if 0 < values.max() < 2**12 else ()
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8), (SCALED_16_BITS, *few)
     numbers = values.astype(np.float64)
     low, high = float(numbers.min()), float(numbers.max())
     if not np.isfinite(low + high):

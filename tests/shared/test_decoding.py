@@ -75,6 +75,12 @@ def test_dark_pgm_of_16_bits_is_not_taken_for_8():
     assert grey(pixels).tolist() == [[0, 1]]
 
 
+def test_12_bits_in_a_file_of_16_are_told():
+    pixels, done = read(encoded(Image.fromarray(RAMP.astype(np.uint16) * 16), "PNG"))
+    assert grey(pixels).max() == 16
+    assert done == (decoding.SCALED_16_BITS, decoding.FEW_BITS)
+
+
 @pytest.mark.parametrize(
     ("values", "expected", "done"),
     [

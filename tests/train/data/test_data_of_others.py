@@ -5,6 +5,7 @@ import logging
 import shutil
 import tarfile
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from gift_shared.errors import DataError, ManifestError
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import Manifests, TaskManifest
 from gift_train.data.datasets.settings import data_settings
 from gift_train.data.pack import PackSettings, pack_dataset
 from gift_train.data.reference_images import open_reference_images
@@ -103,6 +104,12 @@ def test_training_evaluation_packing_tars_and_reference_images_see_the_same_pict
     assert torch.equal(load_test(manifest({**TARS, "test": "own.tar"}), root, TRANSFORMS)[0][0], pixels)
     reference = open_reference_images(root / "test/fox", TRANSFORMS.evaluation)
     assert torch.equal(reference[1][0], pixels)
+
+
+def test_names_that_a_benchmark_has_twice_are_packed_as_such(root):
+    twice = replace(manifest(FOLDERS | {"class_folders": ["fox", "wolf"]}, ("fox", "fox")), repeated_class_names=("fox",))
+    path = pack_dataset(twice, root, root / "out", PackSettings(shorter_side=None, images_per_shard=9, jpeg_quality=95))
+    assert Manifests().task(str(path)).class_names == ("fox", "fox")
 
 
 # Which files are read

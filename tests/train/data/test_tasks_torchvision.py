@@ -150,7 +150,7 @@ def test_sun397_is_sorted_before_its_seeded_split(look_alike, monkeypatch):
     ],
 )
 def test_seeded_splits_are_those_of_the_reference(num_images, train_digest, test_digest):
-    """Digests of the indices init_distributed with commas, as recorded from torch's random_split with seed 42."""
+    """Digests of the indices joined with commas, as recorded from torch's random_split with seed 42."""
     for part, expected in zip(split_indices(num_images, 0.8, 42).values(), (train_digest, test_digest), strict=True):
         assert hashlib.sha256(",".join(map(str, part.tolist())).encode()).hexdigest() == expected
 
