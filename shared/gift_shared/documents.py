@@ -1,4 +1,8 @@
-"""JSON and TOML files that anyone may have written or damaged: either a table of the expected shape, or one error naming the file."""
+"""JSON and TOML files that anyone may have written or damaged: either a table of the expected shape, or one error naming the file.
+
+Not pydantic or msgspec: most of what is guarded against here is no matter of a schema (a file that is a pipe, half a last line, nesting and
+numbers without end), a shape is written where it is read, and a fault ends in the reader's own words: file, line, key, what to do.
+"""
 
 import codecs
 import json

@@ -4,6 +4,10 @@ FOLDER/.lock                         held while room is made
 FOLDER/<URL>-<digest>/NAME           a copy
 FOLDER/<URL>-<digest>/.NAME.lock     held by who fetches or renews it; beside every copy, so it tells ours from other files
 FOLDER/<URL>-<digest>/.NAME.*.tmp    being fetched by the process it names, which holds a lock on it
+
+Not fsspec's filecache and simplecache, which never bound their size (what is older than a date can be cleared, by hand) and let every
+process fetch the same file again. Not filelock for the locks: here the file that is being filled is itself locked, a wait can be given up,
+and where files cannot be locked the work goes on without.
 """
 
 import contextlib

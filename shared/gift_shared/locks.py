@@ -1,4 +1,8 @@
-"""One process at a time: a folder that is being written is refused to a second writer."""
+"""One process at a time: a folder that is being written is refused to a second writer.
+
+Not filelock: before its release 4.0 a lock passes to forked loader processes, and one that outlives a killed run keeps the folder locked
+(tried with 3.20, 3.29 and 4.0). And all there is here, a refusal in our words and going on where there are no locks, would stay around it.
+"""
 
 import errno
 import fcntl
