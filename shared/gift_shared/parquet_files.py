@@ -50,6 +50,12 @@ def read_output_index(folder: Folder) -> tuple[pa.Table, dict[str, str]]:
     return read_index(path)
 
 
+def key_fault(column: str, names: pa.Array | pa.ChunkedArray) -> str | None:
+    """Which of these names is no key, as the end of a sentence; None if all are. Keys are names of files, here and in tars."""
+    unsafe = names.filter(pc.invert(pc.match_substring_regex(names, f"^{KEY_PATTERN.pattern}$")))
+    return f"{column} {unsafe[0].as_py()!r} must match {KEY_PATTERN.pattern}" if len(unsafe) else None
+
+
 def _write(path: Path, rows: pa.Table, schema: pa.Schema, metadata: dict[str, str]) -> None:
     encoded = {key.encode(): value.encode() for key, value in metadata.items()}
     encoded[VERSION_KEY] = str(SCHEMA_VERSION).encode()
@@ -99,9 +105,8 @@ def _columns_fault(file: pq.ParquetFile, schema: pa.Schema) -> str | None:
 def _index_fault(rows: pa.Table) -> str | None:
     """What an index may not claim: names that lead out of the folder, an image without its place in the tar."""
     for column, names in (("shard", pc.unique(rows["shard"])), ("sample_key", rows["sample_key"])):
-        unsafe = names.filter(pc.invert(pc.match_substring_regex(names, f"^{KEY_PATTERN.pattern}$")))
-        if len(unsafe):
-            return f"{column} {unsafe[0].as_py()!r} must match {KEY_PATTERN.pattern}"
+        if (fault := key_fault(column, names)) is not None:
+            return fault
     unknown = pc.unique(rows["status"]).filter(pc.invert(pc.is_in(pc.unique(rows["status"]), pa.array(list(SampleStatus)))))
     if len(unknown):
         return f"there is no status {unknown[0].as_py()!r}"

@@ -16,6 +16,7 @@ from gift_generate.planning.plan_request import PlanRequest, Seeding, check_numb
 from gift_shared import keys
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.manifests import Manifests, OrderManifest
+from gift_shared.parquet_files import key_fault
 from gift_shared.schema import PLAN_SCHEMA, PlanKind
 
 POOL_TASK = "pool"
@@ -180,10 +181,8 @@ def _metadata(request: PlanRequest, files: list[tuple[CaptionFile, float]]) -> d
 def check_plan(rows: pa.Table, where: Path | str) -> None:
     """What rendering relies on: safe and unique names, whole shards in a row, keys ascending in each. Raises PlanError."""
     for column in ("sample_key", "shard"):
-        is_safe = pc.match_substring_regex(rows[column], f"^{keys.KEY_PATTERN.pattern}$")
-        unsafe = rows[column].filter(pc.invert(is_safe))
-        if len(unsafe):
-            raise PlanError(f"{where}: {column} {unsafe[0].as_py()!r} must match {keys.KEY_PATTERN.pattern}. Make the plan again.")
+        if (fault := key_fault(column, rows[column])) is not None:
+            raise PlanError(f"{where}: {fault}. Make the plan again.")
     if rows.num_rows == 0:
         raise PlanError(f"{where} asks for no image.")
     if pc.count_distinct(rows["sample_key"]).as_py() != rows.num_rows:
