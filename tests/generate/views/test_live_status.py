@@ -26,7 +26,9 @@ def test_watch_stays_until_the_folder_is_complete(command, workers, plan: Path, 
 def test_watch_waits_for_a_folder_in_which_nothing_has_begun(command, workers, plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     watching = workers.start("status", "--out", out, "--watch")
-    time.sleep(0.5)
+    end = time.monotonic() + 30
+    while not workers.log and time.monotonic() < end:
+        time.sleep(0.05)
     assert workers.poll(watching) is None
     assert workers.log == f"Nothing has begun in {out} yet: waiting for a worker that has loaded its model.\n"
     assert command("render", "--plan", plan, "--out", out, *FLAT).code == 0
