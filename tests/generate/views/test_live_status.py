@@ -6,13 +6,21 @@ from pathlib import Path
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
 
 
+def wait_for_lines(workers) -> None:
+    """Until something was printed, and what is printed at once with it."""
+    end = time.monotonic() + 30
+    while not workers.log and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)
+
+
 def test_watch_stays_until_the_folder_is_complete(command, workers, plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert command("render", "--plan", plan, "--out", out, *FLAT).code == 0
     (out / "shards" / "cats-00001.parquet").unlink()
     assert "index      not yet" in command("status", "--out", out).out  # the one that is there is of the shards before
     watching = workers.start("status", "--out", out, "--watch")
-    time.sleep(1)
+    wait_for_lines(workers)
     assert workers.poll(watching) is None
     assert command("render", "--out", out, *FLAT).code == 0
     assert workers.wait(watching) == [0]
@@ -26,9 +34,7 @@ def test_watch_stays_until_the_folder_is_complete(command, workers, plan: Path, 
 def test_watch_waits_for_a_folder_in_which_nothing_has_begun(command, workers, plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     watching = workers.start("status", "--out", out, "--watch")
-    end = time.monotonic() + 30
-    while not workers.log and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for_lines(workers)
     assert workers.poll(watching) is None
     assert workers.log == f"Nothing has begun in {out} yet: waiting for a worker that has loaded its model.\n"
     assert command("render", "--plan", plan, "--out", out, *FLAT).code == 0
