@@ -1,12 +1,14 @@
 """Being told to leave, by the signals that schedulers send some time before they kill. Work stops at its next safe place."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from gift_shared.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last is submitit's; SLURM sends it to every process of a step
+NOT_FOR_WORKERS = (*SIGNALS, signal.SIGINT)
 
 
 class PreemptionNotice:
@@ -53,7 +55,18 @@ class PreemptionNotice:
 def leave_signals_to_main_process(_: int = 0) -> None:
     """For a worker process, which a signal to the whole group or job step reaches too: the main process ends it (SIGKILL) when it is done.
 
-    Ctrl-C goes to all processes of a terminal.
+    Ctrl-C goes to all processes of a terminal. What came while the process was started, see `signals_held_back`, is dropped.
     """
-    for number in (*SIGNALS, signal.SIGINT):
+    for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_WORKERS)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """While worker processes are started: until they know to ignore it, a signal would end them. This process gets it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,12 @@
 
 import gc
 import multiprocessing
+import os
 import pickle
+import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +84,23 @@ def test_a_batch_without_room_in_shared_memory_is_pickled(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     pickled = _shared([torch.arange(3)])
     assert torch.equal(pickle.loads(pickled.content)[0], torch.arange(3))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_workers_that_have_just_been_started_ends_none(number):
+    """A scheduler signals every process of a job, at any moment: until a worker knows to ignore it, it is held back."""
+    for _ in range(5):
+        batches = loaded(Numbers(), range(8), 2)
+        started = threading.Thread(target=lambda: [os.kill(pid, number) for pid in new_children()])
+        started.start()
+        assert [int(batch[0]) for batch in batches] == list(range(8))
+        started.join()
+
+
+def new_children():
+    """The numbers of both workers, as soon as they are there."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    end = time.monotonic() + 10
+    while len(found := children.read_text().split()) < 2 and time.monotonic() < end:
+        pass
+    return map(int, found)

@@ -25,7 +25,7 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from gift_shared.errors import GiftError, MachineError
-from gift_shared.preemption import leave_signals_to_main_process
+from gift_shared.preemption import leave_signals_to_main_process, signals_held_back
 
 SHARED_MEMORY = Path("/dev/shm")  # where torch puts tensors that processes hand to each other
 SECONDS_TO_DIE = 5.0
@@ -118,7 +118,8 @@ def _started(batches: Dataset[Any], positions: range, num_workers: int) -> Any:
         multiprocessing_context=START_METHOD,
     )
     try:
-        return iter(loader)
+        with signals_held_back():
+            return iter(loader)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
