@@ -1,4 +1,8 @@
-"""JSON and TOML files that anyone may have written or damaged: either a table of the expected shape, or one error naming the file."""
+"""JSON and TOML files that anyone may have written or damaged: either a table of the expected shape, or one error naming the file.
+
+Not pydantic or msgspec: of a table's shape both want a class, where most files here are read for a few keys of theirs, and neither has the
+sentence a user reads (file, place, what was expected and found, in one line); the files, their encoding and their end would stay ours.
+"""
 
 import json
 import tomllib

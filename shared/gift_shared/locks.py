@@ -1,4 +1,8 @@
-"""One process at a time: a folder that is being written is refused to a second writer."""
+"""One process at a time: a folder that is being written is refused to a second writer.
+
+Not filelock, of which this would use three lines: on a file system without locks it leaves a marker, which outlives a killed process, or
+raises, where a run had better go on; and it takes flock, which a fork hands on unless the library takes care of it.
+"""
 
 import errno
 import fcntl
