@@ -1,10 +1,12 @@
 # make demo: the whole pipeline on the embedded mini world.   make test: lint, types and tests.   make test-slow: minutes-long checks.
+# make test-lowest: tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3.11
 VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
+LOWEST ?= $(VENV)-lowest
 
-.PHONY: demo test test-slow install clean
+.PHONY: demo test test-slow test-lowest install clean
 
 # The README's pipeline, command by command. Each step skips what an earlier, interrupted start has finished.
 # One thread a process and two processes: at the mini models' size that beats one process with two threads.
@@ -32,6 +34,21 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# The lower bounds laid over the usual environment, which lends the rest, torch first of all; --check tells if one is not in effect.
+test-lowest: install
+	$(PYTHON) -m venv --clear --without-pip $(LOWEST)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$(echo $(LOWEST)/lib/python3*/site-packages)/base.pth
+	$(BIN)/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --editable ".[test]" --constraint $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python tests/lowest_versions.py --check
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup -m "not slow and not gpu" $(LOWEST_TESTS)
+
+# Where the libraries' numbers, files and private interfaces show.
+LOWEST_TESTS := tests/test_dependencies.py tests/generate tests/train/clip tests/train/data tests/train/parity tests/mini_world \
+	tests/storage/test_s3.py tests/shared/test_submission.py tests/train/running/test_trackers.py \
+	-k "not many_workers and not faults and not claims and not status"
+
 install: $(VENV)/.installed
 
 # Installed once, and again when the requirements change. The marker is written last: an interrupted install is repeated.
@@ -43,4 +60,4 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(LOWEST) $(DEMO)

@@ -1,5 +1,9 @@
 """Copies of remote files in a folder of bounded size, shared by every process of the machine. Knows nothing of what they hold.
 
+Not fsspec's filecache: it drops copies by age and not by size, and has no locks, so that two processes write one copy at a time, under
+its final name. Nor filelock for the locks: they are held on the very file that is being fetched, which tells a dead writer's from a live
+one's, and filelock locks files of its own.
+
 FOLDER/.lock                         held while room is made
 FOLDER/<URL>-<digest>/NAME           a copy
 FOLDER/<URL>-<digest>/.NAME.lock     held by who fetches or renews it; beside every copy, so it tells ours from other files
