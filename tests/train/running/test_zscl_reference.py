@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from gift_train.data.reference_images import reference_replay
 from gift_train.data.sources import ReplaySource
 from gift_train.data.transforms import image_transforms
-from gift_train.methods.zscl import ReferenceSet, Zscl
 from gift_train.training.loop import training_step
 
 RECIPE = """base = "protocol"
@@ -60,11 +59,6 @@ def files(run):
     """What a run leaves that decides its numbers."""
     weights = {path.name: load_file(path) for path in sorted((run / "checkpoints").glob("*.safetensors"))}
     return weights, [(run / name).read_bytes() for name in ("metrics.jsonl", "accuracy_matrix.json")]
-
-
-def zscl(num_images=None, texts="file"):
-    reference = ReferenceSet(images="reference", texts=texts, num_images=num_images)
-    return Zscl(Zscl.Config(distill_weight=1.0, temperature=2.0, l2_weight=0.0, average_every=1, reference=reference))
 
 
 def test_a_folder_and_a_caption_file_are_the_reference_set(quick_run, tmp_path, recipe, references, sentences, gift_train, world):
