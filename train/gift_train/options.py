@@ -75,10 +75,10 @@ class MachineOptions(DataOptions, ComputeOptions):
 class RunOptions(MachineOptions):
     """One run: what `gift-train run` is told, and what every other command that makes runs tells it."""
 
-    out: Annotated[Path, typer.Option("--out", help="Run folder; given again, the run goes on where it stopped.", show_default=False)]
     order: Order = "mini"
     method: Annotated[str | None, typer.Option(help="Method by name, with its recipe for the order's benchmark.")] = None
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or as a .toml file; instead of --method.")] = None
+    out: Annotated[Path, typer.Option("--out", help="Run folder; given again, the run goes on where it stopped.", show_default=False)]
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini"
     pretrained: Pretrained = None
     shards: Annotated[str | None, typer.Option(help="Output folder of gift-generate render, or its URL (http, https, s3).")] = None

@@ -64,7 +64,7 @@ def parse_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def parse_shards(given: Sequence[str], table: PaperTable, cache: FileCache) -> dict[str | None, Folder]:
+def parse_shards(given: Sequence[str], table: PaperTable, cache: FileCache | None = None) -> dict[str | None, Folder]:
     """`FOLDER` (or a URL) for the plain set, `LABEL=FOLDER` for another. Raises ConfigError for an unknown or repeated label."""
     shards: dict[str | None, Folder] = {}
     for value in given:
