@@ -38,8 +38,8 @@ def test_runs_that_are_told_to_leave_go_on_from_their_checkpoints(cluster, flags
     for out, job in jobs.items():
         assert cluster.state(job) == "COMPLETED"
         assert cluster.restarts(job) == 1
-        assert len(events(out, "preempted")) == 1
-        assert events(out, "resumed")
+        (preempted,) = events(out, "preempted")
+        assert events(out, "resumed") or "from its start on" in preempted["message"]  # the signal may find it between two tasks
         matrices.append(json.loads((out / "accuracy_matrix.json").read_text())["matrix"])
     for row, other in zip(*matrices, strict=True):
         assert row == pytest.approx(other, abs=1.0)  # percent: the order of sums differs, and one image of 294 is 0.34

@@ -90,6 +90,29 @@ def test_a_small_shared_memory_is_told_and_batches_take_another_way(world, tmp_p
     assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "plain/metrics.jsonl").read_text()
 
 
+HALF_STARTED = """
+import multiprocessing
+from gift_shared.errors import MachineError
+from gift_train.data.loader import loaded
+try:
+    next(loaded([1] * 99, range(99), 8))
+except MachineError as error:
+    print(error, multiprocessing.active_children())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounting a small /dev/shm takes root and unshare")
+def test_processes_of_a_loader_that_could_only_half_start_are_ended():
+    """80 KB: locks of some of the eight. The first ones answer no signal, and the program's end would wait for them."""
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=80k tmpfs /dev/shm && exec "$@"', "sh"]
+    done = subprocess.run([*mounted, sys.executable, "-c", HALF_STARTED], capture_output=True, text=True, timeout=SECONDS, check=False)
+    if "mount:" in done.stderr:
+        pytest.skip(f"this machine does not let root mount: {done.stderr.splitlines()[0]}")
+    assert done.stdout.startswith("/dev/shm is full, which 8 processes that load images need")
+    assert done.stdout.rstrip().endswith("[]")
+    assert done.returncode == 0
+
+
 def test_the_signal_that_ends_a_worker_cannot_be_ignored():
     """Workers ignore what a scheduler sends to all processes of a job, so anything milder would leave them."""
     ignoring = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (15, 10, 12, 2)]; print(flush=True); time.sleep(60)"

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gift_shared.errors import GiftError, MachineError
 from gift_shared.preemption import leave_signals_to_main_process, signals_held_back
 
 SHARED_MEMORY = Path("/dev/shm")  # where torch puts tensors that processes hand to each other
+BYTES_FOR_LOCKS = 1_000_000  # of them: a page each, some 10 for every worker and loader
 SECONDS_TO_DIE = 5.0
 START_METHOD = "fork" if sys.platform == "linux" else None  # others hand every worker a copy of the dataset, and of torch
 _DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>\d+)")
@@ -71,11 +73,22 @@ def _shared(batch: Any) -> Any:
     torch would do the former after this, in a thread that dies of a full /dev/shm and leaves the main process waiting.
     """
     try:
-        for tensor in _tensors(batch):
-            tensor.share_memory_()
+        if _has_room(sum(tensor.nbytes for tensor in _tensors(batch))):
+            for tensor in _tensors(batch):
+                tensor.share_memory_()
+            return batch
     except RuntimeError:
-        return _Pickled(pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL))
-    return batch
+        pass  # another process was faster
+    return _Pickled(pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _has_room(num_bytes: int) -> bool:
+    """Whether batches may take so much more of the shared memory: the locks of loaders that start later are left their room."""
+    if not os.path.exists(SHARED_MEMORY):
+        return True
+    status = os.statvfs(SHARED_MEMORY)
+    left_for_locks = min(BYTES_FOR_LOCKS, status.f_blocks * status.f_frsize // 2)
+    return status.f_bavail * status.f_frsize - num_bytes >= left_for_locks
 
 
 def _tensors(batch: Any) -> Iterator[torch.Tensor]:
@@ -117,10 +130,15 @@ def _started(batches: Dataset[Any], positions: range, num_workers: int) -> Any:
         worker_init_fn=leave_signals_to_main_process,
         multiprocessing_context=START_METHOD,
     )
+    others = set(active_children())
     try:
         with signals_held_back():
             return iter(loader)
     except OSError as error:
+        # The first of its processes may have started, which nobody would end: they answer no signal that Python's exit sends.
+        for worker in set(active_children()) - others:
+            worker.kill()
+            worker.join(timeout=SECONDS_TO_DIE)
         if error.errno != errno.ENOSPC:
             raise
         raise MachineError(
