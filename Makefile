@@ -45,8 +45,8 @@ test-lowest: install
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup -m "not slow and not gpu" $(LOWEST_TESTS)
 
 # Where the libraries' numbers, files and private interfaces show.
-LOWEST_TESTS := tests/test_dependencies.py tests/generate tests/train/clip tests/train/distributed tests/train/data tests/train/parity \
-	tests/mini_world tests/storage/test_s3.py tests/shared/test_submission.py tests/train/running/test_trackers.py \
+LOWEST_TESTS := tests/test_dependencies.py tests/generate tests/train/clip tests/train/data tests/train/parity tests/mini_world \
+	tests/storage/test_s3.py tests/shared/test_submission.py tests/train/running/test_trackers.py \
 	-k "not many_workers and not faults and not claims and not status"
 
 install: $(VENV)/.installed
