@@ -114,6 +114,12 @@ def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterato
                 _tell_of_full_shared_memory(num_workers)
                 batch = pickle.loads(batch.content)
             yield batch
+    except (EOFError, ConnectionError) as error:
+        # A batch was being fetched from a worker that was killed: told as torch tells of it anywhere else.
+        dead = [worker.pid for worker in made._workers if not worker.is_alive()]
+        if not dead:
+            raise
+        raise RuntimeError(f"DataLoader worker (pid {dead[0]}) ended while a batch was fetched from it") from error
     finally:
         _end(made)
 
