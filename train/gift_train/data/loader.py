@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,12 @@ def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterato
                 batch = pickle.loads(batch.content)
             yield batch
     except (EOFError, ConnectionError) as error:
-        # A batch was being fetched from a worker that was killed: told as torch tells of it anywhere else.
-        dead = [worker.pid for worker in made._workers if not worker.is_alive()]
-        if not dead:
+        # A batch was being fetched from a worker that was killed: told as torch tells of it anywhere else. The system closes what a
+        # dying process holds, which is what shows here, a moment before it reports the death.
+        if not wait([worker.sentinel for worker in made._workers], timeout=SECONDS_TO_DIE):
             raise
-        raise RuntimeError(f"DataLoader worker (pid {dead[0]}) ended while a batch was fetched from it") from error
+        dead = next(worker.pid for worker in made._workers if not worker.is_alive())
+        raise RuntimeError(f"DataLoader worker (pid {dead}) ended while a batch was fetched from it") from error
     finally:
         _end(made)
 
