@@ -29,8 +29,9 @@ COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyo
 class Backbone:
     """One CLIP: two towers and the temperature between them. Features are float32 and L2-normalised.
 
-    `precision` rules the towers only: fp32; tf32, whose matrix products on tensor cores keep 10 bits of a mantissa's 23; or bf16,
-    autocast over fp32 weights, whose products and activations keep 7. Weights, gradients, losses and the optimizer are fp32 in each.
+    `precision` is fp32; bf16, autocast of the towers over fp32 weights, whose products and activations keep 7 bits of a mantissa's 23; or
+    tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
+    sums, softmax and the optimizer are fp32 in each.
     """
 
     def __init__(self, network: torch.nn.Module, tokenizer: Callable[..., Tensor] | None, precision: Precision = "fp32") -> None:
