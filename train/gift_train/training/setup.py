@@ -118,7 +118,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity["initial_weights"] = _weights_digest(options, student)
     if method.text_source() == TextSource.RANDOM:
         text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
-    transforms = image_transforms(student.image_settings[0])
+    transforms = image_transforms(student.image_settings[0], student.resize_settings)
+    identity["transform"] = transforms.evaluation.name
     tasks = {
         name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
     }
