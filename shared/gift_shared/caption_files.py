@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gift_shared.caption_columns import ColumnWish
-from gift_shared.caption_formats import READERS, is_gzipped, kind_of, without_gz
+from gift_shared.caption_formats import READERS, kind_of
+from gift_shared.delimited_rows import is_gzipped, without_gz
 from gift_shared.errors import DataError, unknown_name
 
 EMPTY = "empty"  # null, nothing, or nothing but blanks: one reason in every kind of file

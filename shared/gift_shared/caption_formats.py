@@ -1,13 +1,10 @@
 """Readers of caption files, one a kind: each yields the values of the caption column some at a time, None where there is none."""
 
-import csv
-import gzip
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, dropwhile, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +19,12 @@ from gift_shared.caption_columns import (
     shortened_name,
     wished_number,
 )
+from gift_shared.delimited_rows import Row, csv_rows, is_gzipped, open_text, require_columns, tsv_rows, without_gz
 from gift_shared.errors import DataError
 
 Values = Sequence[str | None]
 VALUES_AT_ONCE = 65_536
 _DELIMITERS = (",", ";", "\t")
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _Record = tuple[str, Any]  # where it stands ("line 3"), and what
 
 
@@ -42,13 +39,13 @@ def read_csv(path: Path, wish: ColumnWish) -> Iterator[Values]:
     with open_text(path, newline="") as file:
         delimiter = _delimiter(file.readline(), wish)
         file.seek(0)
-        yield from _table(path, _csv_rows(path, file, delimiter), wish)
+        yield from _table(path, csv_rows(path, file, delimiter), wish)
 
 
 def read_tsv(path: Path, wish: ColumnWish) -> Iterator[Values]:
     """Values between tabs. Quotes are part of a caption (CC3M), unless they enclose a value as programs write it."""
     with open_text(path) as file:
-        yield from _table(path, _tsv_rows(file), wish)
+        yield from _table(path, tsv_rows(file), wish)
 
 
 def read_json_lines(path: Path, wish: ColumnWish) -> Iterator[Values]:
@@ -108,23 +105,6 @@ def kind_of(path: Path) -> str | None:
     return suffix if suffix in READERS and not (suffix == ".parquet" and is_gzipped(path)) else None
 
 
-def is_gzipped(path: Path) -> bool:
-    """Whether a file is compressed, by its name."""
-    return path.name.lower().endswith(".gz")
-
-
-def without_gz(path: Path) -> str:
-    """The file's name without a last `.gz`."""
-    return path.name[:-3] if is_gzipped(path) else path.name
-
-
-def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """A text file, gzipped or not; a byte order mark is passed over."""
-    if is_gzipped(path):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
-    return path.open(encoding="utf-8-sig", newline=newline)
-
-
 def _checked(where: str, column: str, values: Iterator[str | None], wish: ColumnWish) -> Iterator[Values]:
     """All values, some at a time, once the first of them look like captions."""
     head = list(islice(values, MOST_LOOKED_AT))
@@ -134,7 +114,7 @@ def _checked(where: str, column: str, values: Iterator[str | None], wish: Column
         yield some
 
 
-def _table(path: Path, rows: Iterator[tuple[int, list[str]]], wish: ColumnWish) -> Iterator[Values]:
+def _table(path: Path, rows: Iterator[Row], wish: ColumnWish) -> Iterator[Values]:
     rows = dropwhile(lambda row: not row[1], rows)  # blank lines above the header
     head = list(islice(rows, MOST_LOOKED_AT))
     if not head:
@@ -144,12 +124,9 @@ def _table(path: Path, rows: Iterator[tuple[int, list[str]]], wish: ColumnWish) 
     rest = chain(head[1:] if place.has_header else head, rows)
 
     def values() -> Iterator[str | None]:
-        for line, cells in rest:
-            if cells and len(cells) != num_columns:
-                raise DataError(
-                    f"{path}, line {line}: expected {num_columns} columns as in the first line, found {len(cells)}. Correct the line; "
-                    "values with separators or line breaks belong in the quotes of a .csv, or in a .jsonl."
-                )
+        for row in rest:
+            require_columns(path, row, num_columns)
+            cells = row[1]
             yield cells[place.column] if cells else None
 
     name = f"the values of column {shortened_name(head[0][1][place.column]) if place.has_header else place.column + 1}"
@@ -163,27 +140,6 @@ def _delimiter(line: str, wish: ColumnWish) -> str:
         if wanted & {cell.strip(' \r\n"').lower() for cell in line.split(delimiter)}:
             return delimiter
     return ","
-
-
-def _csv_rows(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    rows = csv.reader(file, delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for cells in rows:
-            yield line, cells
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line}: no CSV: {error}. Is a quote missing, or not doubled?") from error
-
-
-def _tsv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(lines, start=1):
-        content = line.rstrip("\n")
-        yield number, [_unquoted(cell) for cell in content.split("\t")] if content.strip(" ") else []
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if cell.startswith('"') and _QUOTED.fullmatch(cell) else cell
 
 
 def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[_Record]:

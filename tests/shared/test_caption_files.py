@@ -145,7 +145,7 @@ def test_a_file_whose_name_is_a_pattern_is_itself(tmp_path: Path) -> None:
         ("a.jsonl", '{"caption": "one"}\n"two"\n', "line 2: expected an object like before, found str"),
         ("a.jsonl", '{"url": "x"}\n', "no column is called caption, .*; found url"),
         ("a.csv", 'caption\n"open\n', "line 2: no CSV: unexpected end of data. Is a quote missing"),
-        ("a.csv", 'n,caption\n1,a,b\n', "line 2: expected 2 columns as in the first line, found 3"),
+        ("a.csv", "n,caption\n1,a,b\n", "line 2: expected 2 columns as in the first line, found 3"),
         ("a.csv", "n,descr\n1,a dog\n2,a cat\n", "none of the columns n, descr is called caption"),
         ("a.tsv", "path\tdescr\na/1.jpg\ta dog\na/2.jpg\ta cat\na/3.jpg\ta cat\n", "none of the columns path, descr is called caption"),
         ("a.tsv", "a dog\ta hound\na cat\ta kitten\n", "none of the columns a dog, a hound is called caption"),

@@ -78,6 +78,8 @@ def make_plan(request: PlanRequest, manifests: Manifests, images_per_second: flo
         sources = _Sources(manifests, files)
         samples = {PlanKind.PER_TASK: _per_task_samples, PlanKind.POOL: _pool_samples, PlanKind.CAPTIONS: _caption_samples}[kind]
         rows = _table(request, samples(request, sources))
+    if not rows.num_rows:
+        raise PlanError("This plan asks for no image.")
     size = None
     if filled is not None and filled.has_shards:
         refuse_shard_size(request)
