@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,9 +57,9 @@ def run(
     policy = policy or WorkerPolicy()
     output = bind_output(out, plan_path, source)
     left = output.remaining(worker.preferred(output.shards))
-    share = set(worker.share(output.shards))
-    for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
-        tell(f"warning: {warning}")
+    if output.is_new:  # told once, by whoever is first: a million captions take a minute
+        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
+            tell(f"warning: {warning}")
     with Heartbeat(out, worker, policy.intervals) as heartbeat:
         heartbeat.tell(
             "started",
@@ -88,13 +88,6 @@ def run(
                 count = f"{len(left)} of {len(output.shards)} shards"
                 tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
     return summary
-
-
-def _distinct_captions(output: OutputFolder, shards: Sequence[Shard]) -> list[str]:
-    captions: dict[str, None] = {}
-    for shard in shards:
-        captions.update(dict.fromkeys(output.plan["caption"].slice(shard.first_row, shard.num_rows).to_pylist()))
-    return list(captions)
 
 
 class _Preempted(Exception):

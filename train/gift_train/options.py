@@ -89,7 +89,7 @@ class RunOptions(MachineOptions):
         Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
     ] = None
     reference_captions: Annotated[
-        Path | None, typer.Option(help="Sentences of the reference set (zscl): .txt, .tsv, .jsonl or .parquet.")
+        Path | None, typer.Option(help="Sentences of the reference set (zscl): caption files as for gift-generate plan.")
     ] = None
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42
     overrides: Overrides = None

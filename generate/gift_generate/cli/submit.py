@@ -31,7 +31,7 @@ def submit(
     if num_workers > num_shards:
         raise ConfigError(
             f"The plan has {num_shards} shards, so {num_workers} workers are more than can have one each: give fewer --jobs, "
-            "or plan with fewer --images-per-shard."
+            f"or plan with --workers {num_workers}, which makes smaller shards."
         )
     command = (sys.executable, "-m", "gift_generate.cli", *words)
     parts = [CommandJob(command, str(Path.cwd()), job, jobs, resources.restarts) for job in range(jobs)]

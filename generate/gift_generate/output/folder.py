@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class OutputFolder:
     path: Path
     plan: pa.Table
     metadata: dict[str, str]  # of every index file: the plan's own, and the plan's sha256
+    is_new: bool = False  # bound to its settings by this very call: by one worker of all, once
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -117,11 +118,12 @@ def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> Outp
         _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
     output = open_output(path)
     record = path / RENDER_FILE
-    if record.is_file() or not write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode()):
+    is_new = not record.is_file() and write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode())
+    if not is_new:
         recorded = read_json_object(record, {"settings": {}}, ConfigError, "Choose another --out.")
         source.adopt(recorded["settings"])
         _require_same_settings(path, recorded["settings"], source.settings)
-    return output
+    return replace(output, is_new=is_new)
 
 
 def check_place(path: Path, plan_path: Path | None) -> None:
@@ -138,7 +140,7 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
     if "run.json" in names:
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
     if PLAN_FILE in names:
-        if plan_path is not None and not filecmp.cmp(path / PLAN_FILE, plan_path, shallow=False):
+        if plan_path is not None and not _is_same_plan(path / PLAN_FILE, plan_path):
             if _is_import(plan_path):  # of which the user knows no plan
                 held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
                 raise ConfigError(f"{path} holds {held}. Choose another --out.")
@@ -147,6 +149,13 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
     elif plan_path is None:
         raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")
+
+
+def _is_same_plan(held: Path, given: Path) -> bool:
+    """Whether two plans ask for the same images; the version of the program that wrote them, and its arguments, may differ."""
+    if filecmp.cmp(held, given, shallow=False):
+        return True
+    return _is_import(held) == _is_import(given) and read_plan(held)[0].equals(read_plan(given)[0])
 
 
 def _is_import(plan_path: Path) -> bool:

@@ -64,8 +64,8 @@ def _index_row(row: PlanRow, picture: Picture) -> dict[str, Any]:
 
 
 def sample_json(index_row: dict[str, Any]) -> bytes:
-    """The .json member of a sample: its index row, without where in the tar the image lies."""
-    row = {name: index_row[name] for name in INDEX_SCHEMA.names if name not in NOT_IN_JSON}
+    """The .json member of a sample: its index row, without where in the tar the image lies and without what is null."""
+    row = {name: index_row[name] for name in INDEX_SCHEMA.names if name not in NOT_IN_JSON and index_row[name] is not None}
     return json.dumps(row, ensure_ascii=False).encode()
 
 

@@ -17,6 +17,9 @@ class RenderJob(NamedTuple):
     seed: int
     guidance_scale: float
     denoising_steps: int
+    negative_prompt: str = ""
+    height: int | None = None  # pixels; None: the renderer's own
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,4 +45,4 @@ class Renderer(Reproducible):
 
     @abstractmethod
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
-        """Render a batch whose jobs share guidance scale and denoising steps."""
+        """Render a batch whose jobs share guidance scale, denoising steps and size."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -100,6 +101,16 @@ def test_an_edited_tar_is_told_even_under_a_right_digest(command, rendered: Path
     assert result.code == 1
     assert fault in result.out
     assert "fault" in result.out.splitlines()[-1]
+
+
+def test_nulls_in_the_json_as_schema_version_1_wrote_them_are_no_fault(command, rendered: Path) -> None:
+    def add_null(members: Members) -> None:
+        header, content = members[-1]  # no image lies behind it, whose place would move
+        members[-1] = (header, json.dumps(json.loads(content) | {"negative_prompt": None}).encode())
+
+    rewrite_tar(rendered, "cats-00000", add_null)
+    result = command("verify", "--out", rendered)
+    assert result.code == 0, result.out
 
 
 def test_a_changed_byte_is_told(command, rendered: Path) -> None:
