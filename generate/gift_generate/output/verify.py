@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gift_generate.output.dataset_card import card_fault
 from gift_generate.output.folder import OutputFolder, Shard, open_output
 from gift_generate.output.shard_writer import sample_json
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
@@ -77,6 +78,8 @@ class _IndexCheck:
             yield f"{self._path} exists though not all shards do"
         elif not self._agrees:
             yield f"{self._path} differs from the rows of its shards; delete it and run gift-generate render again"
+        elif self._index is not None and (fault := card_fault(self._path.parent)) is not None:
+            yield fault
 
 
 def _shard_faults(output: OutputFolder, shard: Shard) -> tuple[pa.Table | None, list[str]]:
