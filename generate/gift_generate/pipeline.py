@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter, MadeShard
+from gift_generate.output.dataset_card import write_card
 from gift_generate.output.folder import OutputFolder, Shard, bind_output
 from gift_generate.workers.claims import Claims
 from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness
@@ -80,6 +81,8 @@ def run(
             if not left:
                 if summary.shards_done_here or not output.has_index():
                     output.write_index()
+                if (note := write_card(out)) is not None:
+                    tell(note)
                 output.tidy(Liveness(out, policy.intervals))
         if left:
             policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")

@@ -2,9 +2,10 @@
 
 OUT/plan.parquet            the plan that is rendered, as made by `gift-generate plan`
 OUT/render.json             model, scheduler, size and versions; a second render with other settings is refused
-OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row), keys ascending
+OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row without nulls), keys ascending
 OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
 OUT/index.parquet           all shards' rows in plan order; exists only when every shard does
+OUT/README.md               the dataset's card; written after the index
 OUT/workers/<id>.json       what a worker is at; its time of change is the worker's heartbeat
 OUT/workers/<id>.jsonl      what that worker did, an event a line
 OUT/claims/<id>.json        who works on that shard now

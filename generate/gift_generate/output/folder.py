@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gift_generate.images.image_source import ImageSource, PlanRow
+from gift_generate.output.dataset_card import remove_card
 from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
 from gift_generate.workers.claims import remove_claims_of_the_dead
 from gift_generate.workers.heartbeat import Liveness
@@ -89,7 +90,8 @@ class OutputFolder:
             return False
 
     def remove_index(self) -> None:
-        """Before a shard is made: an index exists only while all shards do, however this process ends."""
+        """Before a shard is made: an index, and its card, exist only while all shards do, however this process ends."""
+        remove_card(self.path)
         (self.path / INDEX_FILE).unlink(missing_ok=True)
 
     def write_index(self) -> None:

@@ -18,6 +18,7 @@ from gift_generate.rendering.approximations import FeatureReuse, guidance_ends
 from gift_generate.rendering.batch_size import largest_batch, largest_batch_on_cpu
 from gift_generate.rendering.compilation import compile_pipeline
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.rendering.model_card import license_of
 from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
@@ -67,6 +68,7 @@ class StableDiffusionRenderer(Renderer):
         self._width = options.width or own_width
         self._batch_size = options.batch_size
         self._model_sha256 = fingerprint(folder)
+        self._license = license_of(folder)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,9 +94,10 @@ class StableDiffusionRenderer(Renderer):
 
     @property
     def machine(self) -> dict[str, str]:
-        """The model by the name it was asked for, the device, and the versions of the libraries."""
+        """The model by the name it was asked for, its licence where its card tells it, the device, and the versions of the libraries."""
         return {
             "model": self._options.model,
+            **self._license,
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
