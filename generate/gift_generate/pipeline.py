@@ -11,6 +11,7 @@ from gift_generate.output.background_writer import BackgroundWriter, MadeShard
 from gift_generate.output.folder import OutputFolder, Shard, bind_output
 from gift_generate.workers.claims import Claims
 from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness
+from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
 from gift_shared.console import some_of
 from gift_shared.errors import ShardError
@@ -60,7 +61,9 @@ def run(
     share = set(worker.share(output.shards))
     for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
         tell(f"warning: {warning}")
-    with Heartbeat(out, worker, policy.intervals) as heartbeat:
+    if (warning := other_machine_warning(output.first_machine, source.machine)) is not None:
+        tell(f"warning: {warning}")
+    with Heartbeat(out, worker, policy.intervals, source.machine) as heartbeat:
         heartbeat.tell(
             "started",
             settings=source.settings,
