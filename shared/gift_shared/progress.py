@@ -52,6 +52,10 @@ class Progress:
             left = _clock((self._total - self._done) / rate)
             self._write(f"{self._what}: {self._done} of {self._total} {self._unit}s, {self._rate(now - self._started)}, {left} left")
 
+    def reach(self, done: int) -> None:
+        """So many are done in all; fewer than before if work was lost."""
+        self.advance(done - self._done)
+
     def note(self, text: str) -> None:
         """A word on the present state, e.g. the loss, shown behind the rest."""
         self._note = text

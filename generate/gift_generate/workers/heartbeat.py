@@ -5,6 +5,7 @@ The files need no locks and no common clock, so workers may run on any machines 
 
 import threading
 import time
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -240,10 +241,11 @@ class Liveness:
     def _live_processes(self) -> set[ProcessName | None]:
         return {process_of(worker.record.worker) for worker in self.workers() if worker.is_live}
 
-    def workers(self) -> list[ObservedWorker]:
-        """All workers that ever wrote a record here, by rank and start; one that cannot be read is passed over."""
+    def workers(self, but: Container[str] = ()) -> list[ObservedWorker]:
+        """All workers that ever wrote a record here, by rank and start, `but` these ids; one that cannot be read is passed over."""
         folder = self._out / WORKER_FOLDER
-        observed = [self._observe(path) for path in folder.glob("*.json") if not path.name.startswith(".")] if folder.is_dir() else []
+        paths = folder.glob("*.json") if folder.is_dir() else ()
+        observed = [self._observe(path) for path in paths if not path.name.startswith(".") and path.stem not in but]
         return sorted((worker for worker in observed if worker), key=lambda worker: (worker.record.rank, worker.record.started))
 
     def _observe(self, path: Path) -> ObservedWorker | None:
