@@ -28,6 +28,7 @@ PLAN_SHA256 = "plan_sha256"  # in the metadata of every index file and in render
 RECORD = {"settings": {}, "machine?": {str: str}, f"{PLAN_SHA256}?": str}  # render.json; folders of earlier versions lack the plan's
 NO_RECORD = "Choose another --out."
 
+
 @dataclass(frozen=True)
 class Shard:
     """A shard's place in the plan."""
@@ -66,12 +67,20 @@ class OutputFolder:
             schema_metadata = pq.read_schema(rows).metadata or {}
         except (OSError, pa.ArrowInvalid):  # a damaged footer is either, a missing file the former
             return False
-        _require_same_plan(self.path, f"{SHARD_FOLDER}/{rows.name}", schema_metadata.get(PLAN_SHA256.encode(), b"").decode(), self.metadata[PLAN_SHA256])
+        self._require_plan(schema_metadata.get(PLAN_SHA256.encode(), b"").decode(), f"{SHARD_FOLDER}/{rows.name}")
         return schema_metadata.get(TAR_BYTES.encode()) == str(tar_bytes).encode()
 
     def require_own_plan(self) -> None:
         """Raises PlanError if the plan is another one than the folder was begun with, as far as that is known without every shard."""
-        _require_same_plan(self.path, RENDER_FILE, self._record().get(PLAN_SHA256, ""), self.metadata[PLAN_SHA256])
+        self._require_plan(self._record().get(PLAN_SHA256, ""), RENDER_FILE)
+
+    def _require_plan(self, recorded: str, where: str) -> None:
+        found = self.metadata[PLAN_SHA256]
+        if recorded and recorded != found:
+            raise PlanError(
+                f"{self.path / PLAN_FILE} was replaced: {where} was written for a plan with sha256 {recorded[:12]}..., it now has "
+                f"{found[:12]}.... Put the plan back that this folder was begun with, or choose another --out."
+            )
 
     def _record(self) -> dict[str, Any]:
         """What render.json says; nothing before the folder is bound."""
@@ -148,23 +157,31 @@ def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> Outp
     return output
 
 
-def check_place(path: Path, plan_path: Path | None) -> None:
-    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model."""
+def check_place(path: Path, plan_path: Path | None) -> pa.Table:
+    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model.
+
+    Returns: the plan, the folder's own if none is given.
+    """
     if _is_import(path / PLAN_FILE):
         raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
+    plan = None
     if plan_path is not None:
-        check_plan(read_plan(plan_path)[0], plan_path)
+        plan, _ = read_plan(plan_path)
+        check_plan(plan, plan_path)
     _check_folder(path, plan_path)
     if (path / PLAN_FILE).is_file():
-        open_output(path).require_own_plan()
+        output = open_output(path)
+        output.require_own_plan()
+        plan = output.plan
+    assert plan is not None
+    return plan
 
 
-def _require_same_plan(path: Path, where: str, recorded: str, found: str) -> None:
-    if recorded and recorded != found:
-        raise PlanError(
-            f"{path / PLAN_FILE} was replaced: {where} was written for the plan with sha256 {recorded[:12]}..., it now has {found[:12]}.... "
-            "Put the plan back that this folder was begun with, or choose another --out."
-        )
+def planned_left(path: Path, plan: pa.Table) -> list[Shard]:
+    """The shards of a plan that a folder still lacks: all of them while it has none."""
+    if (path / PLAN_FILE).is_file():
+        return open_output(path).remaining()
+    return [Shard(*place) for place in shard_slices(plan)]
 
 
 def _check_folder(path: Path, plan_path: Path | None) -> None:
