@@ -18,7 +18,9 @@ def swap_plan(out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("words", [("render", *FLAT), ("status",), ("status", "--json"), ("show", "--to", "sheet.png")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [("render", *FLAT), ("status",), ("status", "--json"), ("show", "--to", "sheet.png")], ids=lambda words: words[0]
+)
 def test_a_swapped_plan_is_noticed(command, rendered: Path, monkeypatch, tmp_path: Path, words: tuple) -> None:
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in (swap_plan(rendered) / "shards").iterdir()}
@@ -35,7 +37,7 @@ def test_before_the_first_shard_the_binding_tells(command, rendered: Path, words
         path.unlink()
     result = command(*words, "--out", swap_plan(rendered))
     assert result.code == 2
-    assert "render.json was written for the plan with sha256" in result.err
+    assert "render.json was written for a plan with sha256" in result.err
 
 
 @pytest.mark.parametrize("words", [("render", *FLAT), ("status",)], ids=["render", "status"])
@@ -46,4 +48,4 @@ def test_in_a_folder_of_an_earlier_version_the_shards_tell(command, rendered: Pa
     assert command(*words, "--out", rendered).code == 0
     result = command(*words, "--out", swap_plan(rendered))
     assert result.code == 2
-    assert "shards/cats-00000.parquet was written for the plan with sha256" in result.err
+    assert "shards/cats-00000.parquet was written for a plan with sha256" in result.err
