@@ -46,7 +46,7 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._told >= SECONDS_BETWEEN_LINES:
+        if now - self._told >= SECONDS_BETWEEN_LINES and self._done < self._total:  # at the end comes a line of its own
             self._told = now
             rate = max(self._done - self._first, 1) / (now - self._started)
             left = _clock((self._total - self._done) / rate)

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -58,6 +59,7 @@ class _FolderView:
         self._ranks = ranks
         self._supervisor = this_process()
         self._progress: FolderProgress | None = None
+        self._looked_at = 0.0
 
     def __enter__(self) -> "_FolderView":
         return self
@@ -77,10 +79,17 @@ class _FolderView:
         with contextlib.suppress(OSError):
             if self._progress is not None:
                 self._progress.look_if_due()
-            elif (self._out / RENDER_FILE).is_file() and self.records():
+            elif self._is_at_work():
                 output = open_output(self._out)
                 self._progress = FolderProgress(output, output.remaining(), LOOKS)
                 self._progress.__enter__()
+
+    def _is_at_work(self) -> bool:
+        """Whether one of the workers is, as far as is known; asked the storage only now and then, for models load for minutes."""
+        if time.monotonic() - self._looked_at < LOOKS.look_again_seconds:
+            return False
+        self._looked_at = time.monotonic()
+        return (self._out / RENDER_FILE).is_file() and bool(self.records())
 
     def records(self) -> list[WorkerRecord]:
         """What the workers that were started here, dead ones included, say of themselves."""

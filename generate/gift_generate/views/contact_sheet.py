@@ -37,7 +37,7 @@ class SheetRequest:
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on the sheet, of any size, and what stands beneath it; None leaves its place empty."""
+    """What `framed` makes of an image and what stands beneath it; None leaves its place empty."""
 
     image: Image.Image | None
     caption: str
@@ -47,7 +47,9 @@ def draw_sheet(out: Path, request: SheetRequest) -> tuple[Image.Image, int]:
     """The sheet, and how many groups found no room on it. Raises ShardError if there is no image to show yet."""
     groups = _groups(out, request)
     shown = list(groups.items())[: request.most_groups]
-    tiles = {name: [Tile(_image(out, row), row["caption"]) for row in spread(rows, request.pictures_per_group)] for name, rows in shown}
+    tiles = {
+        name: [Tile(framed(_image(out, row)), row["caption"]) for row in spread(rows, request.pictures_per_group)] for name, rows in shown
+    }
     return draw_tiles(tiles), len(groups) - len(shown)
 
 
@@ -69,7 +71,7 @@ def draw_tiles(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:
             if tile.image is None:
                 draw.rectangle((*corner, corner[0] + PICTURE - 1, corner[1] + PICTURE - 1), outline=HEADING)
             else:
-                sheet.paste(_framed(tile.image), corner)
+                sheet.paste(tile.image, corner)
             lines = _wrapped(tile.caption, font, PICTURE)
             draw.multiline_text((corner[0], corner[1] + PICTURE + 2), "\n".join(lines), font=font, fill=INK, spacing=1)
         top += cell_height + heading
@@ -121,7 +123,8 @@ def _image(out: Path, row: dict[str, Any]) -> Image.Image:
     return image
 
 
-def _framed(image: Image.Image) -> Image.Image:
+def framed(image: Image.Image) -> Image.Image:
+    """The image, of any size, in the middle of a square of PICTURE pixels."""
     # Small pictures are enlarged by whole factors with hard edges: what one sees is what the model sees.
     factor = PICTURE // max(image.size)
     if factor >= 2:
@@ -129,9 +132,9 @@ def _framed(image: Image.Image) -> Image.Image:
     else:
         image = image.copy()
         image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
-    framed = Image.new("RGB", (PICTURE, PICTURE), PAPER)
-    framed.paste(image, ((PICTURE - image.width) // 2, (PICTURE - image.height) // 2))
-    return framed
+    square = Image.new("RGB", (PICTURE, PICTURE), PAPER)
+    square.paste(image, ((PICTURE - image.width) // 2, (PICTURE - image.height) // 2))
+    return square
 
 
 def _wrapped(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -19,7 +19,7 @@ from PIL import Image
 from gift_generate.images.image_source import ImageSource, Picture, PlanRow
 from gift_generate.output.folder import Shard
 from gift_generate.planning.cost import BYTES_PER_SAMPLE, readable_bytes, readable_hours
-from gift_generate.views.contact_sheet import Tile, draw_tiles, spread, write_sheet
+from gift_generate.views.contact_sheet import Tile, draw_tiles, framed, spread, write_sheet
 from gift_shared.console import some_of
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.processor import processor_name
@@ -28,7 +28,7 @@ from gift_shared.schema import SampleStatus
 
 WARM_UP_STEPS = 2  # of a batch before the clock runs: first uses load kernels, and graphs are compiled
 NUMBERS_OF_WORKERS = (1, 8, 64)
-SLOWEST_IMAGE = 1e-9  # seconds, so that a rate is a number
+SHORTEST = 1e-9  # seconds, so that a rate is a number
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Timed:
     @property
     def images_per_second(self) -> float:
         """Of this one process."""
-        return len(self.pictures) / max(self.seconds, SLOWEST_IMAGE)
+        return len(self.pictures) / max(self.seconds, SHORTEST)
 
 
 def render_preview(
@@ -134,7 +134,7 @@ def _more(plan: pa.Table, chosen: Sequence[PlanRow], count: int) -> list[PlanRow
 def _tile(row: PlanRow, picture: Picture) -> Tile:
     if picture.content is None:
         return Tile(None, f"[{picture.status}: {picture.message}] {row['caption']}")
-    return Tile(Image.open(io.BytesIO(picture.content)).convert("RGB"), row["caption"])
+    return Tile(framed(Image.open(io.BytesIO(picture.content)).convert("RGB")), row["caption"])
 
 
 def _sheet_line(to: Path, groups: dict[str, list[PlanRow]], pictures: Sequence[Picture]) -> str:

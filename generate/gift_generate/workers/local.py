@@ -25,6 +25,7 @@ FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # Ctrl-C, and its end
 MOST_RESTARTS = 3  # of one worker in a row, without a shard between them
 SECONDS_BEFORE_RESTART = 0.5  # times the restarts so far: a driver that has just failed needs a moment
 POLL_SECONDS = 0.1
+SECONDS_TO_READ = 5.0  # what an ended worker has printed; a process of its own may hold the pipe for longer
 CRASHED = MachineError.exit_code
 WORST_FIRST = (GiftError.exit_code, CRASHED, INTERRUPTED, Preempted.exit_code, 0)
 NOT_AGAIN = (GiftError.exit_code, INTERRUPTED, Preempted.exit_code, 0)  # exit codes with which a worker has come to its own end
@@ -36,6 +37,7 @@ class _Process:
 
     place: int
     process: subprocess.Popen[bytes]
+    reading: threading.Thread  # what it prints
     restarts: int = 0
     starts_at: float | None = None  # when it is to be started again
     exit_code: int | None = None  # of its own end, or of the end it was given up with
@@ -61,7 +63,7 @@ class LocalWorkers:
         A signal that comes to `notice` is passed on once, and from then on nobody is started again.
         """
         lines: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
-        processes = [_Process(place, self._start(place, lines)) for place in range(self.num)]
+        processes = [_Process(place, *self._start(place, lines)) for place in range(self.num)]
         told: set[str] = set()
         num_passed_on = 0
         try:
@@ -78,11 +80,12 @@ class LocalWorkers:
             _signal(processes, signal.SIGTERM)  # none is left, unless something failed here
             for one in processes:
                 one.process.wait()
+                one.reading.join(SECONDS_TO_READ)
         self._relay(lines, told)
         codes = {one.exit_code for one in processes}
         return next(code for code in WORST_FIRST if code in codes)
 
-    def _start(self, place: int, lines: "SimpleQueue[tuple[int, bytes]]") -> subprocess.Popen[bytes]:
+    def _start(self, place: int, lines: "SimpleQueue[tuple[int, bytes]]") -> tuple[subprocess.Popen[bytes], threading.Thread]:
         # Not -m alone: a file of the folder it starts in, such as random.py, would stand for a module of Python's. A session of its
         # own: Ctrl-C, or a scheduler that signals a whole step, would reach it a second time.
         placed = ["--processes", "1", "--rank", str(self._rank(place)), "--world-size", str(self.node.world_size * self.num)]
@@ -95,8 +98,9 @@ class LocalWorkers:
             start_new_session=True,
         )
         assert process.stdout is not None
-        threading.Thread(target=_read_lines, args=(process.stdout, place, lines), daemon=True).start()
-        return process
+        reading = threading.Thread(target=_read_lines, args=(process.stdout, place, lines), daemon=True)
+        reading.start()
+        return process, reading
 
     def _rank(self, place: int) -> int:
         return self.node.rank * self.num + place
@@ -108,7 +112,8 @@ class LocalWorkers:
             if notice.has_come:
                 one.exit_code = Preempted.exit_code
             elif time.monotonic() >= one.starts_at:
-                one.starts_at, one.process = None, self._start(one.place, lines)
+                one.starts_at = None
+                one.process, one.reading = self._start(one.place, lines)
             return
         code = one.process.poll()
         if code is None:

@@ -31,6 +31,10 @@ def test_a_swapped_plan_is_noticed(command, rendered: Path, monkeypatch, tmp_pat
     assert {path: path.read_bytes() for path in (rendered / "shards").iterdir()} == before
 
 
+def test_who_gives_the_right_plan_is_told_that_the_folders_was_replaced(command, rendered: Path, plan: Path) -> None:
+    assert f"error: {swap_plan(rendered) / PLAN_FILE} was replaced" in command("render", "--out", rendered, "--plan", plan, *FLAT).err
+
+
 @pytest.mark.parametrize("words", [("render", *FLAT), ("status",)], ids=["render", "status"])
 def test_before_the_first_shard_the_binding_tells(command, rendered: Path, words: tuple) -> None:
     for path in (rendered / "shards").iterdir():
