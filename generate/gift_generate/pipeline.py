@@ -10,13 +10,13 @@ from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter, MadeShard
 from gift_generate.output.dataset_card import write_card
 from gift_generate.output.folder import OutputFolder, Shard, bind_output
+from gift_generate.output.folder_progress import FolderProgress
 from gift_generate.workers.claims import Claims
 from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness
+from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
-from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.progress import Progress
 from gift_shared.schema import SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
@@ -40,6 +40,7 @@ class RunSummary:
     shards_done_here: int = 0
     shards_left: int = 0  # of the whole folder, other workers' included
     statuses: Counter[str] = field(default_factory=Counter)  # of the rows done here
+    holders: list[str] = field(default_factory=list)  # workers that are at what is left
 
     @property
     def num_images(self) -> int:
@@ -61,7 +62,9 @@ def run(
     if output.is_new:  # told once, by whoever is first: a million captions take a minute
         for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
             tell(f"warning: {warning}")
-    with Heartbeat(out, worker, policy.intervals) as heartbeat:
+    if (difference := other_machine_warning(output.first_machine, source.machine)) is not None:
+        tell(f"warning: {difference}")
+    with Heartbeat(out, worker, policy.intervals, source.machine) as heartbeat:
         heartbeat.tell(
             "started",
             settings=source.settings,
@@ -70,8 +73,8 @@ def run(
             shards=len(output.shards),
             shards_left=len(left),
         )
-        num_images = sum(shard.num_rows for shard in left)
-        with Claims(out, heartbeat.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
+        showing = FolderProgress(output, left, policy.intervals, heartbeat.worker)
+        with Claims(out, heartbeat.worker, policy.intervals) as claims, showing as progress:
             loop = _WorkLoop(output=output, source=source, policy=policy, heartbeat=heartbeat, claims=claims, progress=progress, left=left)
             with BackgroundWriter(output) as writer:
                 loop.run(writer)
@@ -86,10 +89,7 @@ def run(
                 output.tidy(Liveness(out, policy.intervals))
         if left:
             policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
-            holders = sorted(set(claims.holders().values()))
-            if holders:
-                count = f"{len(left)} of {len(output.shards)} shards"
-                tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
+            summary.holders = sorted(set(claims.holders().values()))
     return summary
 
 
@@ -106,10 +106,9 @@ class _WorkLoop:
     policy: WorkerPolicy
     heartbeat: Heartbeat
     claims: Claims
-    progress: Progress
+    progress: FolderProgress
     left: list[Shard]  # as far as is known, in the order they are taken
     summary: RunSummary = field(default_factory=RunSummary)
-    made: set[str] = field(default_factory=set)  # shards whose images were counted here
 
     def run(self, writer: BackgroundWriter) -> None:
         """Make shard after shard until no more can be had or the notice has come; what was handed to the writer is then written."""
@@ -142,7 +141,6 @@ class _WorkLoop:
         self.output.remove_index()  # here and not sooner: with the claim held, nobody else can have completed the folder meanwhile
         started = time.monotonic()
         self.heartbeat.note(shard=shard.name)
-        self.made.add(shard.name)
 
         def on_images(count: int) -> None:
             self.progress.advance(count)
@@ -163,6 +161,7 @@ class _WorkLoop:
         if made is None:
             return False
         name, statuses = made.shard.name, made.statuses
+        self.progress.settled(made.shard)
         self.claims.release(name)
         self.left = [shard for shard in self.left if shard.name != name]
         self.summary.shards_done_here += 1
@@ -171,7 +170,6 @@ class _WorkLoop:
         self.heartbeat.tell(
             SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[SampleStatus.OK], seconds=round(made.seconds, 3)
         )
-        self._note_shards()
         self._require_some_usable(made)
         return True
 
@@ -186,16 +184,8 @@ class _WorkLoop:
 
     def _look_again(self) -> None:
         """Find out what others have completed since the last look."""
-        left = self.output.remaining(self.left)
-        for shard in set(self.left) - set(left):
-            if shard.name not in self.made:
-                self.progress.advance(shard.num_rows)
-        self.left = left
-        self._note_shards()
-
-    def _note_shards(self) -> None:
-        num_shards = len(self.output.shards)
-        self.progress.note(f"{num_shards - len(self.left)}/{num_shards} shards")
+        self.left = self.output.remaining(self.left)
+        self.progress.look_if_due()
 
     def _pause(self) -> None:
         """Sleep until the next look, or until the notice comes."""

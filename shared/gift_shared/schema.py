@@ -1,7 +1,7 @@
 """Layout of an output folder and columns of its Parquet files. A change here is a new SCHEMA_VERSION.
 
 OUT/plan.parquet            the plan that is rendered, as made by `gift-generate plan`
-OUT/render.json             model, scheduler, size and versions; a second render with other settings is refused
+OUT/render.json             settings, which another render's must agree with; the plan's sha256; the first worker's machine
 OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row without nulls), keys ascending
 OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
 OUT/index.parquet           all shards' rows in plan order; exists only when every shard does

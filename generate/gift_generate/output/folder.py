@@ -25,6 +25,10 @@ from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE,
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.storage import NO_PARQUET
 
+PLAN_SHA256 = "plan_sha256"  # in the metadata of every index file and in render.json
+RECORD = {"settings": {}, "machine?": {str: str}, f"{PLAN_SHA256}?": str}  # render.json; folders of earlier versions lack the plan's
+NO_RECORD = "Choose another --out."
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -55,14 +59,41 @@ class OutputFolder:
         return rows
 
     def is_complete(self, shard: Shard) -> bool:
-        """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again)."""
+        """Whether the shard counts: its rows exist and its tar has the size they claim (a tar cut short is made again).
+
+        Raises PlanError if it was made by another plan: made again, it would be lost.
+        """
         rows, tar = shard_rows(self.path, shard.name), shard_tar(self.path, shard.name)
         try:
             tar_bytes = tar.stat().st_size
             schema_metadata = pq.read_schema(rows).metadata or {}
         except (OSError, pa.ArrowInvalid):  # a damaged footer is either, a missing file the former
             return False
+        self._require_plan(schema_metadata.get(PLAN_SHA256.encode(), b"").decode(), f"{SHARD_FOLDER}/{rows.name}")
         return schema_metadata.get(TAR_BYTES.encode()) == str(tar_bytes).encode()
+
+    def require_own_plan(self) -> None:
+        """Raises PlanError if the plan is another one than the folder was begun with, as far as that is known without every shard."""
+        self._require_plan(self._record().get(PLAN_SHA256, ""), RENDER_FILE)
+
+    def _require_plan(self, recorded: str, where: str) -> None:
+        found = self.metadata[PLAN_SHA256]
+        if recorded and recorded != found:
+            raise PlanError(
+                f"{self.path / PLAN_FILE} was replaced: {where} was written for a plan with sha256 {recorded[:12]}..., it now has "
+                f"{found[:12]}.... Put the plan back that this folder was begun with, or choose another --out."
+            )
+
+    def _record(self) -> dict[str, Any]:
+        """What render.json says; nothing before the folder is bound."""
+        path = self.path / RENDER_FILE
+        return read_json_object(path, RECORD, ConfigError, NO_RECORD) if path.is_file() else {}
+
+    @property
+    def first_machine(self) -> dict[str, str]:
+        """Hardware and versions of the worker that bound the folder, as far as they are known."""
+        machine: dict[str, str] = self._record().get("machine", {})
+        return machine
 
     def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
         """Shards that are still to be rendered, in the order given, which is the plan's if none is.
@@ -119,22 +150,42 @@ def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> Outp
     if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
         _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
     output = open_output(path)
+    output.require_own_plan()
     record = path / RENDER_FILE
-    is_new = not record.is_file() and write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode())
+    bound = {"settings": source.settings, "machine": source.machine, PLAN_SHA256: output.metadata[PLAN_SHA256]}
+    is_new = not record.is_file() and write_once(record, json_text(bound).encode())
     if not is_new:
-        recorded = read_json_object(record, {"settings": {}}, ConfigError, "Choose another --out.")
+        recorded = read_json_object(record, RECORD, ConfigError, NO_RECORD)
         source.adopt(recorded["settings"])
         _require_same_settings(path, recorded["settings"], source.settings)
     return replace(output, is_new=is_new)
 
 
-def check_place(path: Path, plan_path: Path | None) -> None:
-    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model."""
+def check_place(path: Path, plan_path: Path | None) -> pa.Table:
+    """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model.
+
+    Returns: the plan, the folder's own if none is given.
+    """
     if _is_import(path / PLAN_FILE):
         raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
+    plan = None
     if plan_path is not None:
-        check_plan(read_plan(plan_path)[0], plan_path)
+        plan, _ = read_plan(plan_path)
+        check_plan(plan, plan_path)
     _check_folder(path, plan_path)
+    if (path / PLAN_FILE).is_file():
+        output = open_output(path)
+        output.require_own_plan()
+        plan = output.plan
+    assert plan is not None
+    return plan
+
+
+def planned_left(path: Path, plan: pa.Table) -> list[Shard]:
+    """The shards of a plan that a folder still lacks: all of them while it has none."""
+    if (path / PLAN_FILE).is_file():
+        return open_output(path).remaining()
+    return [Shard(*place) for place in shard_slices(plan)]
 
 
 def _check_folder(path: Path, plan_path: Path | None) -> None:
@@ -146,6 +197,7 @@ def _check_folder(path: Path, plan_path: Path | None) -> None:
             if _is_import(plan_path):  # of which the user knows no plan
                 held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
                 raise ConfigError(f"{path} holds {held}. Choose another --out.")
+            open_output(path).require_own_plan()  # the folder's own may be the one that is wrong
             raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
     elif has_begun(path):
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
@@ -191,4 +243,4 @@ def open_output(path: Path) -> OutputFolder:
     check_plan(plan, plan_path)
     with plan_path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return OutputFolder(path, plan.combine_chunks(), metadata | {"plan_sha256": digest})
+    return OutputFolder(path, plan.combine_chunks(), metadata | {PLAN_SHA256: digest})

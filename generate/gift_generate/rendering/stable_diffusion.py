@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
 from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
 from gift_shared.errors import ConfigError, first_line, unknown_name
-from gift_shared.processor import favours_onednn
+from gift_shared.processor import favours_onednn, processor_name
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
@@ -94,11 +93,12 @@ class StableDiffusionRenderer(Renderer):
 
     @property
     def machine(self) -> dict[str, str]:
-        """The model by the name it was asked for, its licence where its card tells it, the device, and the versions of the libraries."""
+        """The model by its name, its licence where its card tells it, device, what torch takes of the processor, and library versions."""
         return {
             "model": self._options.model,
             **self._license,
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else processor_name(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),  # also where a GPU renders: noise is drawn on the CPU
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
