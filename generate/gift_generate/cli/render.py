@@ -28,17 +28,23 @@ def render(
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay while other workers are at it, and take over the shards of those that die.")
     ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(help="Make rows of finished shards with these statuses again, by the settings given here: failed,flagged,black."),
+    ] = None,
 ) -> None:
     """Render a plan into shards, shared with every other worker in the folder. Stopped at any moment, the same command goes on."""
     with PreemptionNotice() as notice:  # before the imports, which take seconds: a signal that comes meanwhile is not lost
         from gift_generate.images.rendered import RenderedImages
         from gift_generate.output.folder import check_place
+        from gift_generate.output.retry import parse_statuses
         from gift_generate.pipeline import WorkerPolicy, run
         from gift_generate.rendering.factory import open_renderer
         from gift_generate.workers.rank import find_worker, is_first_of_its_node
         from gift_shared.progress import Progress
 
         worker = find_worker(rank, world_size)
+        statuses = parse_statuses(retry) if retry is not None else frozenset()
         Progress.is_shown = is_first_of_its_node()
         check_place(out, plan)
         encoder.require_room(options.height, options.width)
@@ -46,4 +52,4 @@ def render(
         tell(f"loading {options.model}")
         source = RenderedImages(open_renderer(options), encoder, max_attempts)
         notice.obey(NOTHING_BEGUN)
-        print_summary(out, run(out, plan, source, worker, tell, WorkerPolicy(waits=wait, notice=notice)))
+        print_summary(out, run(out, plan, source, worker, tell, WorkerPolicy(waits=wait, notice=notice), statuses))
