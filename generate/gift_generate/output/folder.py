@@ -7,20 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gift_generate.images.image_source import ImageSource, PlanRow
+from gift_generate.images.image_source import PlanRow
 from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
 from gift_generate.workers.claims import remove_claims_of_the_dead
 from gift_generate.workers.heartbeat import Liveness
-from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
-from gift_shared.documents import read_json_object
+from gift_shared.atomic import TEMPORARY_SUFFIX
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.parquet_files import read_index, read_plan, write_index
-from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
+from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.storage import NO_PARQUET
 
@@ -36,7 +34,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The plan of a folder and what is done of it. Make one with `bind_output` (to write) or `open_output` (to read)."""
+    """The plan of a folder and what is done of it. Make one with `open_to_fill` (to write) or `open_output` (to read)."""
 
     path: Path
     plan: pa.Table
@@ -72,6 +70,19 @@ class OutputFolder:
         shards = self.shards if among is None else among
         return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
 
+    def has_shards(self) -> bool:
+        """Whether any shard is complete: then the folder is bound to the settings it was made with."""
+        folder = self.path / SHARD_FOLDER
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        return any(f"{shard.name}.parquet" in there and self.is_complete(shard) for shard in self.shards)
+
+    def spread_rows(self, count: int) -> list[PlanRow]:
+        """So many rows from all over the plan, at equal distances; all of a plan that has no more."""
+        num_rows = self.plan.num_rows
+        places = sorted({position * num_rows // count for position in range(count)})
+        rows: list[PlanRow] = self.plan.take(places).to_pylist()
+        return rows
+
     def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
         """The index rows of every complete shard, in plan order."""
         for shard in self.shards:
@@ -106,34 +117,17 @@ class OutputFolder:
         remove_claims_of_the_dead(self.path, liveness)
 
 
-def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> OutputFolder:
-    """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
-
-    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded. What the
-    source leaves open, such as an automatic batch size, is decided by whoever is first.
-    """
-    _check_folder(path, plan_path)
-    if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
-        _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
-    output = open_output(path)
-    record = path / RENDER_FILE
-    if record.is_file() or not write_once(record, json_text({"settings": source.settings, "machine": source.machine}).encode()):
-        recorded = read_json_object(record, {"settings": {}}, ConfigError, "Choose another --out.")
-        source.adopt(recorded["settings"])
-        _require_same_settings(path, recorded["settings"], source.settings)
-    return output
-
-
 def check_place(path: Path, plan_path: Path | None) -> None:
     """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model."""
     if _is_import(path / PLAN_FILE):
         raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
     if plan_path is not None:
         check_plan(read_plan(plan_path)[0], plan_path)
-    _check_folder(path, plan_path)
+    check_folder(path, plan_path)
 
 
-def _check_folder(path: Path, plan_path: Path | None) -> None:
+def check_folder(path: Path, plan_path: Path | None) -> None:
+    """Whether the folder is free, or holds this plan already (None: any). Raises ConfigError."""
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "run.json" in names:
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
@@ -154,16 +148,6 @@ def _is_import(plan_path: Path) -> bool:
         return IMPORTED.encode() in (pq.read_schema(plan_path).metadata or {})
     except NO_PARQUET:
         return False
-
-
-def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:
-    # The model first: from another one the other differences follow.
-    for name in sorted(recorded.keys() | asked.keys(), key=lambda name: (name != "model", name)):
-        if recorded.get(name) != asked.get(name):
-            raise ConfigError(
-                f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "
-                "Give the same settings to go on, or choose another --out."
-            )
 
 
 def has_begun(path: Path) -> bool:

@@ -53,8 +53,9 @@ AT_WORK = (WorkerState.RUNNING, WorkerState.WAITING)
 
 RECORD = {
     "worker": FILE_NAME, "rank": int, "world_size": int, "started": str, "state": str, "shard": Maybe(str), "shards_done": int,
-    "images_done": int, "images_made": int, "seconds": float, "message": str,
+    "images_done": int, "images_made": int, "seconds": float, "message": str, "settings_sha256?": str,
 }  # fmt: skip
+RECORD_FIELDS = tuple(name.removesuffix("?") for name in RECORD)
 
 
 @dataclass(kw_only=True)
@@ -72,6 +73,7 @@ class WorkerRecord:
     images_made: int = 0  # also those of shards that are not yet written, or were dropped
     seconds: float = 0.0  # since it began to work; waiting for others not counted
     message: str = ""  # of a failure
+    settings_sha256: str = ""  # of what it renders with, see `settings_digest`; workers of earlier versions do not say
 
     @property
     def host(self) -> str:
@@ -244,7 +246,8 @@ class Liveness:
         try:
             since = path.stat().st_mtime
             fields = read_json_object(path, RECORD, DataError)
-            record = WorkerRecord(**{name: fields[name] for name in RECORD} | {"state": WorkerState(fields["state"])})
+            known = {name: fields[name] for name in RECORD_FIELDS if name in fields}
+            record = WorkerRecord(**known | {"state": WorkerState(fields["state"])})
         except (FileNotFoundError, DataError, ValueError):  # a state that only a later version knows is a ValueError
             return None
         is_dead = record.state in AT_WORK and self.is_dead(record.worker, since)
