@@ -9,6 +9,8 @@ OUT/README.md               the dataset's card; written after the index
 OUT/workers/<id>.json       what a worker is at; its time of change is the worker's heartbeat
 OUT/workers/<id>.jsonl      what that worker did, an event a line
 OUT/claims/<id>.json        who works on that shard now
+OUT/spool/<work>/           finished batches of shards that are not finished
+OUT/retries/<number>.json   settings under which rows of finished shards were made again
 """
 
 from enum import StrEnum
@@ -28,6 +30,8 @@ TAR_BYTES = "tar_bytes"  # metadata of a shard's Parquet: size and digest of the
 TAR_SHA256 = "tar_sha256"
 WORKER_FOLDER = "workers"
 CLAIM_FOLDER = "claims"
+SPOOL_FOLDER = "spool"
+RETRY_FOLDER = "retries"
 
 
 class SampleStatus(StrEnum):

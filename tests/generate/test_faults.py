@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gift_generate.images.encoding import ImageEncoder
-from gift_generate.images.image_source import Picture, PlanRow
+from gift_generate.images.image_source import BatchStore, Picture, PlanRow
 from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import WorkerPolicy, run
 from gift_generate.rendering.flat_color import FlatColorRenderer
@@ -124,8 +124,8 @@ def test_a_notice_that_comes_before_anything_was_begun_asks_for_another_start(
 class NoticedAfterTheLastShard(RenderedImages):
     """Gets SIGTERM when the last shard's pictures are there and not yet written."""
 
-    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
-        pictures = super().pictures(rows, on_images)
+    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None], batches: BatchStore) -> list[Picture]:
+        pictures = super().pictures(rows, on_images, batches)
         if rows[0]["shard"] == "cars-00002":
             os.kill(os.getpid(), signal.SIGTERM)
         return pictures

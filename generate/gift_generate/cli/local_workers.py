@@ -12,6 +12,7 @@ import typer
 from gift_generate.cli.summary import print_done, tell
 from gift_generate.output.folder import open_output
 from gift_generate.output.folder_progress import FolderProgress
+from gift_generate.output.work import NewShards
 from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness, WorkerRecord, process_of
 from gift_generate.workers.local import LocalWorkers
 from gift_generate.workers.rank import Worker
@@ -25,7 +26,7 @@ from gift_shared.worker_logs import shards_written
 LOOKS = HeartbeatIntervals(look_again_seconds=3.0)  # this process has nothing else to do
 
 
-def render_by_processes(out: Path, num_shards: int, num: int, node: Worker, notice: PreemptionNotice) -> None:
+def render_by_processes(out: Path, num_shards: int, num: int, node: Worker, notice: PreemptionNotice, *, is_retry: bool) -> None:
     """Run this command line as `num` workers until all have ended; the worst of their exit codes is the command's.
 
     Raises: Preempted or KeyboardInterrupt if told to leave; typer.Exit with a code that is not 0.
@@ -37,7 +38,7 @@ def render_by_processes(out: Path, num_shards: int, num: int, node: Worker, noti
             f"warning: the plan has {num_shards} shards, so {num_workers - num_shards} of {num_workers} workers have nothing to do. "
             "Plan with fewer --images-per-shard to use all."
         )
-    with _FolderView(out, range(node.rank * num, (node.rank + 1) * num)) as view:
+    with _FolderView(out, range(node.rank * num, (node.rank + 1) * num), not is_retry) as view:
         workers = LocalWorkers(words=sys.argv[1:], num=num, node=node, tell=view.tell, has_got_on=view.has_written_a_shard)
         code = workers.run(notice, view.refresh)
     if code in (INTERRUPTED, Preempted.exit_code):
@@ -54,8 +55,9 @@ def render_by_processes(out: Path, num_shards: int, num: int, node: Worker, noti
 class _FolderView:
     """What is shown while the workers of these ranks run: nothing while they load their model, then how far the folder is."""
 
-    def __init__(self, out: Path, ranks: range) -> None:
+    def __init__(self, out: Path, ranks: range, is_render: bool) -> None:
         self._out = out
+        self._is_render = is_render  # a retry fills no folder: `gift-generate status` tells how its workers get on
         self._ranks = ranks
         self._supervisor = this_process()
         self._progress: FolderProgress | None = None
@@ -81,7 +83,7 @@ class _FolderView:
                 self._progress.look_if_due()
             elif self._is_at_work():
                 output = open_output(self._out)
-                self._progress = FolderProgress(output, output.remaining(), LOOKS)
+                self._progress = FolderProgress(NewShards(output, {}), output.remaining(), LOOKS)
                 self._progress.__enter__()
 
     def _is_at_work(self) -> bool:
@@ -89,7 +91,7 @@ class _FolderView:
         if time.monotonic() - self._looked_at < LOOKS.look_again_seconds:
             return False
         self._looked_at = time.monotonic()
-        return (self._out / RENDER_FILE).is_file() and bool(self.records())
+        return self._is_render and (self._out / RENDER_FILE).is_file() and bool(self.records())
 
     def records(self) -> list[WorkerRecord]:
         """What the workers that were started here, dead ones included, say of themselves."""

@@ -27,12 +27,17 @@ def render(
     encoder: ImageEncoder,
     place: WorkerOptions,
     trial: PreviewOptions,
+    retry: Annotated[
+        str | None,
+        typer.Option(help="Make rows of finished shards with these statuses again, by the settings given here: failed,flagged,black."),
+    ] = None,
 ) -> None:
     """Render a plan into shards, shared with every other worker in the folder. Stopped at any moment, the same command goes on."""
     # Before the imports, which take seconds: a signal that comes meanwhile is not lost.
     with PreemptionNotice(signals_to_pass_on() if place.processes > 1 else SIGNALS) as notice:
         from gift_generate.images.rendered import RenderedImages
         from gift_generate.output.folder import check_place, planned_left
+        from gift_generate.output.retry import parse_statuses
         from gift_generate.pipeline import WorkerPolicy, run
         from gift_generate.planning.plan import shard_slices
         from gift_generate.rendering.factory import open_renderer
@@ -40,13 +45,16 @@ def render(
         from gift_shared.progress import Progress
 
         worker = find_worker(place.rank, place.world_size)
+        statuses = parse_statuses(retry) if retry is not None else frozenset()
+        if statuses and trial.preview is not None:
+            raise ConfigError("--retry makes images of a folder again and --preview makes none: give one of the two.")
         planned = check_place(out, plan)
         encoder.require_room(options.height, options.width)
         if place.processes > 1:
             from gift_generate.cli.local_workers import render_by_processes
 
             _require_several(options.device, trial)
-            render_by_processes(out, len(shard_slices(planned)), place.processes, worker, notice)
+            render_by_processes(out, len(shard_slices(planned)), place.processes, worker, notice, is_retry=bool(statuses))
             return
         if is_supervised():
             leave_with_supervisor()
@@ -61,7 +69,7 @@ def render(
             for line in render_preview(planned, planned_left(out, planned), source, trial.preview, trial.preview_to, notice):
                 typer.echo(line)
             return
-        summary = run(out, plan, source, worker, tell, WorkerPolicy(waits=place.waits, notice=notice))
+        summary = run(out, plan, source, worker, tell, WorkerPolicy(waits=place.waits, notice=notice), statuses)
         if not is_supervised():  # else there is one of all workers
             print_summary(out, summary)
 

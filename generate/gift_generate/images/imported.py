@@ -1,5 +1,6 @@
 """Images made by the authors' code -> a plan for what is there, and the pictures of that plan: their bytes are kept as they are."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from gift_generate.images.authors_folder import SUFFIXES, AuthorsTask, read_authors_folder
-from gift_generate.images.image_source import ImageSource, Picture, PlanRow
+from gift_generate.images.image_source import KEEPS_NOTHING, BatchStore, ImageSource, Picture, PlanRow
 from gift_generate.images.import_request import ImportRequest
 from gift_generate.planning.plan import IMPORTED, check_plan, make_plan
 from gift_generate.planning.plan_request import PlanRequest, Seeding, check_numbers
@@ -20,6 +21,7 @@ from gift_shared.schema import PLAN_SCHEMA, PlanKind, SampleStatus
 
 UNKNOWN_SEED = -1  # of images whose order is not given
 SOURCE = "file:image_text"
+MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then it is another folder, or a damaged one
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,23 @@ class ImportedImages(ImageSource):
     def __init__(self, request: ImportRequest, tasks: list[AuthorsTask]) -> None:
         self._files = {task.name: task.files for task in tasks}
         self._order = request.order
+        self._statuses: Counter[SampleStatus] = Counter()  # of all that was read so far
 
     @property
     def settings(self) -> dict[str, Any]:
         """Imported images are never mixed with rendered ones."""
         return {"model": "imported", "order": self._order}
 
-    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
-        """The pictures of one shard, in row order."""
+    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None], batches: BatchStore = KEEPS_NOTHING) -> list[Picture]:
+        """The pictures of one shard, in row order. Nothing is kept of an unfinished one: files are read as fast as they are kept."""
         pictures = []
         for row in rows:
             pictures.append(_picture(self._files[row["task"]].get(row["index"]), row["sample_seed"]))
             on_images(1)
+        self._statuses.update(picture.status for picture in pictures)
+        num_images = self._statuses.total()
+        if num_images >= MOST_UNUSABLE_AT_START and not self._statuses[SampleStatus.OK]:
+            raise DataError(f"None of the first {num_images} images can be used ({pictures[0].message}). Is it the right folder?")
         return pictures
 
 

@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gift_generate.images.image_source import ImageSource, PlanRow
+from gift_generate.images.image_source import PlanRow
 from gift_generate.output.dataset_card import remove_card
 from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
 from gift_generate.workers.claims import remove_claims_of_the_dead
 from gift_generate.workers.heartbeat import Liveness
-from gift_shared.atomic import TEMPORARY_SUFFIX, json_text, write_once
+from gift_shared.atomic import TEMPORARY_SUFFIX
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.parquet_files import read_index, read_plan, write_index
@@ -41,12 +41,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The plan of a folder and what is done of it. Make one with `bind_output` (to write) or `open_output` (to read)."""
+    """The plan of a folder and what is done of it. Make one with `open_to_fill` (to write) or `open_output` (to read)."""
 
     path: Path
     plan: pa.Table
     metadata: dict[str, str]  # of every index file: the plan's own, and the plan's sha256
-    is_new: bool = False  # bound to its settings by this very call: by one worker of all, once
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -105,6 +104,19 @@ class OutputFolder:
         shards = self.shards if among is None else among
         return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
 
+    def has_shards(self) -> bool:
+        """Whether any shard is complete: then the folder is bound to the settings it was made with."""
+        folder = self.path / SHARD_FOLDER
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        return any(f"{shard.name}.parquet" in there and self.is_complete(shard) for shard in self.shards)
+
+    def spread_rows(self, count: int) -> list[PlanRow]:
+        """So many rows from all over the plan, at equal distances; all of a plan that has no more."""
+        num_rows = self.plan.num_rows
+        places = sorted({position * num_rows // count for position in range(count)})
+        rows: list[PlanRow] = self.plan.take(places).to_pylist()
+        return rows
+
     def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
         """The index rows of every complete shard, in plan order."""
         for shard in self.shards:
@@ -140,27 +152,6 @@ class OutputFolder:
         remove_claims_of_the_dead(self.path, liveness)
 
 
-def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> OutputFolder:
-    """Put plan and settings into a folder, or check that those it has are the same. Raises ConfigError, PlanError.
-
-    `plan_path` None goes on with the plan that the folder has. Settings decide bytes and must agree; the machine is recorded. What the
-    source leaves open, such as an automatic batch size, is decided by whoever is first.
-    """
-    _check_folder(path, plan_path)
-    if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
-        _check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
-    output = open_output(path)
-    output.require_own_plan()
-    record = path / RENDER_FILE
-    bound = {"settings": source.settings, "machine": source.machine, PLAN_SHA256: output.metadata[PLAN_SHA256]}
-    is_new = not record.is_file() and write_once(record, json_text(bound).encode())
-    if not is_new:
-        recorded = read_json_object(record, RECORD, ConfigError, NO_RECORD)
-        source.adopt(recorded["settings"])
-        _require_same_settings(path, recorded["settings"], source.settings)
-    return replace(output, is_new=is_new)
-
-
 def check_place(path: Path, plan_path: Path | None) -> pa.Table:
     """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model.
 
@@ -172,7 +163,7 @@ def check_place(path: Path, plan_path: Path | None) -> pa.Table:
     if plan_path is not None:
         plan, _ = read_plan(plan_path)
         check_plan(plan, plan_path)
-    _check_folder(path, plan_path)
+    check_folder(path, plan_path)
     if (path / PLAN_FILE).is_file():
         output = open_output(path)
         output.require_own_plan()
@@ -188,7 +179,8 @@ def planned_left(path: Path, plan: pa.Table) -> list[Shard]:
     return [Shard(*place) for place in shard_slices(plan)]
 
 
-def _check_folder(path: Path, plan_path: Path | None) -> None:
+def check_folder(path: Path, plan_path: Path | None) -> None:
+    """Whether the folder is free, or holds this plan already (None: any). Raises ConfigError."""
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "run.json" in names:
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
@@ -217,16 +209,6 @@ def _is_import(plan_path: Path) -> bool:
         return IMPORTED.encode() in (pq.read_schema(plan_path).metadata or {})
     except NO_PARQUET:
         return False
-
-
-def _require_same_settings(path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> None:
-    # The model first: from another one the other differences follow.
-    for name in sorted(recorded.keys() | asked.keys(), key=lambda name: (name != "model", name)):
-        if recorded.get(name) != asked.get(name):
-            raise ConfigError(
-                f"{path} holds images made with {name} = {recorded.get(name)!r}, this command says {asked.get(name)!r}. "
-                "Give the same settings to go on, or choose another --out."
-            )
 
 
 def has_begun(path: Path) -> bool:

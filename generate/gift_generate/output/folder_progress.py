@@ -4,29 +4,33 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from gift_generate.output.folder import OutputFolder, Shard
+from gift_generate.output.folder import Shard
+from gift_generate.output.work import Work
 from gift_generate.workers.heartbeat import HeartbeatIntervals
 from gift_generate.workers.live_workers import LiveWorkers
 from gift_shared.progress import Progress
 
 
 class FolderProgress:
-    """Progress of an output folder; a context manager. A look is a listing and a file for each live worker; without a bar there is none.
+    """Progress of what is made in a folder, a context manager.
 
-    left: the shards that are not complete. worker: id of the worker that shows it, whose own images count at once; None if it makes none.
+    A look is a listing and a file for each live worker; without a bar there is none.
+
+    left: the shards that are not done. worker: id of the worker that shows it, whose own images count at once; None if it makes none.
     """
 
-    def __init__(self, output: OutputFolder, left: Sequence[Shard], intervals: HeartbeatIntervals, worker: str | None = None) -> None:
-        self._output = output
+    def __init__(self, work: Work, left: Sequence[Shard], intervals: HeartbeatIntervals, worker: str | None = None) -> None:
+        self._work = work
         self._left = list(left)
         self._worker = worker
         self._seconds = intervals.look_again_seconds
-        self._workers = LiveWorkers(output.path, intervals)
+        self._workers = LiveWorkers(work.output.path, intervals)
         self._num_others = 0
         self._images_of_others = 0  # under way
         self._own_images = 0  # under way
+        self._total = work.num_images(left)
         self._count()
-        self._progress = Progress("images", output.plan.num_rows, "image", done=self._images)
+        self._progress = Progress("images", self._total, "image", done=self._images)
 
     def __enter__(self) -> "FolderProgress":
         self._note()
@@ -44,9 +48,12 @@ class FolderProgress:
         if not self.look_if_due():
             self._progress.advance(images)
 
-    def settled(self, shard: Shard) -> None:
-        """A shard of that worker's is written."""
-        self._own_images = max(self._own_images - shard.num_rows, 0)
+    def settled(self, images: int) -> None:
+        """So many of that worker's are no longer under way: their shard is written, and will be forgotten."""
+        self._own_images = max(self._own_images - images, 0)
+
+    def forget(self, shard: Shard) -> None:
+        """A shard is done."""
         self._left = [other for other in self._left if other.name != shard.name]
         self._note()
 
@@ -70,16 +77,16 @@ class FolderProgress:
         self._looked_at = time.monotonic()
         if not Progress.is_shown:
             return
-        self._left = self._output.remaining(self._left)
+        self._left = self._work.look_again(self._left)
         others = [worker.record for worker in self._workers.look() if worker.record.worker != self._worker]
         self._num_others = len(others)
         self._images_of_others = sum(max(record.images_made - record.images_done, 0) for record in others)
 
     def _note(self) -> None:
-        shards, workers = len(self._output.shards), self._num_others + (self._worker is not None)
+        shards, workers = len(self._work.output.shards), self._num_others + (self._worker is not None)
         self._progress.note(f"{shards - len(self._left)}/{shards} shards, {workers} worker{'s' * (workers != 1)}")
 
     @property
     def _images(self) -> int:
-        done = int(self._output.plan.num_rows) - sum(shard.num_rows for shard in self._left)
+        done = self._total - sum(map(self._work.num_rows, self._left))
         return done + self._images_of_others + self._own_images

@@ -21,13 +21,17 @@ IN_JSON = tuple(name for name in INDEX_SCHEMA.names if name not in _PLACE)
 
 
 def write_shard(out: Path, shard: str, rows: Sequence[PlanRow], pictures: Sequence[Picture], metadata: dict[str, str]) -> None:
-    """Write the tar, then the rows. Killed at any point, it leaves either a whole shard or one that does not count."""
+    """Write the tar, then the rows. Killed at any point, it leaves either a whole shard or one that does not count.
+
+    Rows that are there go first: they never stand beside another tar than theirs, which may have the very size they claim.
+    """
     with atomic_path(shard_tar(out, shard)) as temporary:
         with temporary.open("wb") as file:
             index_rows = _write_tar(file, rows, pictures)
         with temporary.open("rb") as file:
             tar_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         tar_bytes = temporary.stat().st_size
+        shard_rows(out, shard).unlink(missing_ok=True)
     table = pa.Table.from_pylist(index_rows, schema=INDEX_SCHEMA)
     write_index(shard_rows(out, shard), table, metadata | {TAR_BYTES: str(tar_bytes), TAR_SHA256: tar_sha256})
 

@@ -54,7 +54,7 @@ AT_WORK = (WorkerState.RUNNING, WorkerState.WAITING)
 
 RECORD = {
     "worker": FILE_NAME, "rank": int, "world_size": int, "started": str, "state": str, "shard": Maybe(str), "shards_done": int,
-    "images_done": int, "images_made": int, "seconds": float, "message": str, "machine?": {str: str},
+    "images_done": int, "images_made": int, "seconds": float, "message": str, "settings_sha256?": str, "machine?": {str: str},
 }  # fmt: skip
 RECORD_FIELDS = tuple(name.removesuffix("?") for name in RECORD)
 
@@ -74,6 +74,7 @@ class WorkerRecord:
     images_made: int = 0  # also those of shards that are not yet written, or were dropped
     seconds: float = 0.0  # since it began to work; waiting for others not counted
     message: str = ""  # of a failure
+    settings_sha256: str = ""  # of what it renders with, see `settings_digest`; workers of earlier versions do not say
     machine: dict[str, str] = field(default_factory=dict)  # hardware and versions, where images depend on them
 
     @property

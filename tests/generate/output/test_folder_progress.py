@@ -9,6 +9,7 @@ import pytest
 from gift_generate.output import folder_progress as module
 from gift_generate.output.folder import open_output
 from gift_generate.output.folder_progress import FolderProgress
+from gift_generate.output.work import NewShards
 from gift_generate.workers.heartbeat import HeartbeatIntervals
 from gift_shared import progress as terminal
 from gift_shared.atomic import write_json
@@ -51,7 +52,7 @@ def test_the_images_of_all_live_workers_count(half: Path, clock: list[float], ca
     output = open_output(half)
     other_worker(half, 3, made=3, done=0)
     other_worker(half, 4, made=4, done=1, state="preempted")  # what it had under way is lost
-    with FolderProgress(output, output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
+    with FolderProgress(NewShards(output, {}), output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
         clock[0] += 10
         progress.advance(1)
         other_worker(half, 3, made=6, done=4)  # a shard, and two of the next
@@ -69,9 +70,10 @@ def test_the_images_of_all_live_workers_count(half: Path, clock: list[float], ca
 def test_a_worker_that_dies_takes_its_images_with_it(half: Path, clock: list[float], capsys) -> None:
     output = open_output(half)
     other_worker(half, 3, made=3, done=0)
-    with FolderProgress(output, output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
+    with FolderProgress(NewShards(output, {}), output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
         progress.advance(4)
-        progress.settled(output.remaining()[0])
+        progress.settled(output.remaining()[0].num_rows)
+        progress.forget(output.remaining()[0])
         other_worker(half, 3, made=3, done=0, state="failed")
         clock[0] += 20
         progress.advance(1)
@@ -82,14 +84,14 @@ def test_the_files_of_workers_are_read_now_and_then_and_not_where_nothing_is_sho
     looks = []
     monkeypatch.setattr(module.LiveWorkers, "look", lambda self: looks.append(clock[0]) or [])
     output = open_output(half)
-    with FolderProgress(output, output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
+    with FolderProgress(NewShards(output, {}), output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
         for _ in range(100):
             clock[0] += 0.5
             progress.advance(0)
     assert looks == [1000.0, 1015.0, 1030.0, 1045.0, 1050.0]
     monkeypatch.setattr(Progress, "is_shown", False)
     looks.clear()
-    with FolderProgress(output, output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
+    with FolderProgress(NewShards(output, {}), output.remaining(), HeartbeatIntervals(look_again_seconds=15), OWN) as progress:
         clock[0] += 60
         progress.advance(1)
     assert looks == []

@@ -40,10 +40,18 @@ def test_a_preview_of_a_begun_folder_leaves_it_alone_and_counts_what_is_left(com
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in rendered.rglob("*")} == before
 
 
-def test_images_that_do_not_come_out_are_told(command, plan: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(FlatColorRenderer, "_color", lambda self, job: np.zeros(3, dtype=np.uint8))
+@pytest.mark.parametrize("usable", ["", "a"])
+def test_images_that_do_not_come_out_are_told(command, plan: Path, tmp_path: Path, monkeypatch, usable: str) -> None:
+    color = FlatColorRenderer._color
+    black = np.zeros(3, dtype=np.uint8)
+    monkeypatch.setattr(FlatColorRenderer, "_color", lambda self, job: color(self, job) if usable and "cat" in job.caption else black)
     result = command("render", "--plan", plan, "--out", tmp_path / "out", *FLAT, "--preview", 2, "--preview-to", tmp_path / "black.png")
-    assert "4 images in 2 lines, 4 black ('all pixels are 0')" in result.out
+    if usable:
+        assert "black ('all pixels are 0')" in result.out
+    else:
+        assert result.code != 0
+        assert "None of the first 32 images is usable (32 black; all pixels are 0)" in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_task_shows_every_source_before_any_twice(plan: Path) -> None:
