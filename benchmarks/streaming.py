@@ -267,7 +267,8 @@ def write_large_pool(out: Path, num_rows: int, sources: tuple[str, ...]) -> None
     from gift_shared.parquet_files import write_index
     from gift_shared.schema import INDEX_SCHEMA
 
-    write_index(out / "index.parquet", pa.table([columns[name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA), {})
+    filled = [columns.get(field.name, pa.nulls(num_rows, field.type)) for field in INDEX_SCHEMA]
+    write_index(out / "index.parquet", pa.table(filled, schema=INDEX_SCHEMA), {})
 
 
 if __name__ == "__main__":
