@@ -54,5 +54,6 @@ class RenderedImages(ImageSource):
         return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
 
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
-        """The pictures of one shard, in row order."""
+        """The pictures of one shard, in row order. Raises ConfigError if a row's size is more than the image format holds."""
+        self._encoder.require_room(*(row[side] for row in rows for side in ("render_height", "render_width")))
         return render_screened(self._renderer, self._encoder, rows, self._max_attempts, on_images)
