@@ -103,7 +103,7 @@ def make_output(plan: Path, out: Path) -> None:
     from gift_generate.images.encoding import ImageEncoder
     from gift_generate.images.image_source import Picture
     from gift_generate.images.rendered import RenderedImages
-    from gift_generate.output.folder import bind_output
+    from gift_generate.output.binding import bind_output
     from gift_generate.output.shard_writer import write_shard
     from gift_generate.rendering.factory import open_renderer
     from gift_generate.rendering.model_options import ModelOptions

@@ -1,25 +1,34 @@
-"""The run, top to bottom: bind the folder, claim a shard, make its pictures, write it while the next is made, index the whole."""
+"""The run, top to bottom: bind the folder, claim a shard, make its pictures, write it while the next is made, index the whole.
+
+A retry is such a run too: it makes rows of finished shards again.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gift_generate.images.first_images import SPREAD_ROWS, NothingUsable
 from gift_generate.images.image_source import ImageSource
-from gift_generate.output.background_writer import BackgroundWriter, MadeShard
-from gift_generate.output.folder import OutputFolder, Shard, bind_output
+from gift_generate.output.background_writer import BackgroundWriter
+from gift_generate.output.binding import Bound, adopt_settings, bind_retry, bind_settings, open_to_fill
+from gift_generate.output.dataset_card import write_card
+from gift_generate.output.folder import OutputFolder, Shard
+from gift_generate.output.folder_progress import FolderProgress
+from gift_generate.output.retry import RetriedRows
+from gift_generate.output.spool import Spool, purpose
+from gift_generate.output.work import MadeShard, NewShards, Work
+from gift_generate.rendering.reproducible import settings_digest
 from gift_generate.workers.claims import Claims
-from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness
+from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness, ObservedWorker
+from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
-from gift_shared.console import some_of
-from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.progress import Progress
 from gift_shared.schema import SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
-MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
+Tell = Callable[[str], None]
 LONGEST_PAUSE = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
@@ -39,6 +48,7 @@ class RunSummary:
     shards_done_here: int = 0
     shards_left: int = 0  # of the whole folder, other workers' included
     statuses: Counter[str] = field(default_factory=Counter)  # of the rows done here
+    holders: list[str] = field(default_factory=list)  # workers that are at what is left
 
     @property
     def num_images(self) -> int:
@@ -47,66 +57,118 @@ class RunSummary:
 
 
 def run(
-    out: Path, plan_path: Path | None, source: ImageSource, worker: Worker, tell: Callable[[str], None], policy: WorkerPolicy | None = None
+    out: Path,
+    plan_path: Path | None,
+    source: ImageSource,
+    worker: Worker,
+    tell: Callable[[str], None],
+    policy: WorkerPolicy | None = None,
+    retry: Collection[SampleStatus] = (),
 ) -> RunSummary:
     """Render shards that nobody else works on, this worker's share first, until none is free; write the index once all are complete.
 
+    With statuses to `retry`, rows of finished shards that have one of these are made again by this source instead.
+
     Raises ConfigError if the folder belongs to another plan or other settings, ShardError if no image comes out usable, Preempted if
-    the scheduler's notice came before all was done: then what was begun is dropped, and free for others.
+    the scheduler's notice came before all was done: then what was begun is kept for whoever goes on, and free for others.
     """
     policy = policy or WorkerPolicy()
-    output = bind_output(out, plan_path, source)
-    left = output.remaining(worker.preferred(output.shards))
-    if output.is_new:  # told once, by whoever is first: a million captions take a minute
-        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
-            tell(f"warning: {warning}")
-    with Heartbeat(out, worker, policy.intervals) as heartbeat:
+    output = open_to_fill(out, plan_path)
+    adopt_settings(output, source, must_agree=not retry)
+    heartbeat = Heartbeat(out, worker, policy.intervals, source.machine)
+    heartbeat.note(settings_sha256=settings_digest(source.settings))
+    with heartbeat:
+        work = _retry(output, source, retry) if retry else _render(output, source, heartbeat, policy, tell)
+        if (difference := other_machine_warning(output.first_machine, source.machine)) is not None:
+            tell(f"warning: {difference}")
+        left = work.remaining(worker.preferred(output.shards))
+        source.expect(output.spread_rows(SPREAD_ROWS))
         heartbeat.tell(
             "started",
+            work=work.name,
             settings=source.settings,
             machine=source.machine,
             plan_sha256=output.metadata["plan_sha256"],
             shards=len(output.shards),
             shards_left=len(left),
         )
-        num_images = sum(shard.num_rows for shard in left)
-        with Claims(out, heartbeat.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
-            loop = _WorkLoop(output=output, source=source, policy=policy, heartbeat=heartbeat, claims=claims, progress=progress, left=left)
-            with BackgroundWriter(output) as writer:
+        showing = FolderProgress(work, left, policy.intervals, heartbeat.worker)
+        with Claims(out, heartbeat.worker, policy.intervals) as claims, showing as progress:
+            spool = Spool(out, work.name, heartbeat.worker)
+            loop = _WorkLoop(
+                work=work, source=source, policy=policy, heartbeat=heartbeat, claims=claims, spool=spool, progress=progress, tell=tell,
+                left=left,
+            )  # fmt: skip
+            with BackgroundWriter(work.write) as writer:
                 loop.run(writer)
             summary = loop.summary
-            left = output.remaining()
+            left = work.remaining()
             summary.shards_left = len(left)
             if not left:
-                if summary.shards_done_here or not output.has_index():
-                    output.write_index()
-                output.tidy(Liveness(out, policy.intervals))
+                spool.clear()
+                if (note := _finish(output, Liveness(out, policy.intervals), is_changed=summary.shards_done_here > 0)) is not None:
+                    tell(note)
         if left:
             policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
-            holders = sorted(set(claims.holders().values()))
-            if holders:
-                count = f"{len(left)} of {len(output.shards)} shards"
-                tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
+            summary.holders = sorted(set(claims.holders().values()))
     return summary
 
 
+def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy, tell: Tell) -> Work:
+    """The shards that are not there, and the folder bound to this source's settings. The heartbeat beats by now: others see this worker."""
+
+    def others() -> Sequence[ObservedWorker]:
+        seen = Liveness(output.path, policy.intervals).workers()
+        return [one for one in seen if one.record.worker != heartbeat.worker]
+
+    bound = bind_settings(output, source, others)
+    if bound is Bound.REPLACED:
+        Spool(output.path, NewShards.name, heartbeat.worker).clear()  # made with the settings that were replaced
+    if bound is not Bound.AGREED:  # told once, by whoever is first: a million captions take a minute
+        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
+            tell(f"warning: {warning}")
+    return NewShards(output, source.settings)
+
+
+def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus]) -> Work:
+    """The rows to make again; a record of the settings only if there are any."""
+    any_such = RetriedRows(output, source.settings, 0, statuses)
+    if not any_such.remaining():
+        return any_such
+    number = bind_retry(output, source)
+    return RetriedRows(output, source.settings, number, statuses)
+
+
+def _finish(output: OutputFolder, liveness: Liveness, *, is_changed: bool) -> str | None:
+    """Write index and card and remove what dead workers left, if every shard is there. Returns what the user should know, if anything."""
+    if output.remaining():
+        return None
+    if is_changed or not output.has_index():
+        output.write_index()
+    note = write_card(output.path)
+    output.tidy(liveness)
+    return note
+
+
 class _Preempted(Exception):
-    """The scheduler wants the machine back: unwinds the rendering of a shard, of which nothing is on disk."""
+    """The scheduler wants the machine back: unwinds the rendering of a shard, whose finished batches are kept."""
 
 
 @dataclass(kw_only=True)
 class _WorkLoop:
     """What a worker does from its first shard to its last, told to the other workers (heartbeat, claims) and on the terminal."""
 
-    output: OutputFolder
+    work: Work
     source: ImageSource
     policy: WorkerPolicy
     heartbeat: Heartbeat
     claims: Claims
-    progress: Progress
+    spool: Spool
+    progress: FolderProgress
+    tell: Tell
     left: list[Shard]  # as far as is known, in the order they are taken
     summary: RunSummary = field(default_factory=RunSummary)
-    made: set[str] = field(default_factory=set)  # shards whose images were counted here
+    split_batch: int | None = None  # as it was last told
 
     def run(self, writer: BackgroundWriter) -> None:
         """Make shard after shard until no more can be had or the notice has come; what was handed to the writer is then written."""
@@ -126,9 +188,10 @@ class _WorkLoop:
                 if taken.taken_from is not None:
                     self.heartbeat.tell("took over", shard=taken.shard, from_worker=taken.taken_from)
                 shard = next(shard for shard in self.left if shard.name == taken.shard)
-                if not self.output.is_complete(shard):
+                if not self.work.is_done(shard):
                     return shard
                 self.claims.release(shard.name)  # completed between the look and the claim
+                self._forget(shard)
             elif not self._settle(writer, wait=True):
                 if not (self.policy.waits and self.left):
                     return None
@@ -136,63 +199,71 @@ class _WorkLoop:
         return None
 
     def _make(self, shard: Shard, writer: BackgroundWriter) -> None:
-        self.output.remove_index()  # here and not sooner: with the claim held, nobody else can have completed the folder meanwhile
+        # Here and not sooner: with the claim held, nobody else can have completed the folder meanwhile.
+        self.work.output.remove_index()
         started = time.monotonic()
         self.heartbeat.note(shard=shard.name)
-        self.made.add(shard.name)
 
         def on_images(count: int) -> None:
             self.progress.advance(count)
             self.heartbeat.images(made=count)
+            self._tell_split()
             self._settle(writer, wait=False)  # an error of the writer, such as a full disk, ends the run here and not a shard later
             if self.policy.notice.has_come:
                 raise _Preempted
 
-        rows = self.output.rows(shard)
-        pictures = self.source.pictures(rows, on_images)
+        rows = self.work.rows(shard)
+        made_for = purpose(self.work.output.metadata["plan_sha256"], self.work.settings, [row["sample_key"] for row in rows])
+        batches = self.spool.of_shard(shard.name, made_for, self.progress.advance)
+        try:
+            pictures = self.source.pictures(rows, on_images, batches)
+        except NothingUsable:
+            self.spool.forget(shard.name)
+            raise
         self._settle(writer, wait=True)
-        writer.begin(MadeShard(shard, rows, pictures, time.monotonic() - started))
+        writer.begin(MadeShard(shard, rows, pictures, time.monotonic() - started, batches.num_reused))
         self.heartbeat.note(shard=None)
+
+    def _tell_split(self) -> None:
+        """Once for every size that turned out too large."""
+        if self.source.split_batch != self.split_batch:
+            self.split_batch = self.source.split_batch
+            self.tell(
+                f"warning: a batch does not fit in this device's memory: from here on {self.split_batch} images are made at once. "
+                "Images may differ in their last bits from those of a device that holds whole batches."
+            )
+            self.heartbeat.tell("batch split", images_at_once=self.split_batch)
 
     def _settle(self, writer: BackgroundWriter, *, wait: bool) -> bool:
         """Count a shard that has been written and give its claim up; whether there was one."""
         made = writer.finished(wait=wait)
         if made is None:
             return False
-        name, statuses = made.shard.name, made.statuses
-        self.claims.release(name)
-        self.left = [shard for shard in self.left if shard.name != name]
+        self.spool.forget(made.shard.name)
+        self.progress.settled(len(made.rows))
+        self.claims.release(made.shard.name)
+        self._forget(made.shard)
         self.summary.shards_done_here += 1
-        self.summary.statuses.update(statuses)
-        self.heartbeat.images(done=made.shard.num_rows)
+        self.summary.statuses.update(made.statuses)
+        self.heartbeat.images(done=len(made.rows))
         self.heartbeat.tell(
-            SHARD_WRITTEN, name=name, images=made.shard.num_rows, ok=statuses[SampleStatus.OK], seconds=round(made.seconds, 3)
+            SHARD_WRITTEN,
+            name=made.shard.name,
+            images=len(made.rows),
+            ok=made.statuses[SampleStatus.OK],
+            seconds=round(made.seconds, 3),
+            **({"reused": made.num_reused} if made.num_reused else {}),
         )
-        self._note_shards()
-        self._require_some_usable(made)
         return True
 
-    def _require_some_usable(self, last: MadeShard) -> None:
-        summary = self.summary
-        if summary.num_images >= MOST_UNUSABLE_AT_START and not summary.statuses[SampleStatus.OK]:
-            counts = ", ".join(f"{count} {status}" for status, count in summary.statuses.items())
-            raise ShardError(
-                f"None of the first {summary.num_images} images is usable ({counts}; {last.pictures[0].message}). "
-                f"The model is at fault, not the captions; what was recorded is in {self.output.path}."
-            )
+    def _forget(self, shard: Shard) -> None:
+        self.left = [other for other in self.left if other != shard]
+        self.progress.forget(shard)
 
     def _look_again(self) -> None:
         """Find out what others have completed since the last look."""
-        left = self.output.remaining(self.left)
-        for shard in set(self.left) - set(left):
-            if shard.name not in self.made:
-                self.progress.advance(shard.num_rows)
-        self.left = left
-        self._note_shards()
-
-    def _note_shards(self) -> None:
-        num_shards = len(self.output.shards)
-        self.progress.note(f"{num_shards - len(self.left)}/{num_shards} shards")
+        self.left = self.work.look_again(self.left)
+        self.progress.look_if_due()
 
     def _pause(self) -> None:
         """Sleep until the next look, or until the notice comes."""

@@ -1,13 +1,16 @@
 """Layout of an output folder and columns of its Parquet files. A change here is a new SCHEMA_VERSION.
 
 OUT/plan.parquet            the plan that is rendered, as made by `gift-generate plan`
-OUT/render.json             model, scheduler, size and versions; a second render with other settings is refused
-OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row), keys ascending
+OUT/render.json             settings, which another render's must agree with; the plan's sha256; the first worker's machine
+OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row without nulls), keys ascending
 OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
 OUT/index.parquet           all shards' rows in plan order; exists only when every shard does
+OUT/README.md               the dataset's card; written after the index
 OUT/workers/<id>.json       what a worker is at; its time of change is the worker's heartbeat
 OUT/workers/<id>.jsonl      what that worker did, an event a line
 OUT/claims/<id>.json        who works on that shard now
+OUT/spool/<work>/           finished batches of shards that are not finished
+OUT/retries/<number>.json   settings under which rows of finished shards were made again
 """
 
 from enum import StrEnum
@@ -27,6 +30,8 @@ TAR_BYTES = "tar_bytes"  # metadata of a shard's Parquet: size and digest of the
 TAR_SHA256 = "tar_sha256"
 WORKER_FOLDER = "workers"
 CLAIM_FOLDER = "claims"
+SPOOL_FOLDER = "spool"
+RETRY_FOLDER = "retries"
 
 
 class SampleStatus(StrEnum):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 # So many steps that a run isn't over before the signal comes, so slow in learning that it matters little in which order numbers are added.
-LONGER = ["--set", "steps=300", "--set", "learning_rate=1e-6"]
+LONGER = ["--set", "steps=240", "--set", "learning_rate=1e-6"]
 
 TABLE = """
 title = "Two rows"

@@ -5,8 +5,10 @@ from itertools import islice
 from typing import Any
 
 from gift_generate.images.encoding import ImageEncoder
-from gift_generate.images.image_source import ImageSource, Picture, PlanRow
-from gift_generate.images.screening import render_screened
+from gift_generate.images.first_images import FirstImages
+from gift_generate.images.fitting import FittingBatches
+from gift_generate.images.image_source import KEEPS_NOTHING, BatchStore, ImageSource, Picture, PlanRow
+from gift_generate.images.screening import judge_first_attempts, render_screened
 from gift_generate.rendering.renderer import Renderer
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
@@ -23,6 +25,9 @@ class RenderedImages(ImageSource):
         self._renderer = renderer
         self._encoder = encoder
         self._max_attempts = max_attempts
+        self._batches = FittingBatches(renderer)
+        self._spread: Sequence[PlanRow] = ()
+        self._first = FirstImages(lambda: judge_first_attempts(self._batches, self._spread))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,7 +58,18 @@ class RenderedImages(ImageSource):
             return []
         return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
 
-    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
+    def expect(self, spread: Sequence[PlanRow]) -> None:
+        """Rows to try if nothing usable comes out at first."""
+        self._spread = spread
+
+    @property
+    def split_batch(self) -> int | None:
+        """Images rendered at once since a whole batch found too little memory."""
+        return self._batches.split_batch
+
+    def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None], batches: BatchStore = KEEPS_NOTHING) -> list[Picture]:
         """The pictures of one shard, in row order. Raises ConfigError if a row's size is more than the image format holds."""
         self._encoder.require_room(*(row[side] for row in rows for side in ("render_height", "render_width")))
-        return render_screened(self._renderer, self._encoder, rows, self._max_attempts, on_images)
+        pictures = render_screened(self._batches, self._encoder, rows, self._max_attempts, on_images, batches, self._first.made)
+        self._first.finished([(picture.status, picture.message) for picture in pictures])
+        return pictures

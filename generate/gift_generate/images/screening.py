@@ -1,15 +1,17 @@
 """All-black and safety-flagged images: told apart, tried again with the next seed, and at last recorded as what they are."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 
-from gift_generate.images.image_source import Picture, PlanRow
-from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
+from gift_generate.images.first_images import Judgement
+from gift_generate.images.image_source import KEEPS_NOTHING, BatchStore, Picture, PlanRow
+from gift_generate.rendering.renderer import Rendered, RenderJob
 from gift_shared.keys import retry_seed
 from gift_shared.schema import SampleStatus
 
@@ -17,7 +19,7 @@ Encode = Callable[[np.ndarray], tuple[bytes, str]]
 ENCODING_THREADS = 2  # one encodes several hundred photographs of 512 x 512 pixels a second, more than any GPU renders
 
 
-def judge(rendered: Rendered) -> tuple[SampleStatus, str]:
+def judge(rendered: Rendered) -> Judgement:
     """Status and reason. A flagged image comes out black, so flagged is asked first; NaN pixels would be black too."""
     if not rendered.is_finite:
         return SampleStatus.FAILED, "the model's output is not finite; try --dtype float32"
@@ -28,38 +30,107 @@ def judge(rendered: Rendered) -> tuple[SampleStatus, str]:
     return SampleStatus.OK, ""
 
 
+class BatchRenderer(Protocol):
+    """What makes batches: a renderer, or what stands before one."""
+
+    @property
+    def batch_size(self) -> int:
+        """Jobs of a batch, at most."""
+
+    def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
+        """The pictures of a batch whose jobs share their constants."""
+
+
 def render_screened(
-    renderer: Renderer, encode: Encode, rows: Sequence[PlanRow], max_attempts: int, on_images: Callable[[int], None]
+    renderer: BatchRenderer,
+    encode: Encode,
+    rows: Sequence[PlanRow],
+    max_attempts: int,
+    on_images: Callable[[int], None],
+    batches: BatchStore = KEEPS_NOTHING,
+    on_judged: Callable[[Sequence[Judgement]], None] = lambda _: None,
 ) -> list[Picture]:
     """Pictures of one shard, in the order of its rows, each tried with at most `max_attempts` seeds.
 
     Batches are cut from the shard alone (first all rows, then those to try again, and so on): float results may depend on a
-    batch's size, so whoever renders the shard, whenever, must cut it alike. Threads encode a batch while the next is rendered; at most
-    one batch waits for them, so memory holds the pixels of two.
+    batch's size, so whoever renders the shard, whenever, must cut it alike. A batch that `batches` knows is not made again; `on_judged`
+    hears of all that are made, and may raise.
     """
-    encoding: dict[int, Future[Picture]] = {}
+    settled: dict[int, Picture] = {}
     positions = list(range(len(rows)))
-    with ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="image-encoder") as threads:
-        before: list[Future[Picture]] = []
+    with _Encoding(encode, batches, settled) as encoding:
         for attempt in range(max_attempts):
             is_last = attempt == max_attempts - 1
             again = []
             for batch in _batches(rows, positions, renderer.batch_size):
-                jobs = [_job(rows[position], attempt) for position in batch]
-                rendered_batch = renderer.render(jobs)
-                wait(before)
-                before = []
-                for position, job, rendered in zip(batch, jobs, rendered_batch, strict=True):
-                    status, message = judge(rendered)
-                    if status is SampleStatus.OK or is_last:
-                        picture = Picture(status=status, message=message, attempts=attempt + 1, used_seed=job.seed)
-                        encoding[position] = threads.submit(_with_content, picture, rendered.pixels, encode)
-                        before.append(encoding[position])
-                    else:
-                        again.append(position)
-                on_images(len(before))
+                known = batches.find(attempt, batch)
+                if known is None:
+                    jobs = [_job(rows[position], attempt) for position in batch]
+                    rendered = renderer.render(jobs)
+                    judgements = [judge(one) for one in rendered]
+                    on_judged(judgements)
+                    encoding.begin(attempt, batch, jobs, rendered, judgements)
+                else:
+                    settled.update(zip(batch, known, strict=True))
+                    judgements = [(picture.status, picture.message) for picture in known]
+                unusable = [position for position, (status, _) in zip(batch, judgements, strict=True) if status is not SampleStatus.OK]
+                num_settled = len(batch) if is_last else len(batch) - len(unusable)
+                again += [] if is_last else unusable
+                (on_images if known is None else batches.on_reused)(num_settled)
             positions = again
-    return [encoding[position].result() for position in range(len(rows))]
+    return [settled[position] for position in range(len(rows))]
+
+
+class _Encoding:
+    """Threads that encode a batch while the next is rendered. At most one batch waits for them, so memory holds the pixels of two.
+
+    However the block ends, the batch that was begun is encoded and kept: a preempted worker loses only what it was rendering.
+    """
+
+    def __init__(self, encode: Encode, batches: BatchStore, settled: dict[int, Picture]) -> None:
+        self._encode = encode
+        self._batches = batches
+        self._settled = settled
+        self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="image-encoder")
+        self._begun: tuple[int, Sequence[int], list[Future[Picture]]] | None = None
+
+    def __enter__(self) -> "_Encoding":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._threads:
+            self._finish()
+
+    def begin(
+        self,
+        attempt: int,
+        positions: Sequence[int],
+        jobs: Sequence[RenderJob],
+        rendered: Sequence[Rendered],
+        judgements: Sequence[Judgement],
+    ) -> None:
+        """Encode a batch, once the one before is done with."""
+        self._finish()
+        futures = []
+        for job, one, (status, message) in zip(jobs, rendered, judgements, strict=True):
+            picture = Picture(status=status, message=message, attempts=attempt + 1, used_seed=job.seed)
+            futures.append(self._threads.submit(_with_content, picture, one.pixels, self._encode))
+        self._begun = attempt, positions, futures
+
+    def _finish(self) -> None:
+        if self._begun is None:
+            return
+        attempt, positions, futures = self._begun
+        self._begun = None
+        pictures = [future.result() for future in futures]
+        self._settled.update(zip(positions, pictures, strict=True))
+        self._batches.add(attempt, positions, pictures)
+
+
+def judge_first_attempts(renderer: BatchRenderer, rows: Sequence[PlanRow]) -> Iterator[list[Judgement]]:
+    """What the first attempt of each row comes out as, batch by batch; nothing is kept."""
+    for batch in _batches(rows, range(len(rows)), renderer.batch_size):
+        yield [judge(one) for one in renderer.render([_job(rows[position], 0) for position in batch])]
 
 
 def _batches(rows: Sequence[PlanRow], positions: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -1,29 +1,10 @@
 """Writes one shard while the next is rendered."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 
-from gift_generate.images.image_source import Picture, PlanRow
-from gift_generate.output.folder import OutputFolder, Shard
-from gift_generate.output.shard_writer import write_shard
-
-
-@dataclass(frozen=True)
-class MadeShard:
-    """A shard whose pictures are all there. `seconds` is how long it kept its worker."""
-
-    shard: Shard
-    rows: Sequence[PlanRow]
-    pictures: Sequence[Picture]
-    seconds: float
-
-    @property
-    def statuses(self) -> Counter[str]:
-        """How many rows ended with which status."""
-        return Counter(str(picture.status) for picture in self.pictures)
+from gift_generate.output.work import MadeShard
 
 
 class BackgroundWriter:
@@ -32,8 +13,8 @@ class BackgroundWriter:
     An error of the thread, such as a full disk, is raised by whichever method is called next.
     """
 
-    def __init__(self, output: OutputFolder) -> None:
-        self._output = output
+    def __init__(self, write: Callable[[MadeShard], None]) -> None:
+        self._write = write
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._writing: tuple[MadeShard, Future[None]] | None = None
 
@@ -56,8 +37,3 @@ class BackgroundWriter:
         self._writing = None
         future.result()
         return made
-
-    def _write(self, made: MadeShard) -> None:
-        # Whoever was given up for dead and comes second leaves what the first one wrote: tar and rows of one hand.
-        if not self._output.is_complete(made.shard):
-            write_shard(self._output.path, made.shard.name, made.rows, made.pictures, self._output.metadata)

@@ -16,17 +16,22 @@ from gift_shared.parquet_files import write_index
 from gift_shared.schema import INDEX_SCHEMA, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import shard_rows, shard_tar
 
-NOT_IN_JSON = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
+_PLACE = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
+IN_JSON = tuple(name for name in INDEX_SCHEMA.names if name not in _PLACE)
 
 
 def write_shard(out: Path, shard: str, rows: Sequence[PlanRow], pictures: Sequence[Picture], metadata: dict[str, str]) -> None:
-    """Write the tar, then the rows. Killed at any point, it leaves either a whole shard or one that does not count."""
+    """Write the tar, then the rows. Killed at any point, it leaves either a whole shard or one that does not count.
+
+    Rows that are there go first: they never stand beside another tar than theirs, which may have the very size they claim.
+    """
     with atomic_path(shard_tar(out, shard)) as temporary:
         with temporary.open("wb") as file:
             index_rows = _write_tar(file, rows, pictures)
         with temporary.open("rb") as file:
             tar_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         tar_bytes = temporary.stat().st_size
+        shard_rows(out, shard).unlink(missing_ok=True)
     table = pa.Table.from_pylist(index_rows, schema=INDEX_SCHEMA)
     write_index(shard_rows(out, shard), table, metadata | {TAR_BYTES: str(tar_bytes), TAR_SHA256: tar_sha256})
 
@@ -64,8 +69,11 @@ def _index_row(row: PlanRow, picture: Picture) -> dict[str, Any]:
 
 
 def sample_json(index_row: dict[str, Any]) -> bytes:
-    """The .json member of a sample: its index row, without where in the tar the image lies and without what is null."""
-    row = {name: index_row[name] for name in INDEX_SCHEMA.names if name not in NOT_IN_JSON and index_row[name] is not None}
+    """The .json member of a sample: its index row, without where in the tar the image lies.
+
+    What is null is left out: readers that infer types from the first samples take a null for a type of its own and fail on the first value.
+    """
+    row = {name: index_row[name] for name in IN_JSON if index_row[name] is not None}
     return json.dumps(row, ensure_ascii=False).encode()
 
 

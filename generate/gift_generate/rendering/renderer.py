@@ -10,6 +10,14 @@ import numpy as np
 from gift_generate.rendering.reproducible import Reproducible
 
 
+class OutOfMemory(Exception):
+    """A batch that found too little memory. The message is what the library said of it.
+
+    Not told to the user: the batch is made again in smaller pieces. A renderer raises it after it has let go of all that the batch took,
+    the device's cached memory included, and only where fewer jobs at once need less.
+    """
+
+
 class RenderJob(NamedTuple):
     """One image to make; with the model it decides the pixels."""
 
@@ -45,4 +53,4 @@ class Renderer(Reproducible):
 
     @abstractmethod
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
-        """Render a batch whose jobs share guidance scale, denoising steps and size."""
+        """Render a batch whose jobs share guidance scale, steps and size. Raises OutOfMemory if it is too large for the device."""

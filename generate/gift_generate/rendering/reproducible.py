@@ -1,6 +1,9 @@
 """What whoever makes images says of itself, so that an output folder can be bound to it: settings, and the machine for the record."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -23,3 +26,9 @@ class Reproducible(ABC):
     def adopt(self, settings: dict[str, Any]) -> None:
         """Take over, from the settings that a folder is bound to, what was left open here, such as an automatic batch size."""
         return
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """A name for settings: equal ones have the same on every machine. What is null counts as not there."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,21 @@ from gift_generate.rendering.approximations import FeatureReuse, guidance_ends
 from gift_generate.rendering.batch_size import largest_batch, largest_batch_on_cpu
 from gift_generate.rendering.compilation import compile_pipeline
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.rendering.model_card import license_of
 from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
-from gift_generate.rendering.renderer import Rendered, Renderer, RenderJob
-from gift_shared.errors import ConfigError, first_line, unknown_name
-from gift_shared.processor import favours_onednn
+from gift_generate.rendering.renderer import OutOfMemory, Rendered, Renderer, RenderJob
+from gift_shared.errors import ConfigError, MachineError, first_line, unknown_name
+from gift_shared.processor import favours_onednn, processor_name
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
 # cuDNN passes over every algorithm whose workspace does not fit, and then has none left; cuBLAS cannot make its handle.
-OUT_OF_MEMORY = ("out of memory", "unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = (
+    "out of memory", "unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
+    "can't allocate memory", "not enough memory",  # of a CPU
+)  # fmt: skip
 Pipeline = Any  # a StableDiffusionPipeline: its components are known at run time alone
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
@@ -67,6 +70,7 @@ class StableDiffusionRenderer(Renderer):
         self._width = options.width or own_width
         self._batch_size = options.batch_size
         self._model_sha256 = fingerprint(folder)
+        self._license = license_of(folder)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,10 +96,12 @@ class StableDiffusionRenderer(Renderer):
 
     @property
     def machine(self) -> dict[str, str]:
-        """The model by the name it was asked for, the device, and the versions of the libraries."""
+        """The model by its name, its licence where its card tells it, device, what torch takes of the processor, and library versions."""
         return {
             "model": self._options.model,
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
+            **self._license,
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else processor_name(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),  # also where a GPU renders: noise is drawn on the CPU
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
@@ -142,15 +148,19 @@ class StableDiffusionRenderer(Renderer):
 
     @torch.inference_mode()
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
-        """Classifier-free guidance is on above a guidance scale of 1. Raises ConfigError if the batch does not fit in memory."""
+        """Classifier-free guidance is on above a guidance scale of 1. Raises OutOfMemory if the batch does not fit in memory."""
         try:
             return self._render(jobs, self.batch_size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise ConfigError(
-                f"A batch of {len(jobs)} does not fit in the device's memory: take a smaller --batch-size, or --vae-slices."
-            ) from error
+            reason = first_line(error)
+        # Out here, where the error no longer holds what the batch took.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._options.is_compiled:
+            raise MachineError(f"A batch does not fit in the device's memory ({reason}), and --compile makes every batch as large.")
+        raise OutOfMemory(reason)
 
     def _render(self, jobs: Sequence[RenderJob], batch_size: int) -> list[Rendered]:
         guidance_scale, denoising_steps = jobs[0].guidance_scale, jobs[0].denoising_steps

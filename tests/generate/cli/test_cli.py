@@ -21,7 +21,8 @@ FLAGS = {
     "render": {
         "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--threads", "--scheduler", "--height", "--width",
         "--generator-device",
-        "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size", "--wait",
+        "--max-attempts", "--image-format", "--jpeg-quality", "--processes", "--rank", "--world-size", "--wait", "--retry",
+        "--preview", "--preview-to",
         "--compile", "--vae-slices", "--guidance-until", "--feature-interval",
     },
     "submit": {

@@ -8,7 +8,7 @@ import pytest
 
 from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.rendered import RenderedImages
-from gift_generate.output.folder import bind_output
+from gift_generate.output.binding import bind_output
 from gift_generate.rendering.batch_size import LARGEST_ON_CPU, batch_within, largest_batch, parse_batch_size
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.rendering.model_options import ModelOptions

@@ -22,7 +22,6 @@ from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.renderer import RenderJob
 from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
-from gift_shared.parquet_files import read_output_index
 
 CAPTIONS = ["a picture of a heart.", "the letter Y.", "a picture of a sun.", "a radial texture."]
 STEPS = 2
@@ -204,6 +203,8 @@ def test_the_same_plan_gives_the_same_bytes_whatever_the_workers_and_whenever_re
     record = json.loads((tmp_path / "one" / "render.json").read_text())
     assert (record["settings"]["dtype"], record["settings"]["batch_size"]) == ("float32", 2)
     assert {"torch", "diffusers", "device"} <= record["machine"].keys()
+    assert record["machine"]["license"] == "apache-2.0"  # as the card of the mini model says
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_the_number_of_cpu_threads_is_the_renders_and_not_the_launchers(command, real_plan: Path, tmp_path: Path) -> None:
@@ -222,13 +223,16 @@ def model_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(stable_diffusion_folder(), tmp_path / "model"))
 
 
-def test_flagged_images_are_tried_again_recorded_and_told(command, real_plan: Path, model_copy: Path, tmp_path: Path) -> None:
+def test_a_checker_that_objects_to_everything_is_told_and_nothing_is_written(
+    command, real_plan: Path, model_copy: Path, tmp_path: Path
+) -> None:
     add_safety_checker_that_objects_to_everything(model_copy)
     out = tmp_path / "flagged"
     result = command("render", "--plan", real_plan, "--out", out, "--model", model_copy, "--device", "cpu", "--max-attempts", 2)
-    assert result.code == 0, result.err
-    assert {(row["status"], row["attempts"]) for row in read_output_index(out)[0].to_pylist()} == {("flagged", 2)}
-    assert "shortfall  mini_shapes: 0 usable of 4 settled" in result.out
+    assert result.code == 2
+    assert "None of the first 6 images is usable" in result.err
+    assert "flagged; the model's safety checker objected" in result.err
+    assert not (out / "shards").exists()
 
 
 def add_safety_checker_that_objects_to_everything(model: Path) -> None:

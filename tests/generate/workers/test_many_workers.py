@@ -25,35 +25,37 @@ def plan_of(command, manifests: Path, path: Path, num_images: int, images_per_sh
     return path
 
 
-def test_a_hundred_thousand_rows_are_the_same_bytes_on_one_two_and_four_workers(
-    command, content, workers, manifests: Path, tmp_path: Path
+@pytest.mark.parametrize("num_images", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_shards_are_the_same_bytes_on_one_two_and_four_workers(
+    command, content, workers, manifests: Path, tmp_path: Path, num_images: int
 ) -> None:
-    plan = plan_of(command, manifests, tmp_path / "p.parquet", 100_000, 1000)
+    plan = plan_of(command, manifests, tmp_path / "p.parquet", num_images, num_images // 100)
     contents = []
     for world_size in (1, 2, 4):
         out = tmp_path / f"out-{world_size}"
         start = ("render", "--plan", plan, "--out", out, *TINY, "--world-size", world_size, "--rank")
         assert set(workers.wait(*(workers.start(*start, rank) for rank in range(world_size)), seconds=1200)) == {0}
         contents.append(content(out))
-    assert len(contents[0]) == 2 * 100 + 3
+    assert len(contents[0]) == 2 * 100 + 4
     assert contents[1] == contents[0]
     assert contents[2] == contents[0]
 
 
-def test_two_thousand_images_of_the_mini_model_are_the_same_bytes_on_one_two_and_four_workers(command, content, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_images", "world_sizes"), [(25, (1, 3)), pytest.param(334, (1, 2, 4), marks=pytest.mark.slow)])
+def test_images_of_the_mini_model_are_the_same_bytes_on_one_and_several_workers(
+    command, content, tmp_path: Path, num_images: int, world_sizes: tuple[int, ...]
+) -> None:
     plan = tmp_path / "p.parquet"
-    assert command(
-        "plan", "--out", plan, "--order", "mini", "--images-per-task", 334, "--images-per-shard", 50, "--steps", 2, "--guidance-scale", 3
-    ).code == 0  # fmt: skip
+    sizes = ("--images-per-task", num_images, "--images-per-shard", num_images // 6, "--steps", 2, "--guidance-scale", 3)
+    assert command("plan", "--out", plan, "--order", "mini", *sizes).code == 0
     contents = []
-    for world_size in (1, 2, 4):
+    for world_size in world_sizes:
         out = tmp_path / f"out-{world_size}"
         line = [SCRIPTS / "gift-generate", "render", "--plan", plan, "--out", out, "--world-size", str(world_size), "--rank"]
         processes = [subprocess.Popen([*line, str(rank)], env=ENVIRONMENT) for rank in range(world_size)]
         assert {process.wait() for process in processes} == {0}
         contents.append(content(out))
-    assert contents[1] == contents[0]
-    assert contents[2] == contents[0]
+    assert all(other == contents[0] for other in contents[1:])
     assert command("verify", "--out", out).code == 0
 
 

@@ -132,9 +132,10 @@ def quick(world, method, *more, steps):
     ]  # fmt: skip
 
 
-def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(world, zygote, tmp_path):
-    kill_until_done(zygote, quick(world, "gift", steps=120), tmp_path / "whole", tmp_path / "killed", 34, seed=1)
-    assert len(zygote.kills) == 34
+@pytest.mark.parametrize(("num_kills", "steps"), [(12, 60), pytest.param(34, 120, marks=pytest.mark.slow)])
+def test_a_run_killed_many_times_ends_as_the_undisturbed_one(world, zygote, tmp_path, num_kills, steps):
+    kill_until_done(zygote, quick(world, "gift", steps=steps), tmp_path / "whole", tmp_path / "killed", num_kills, seed=1)
+    assert len(zygote.kills) == num_kills
     assert set(zygote.kills) == set(LATER)
 
 
