@@ -198,7 +198,7 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
     from gift_generate.images.image_source import Picture
     from gift_generate.output.shard_writer import write_shard
     from gift_shared.parquet_files import read_index, write_index
-    from gift_shared.schema import PLAN_SCHEMA, SampleStatus
+    from gift_shared.schema import SINCE_VERSION_2, SampleStatus
     from gift_shared.shards import shard_rows
 
     pixels = Image.open(io.BytesIO(contents[0])).width
@@ -208,7 +208,7 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
         part = contents[number * per_shard : (number + 1) * per_shard]
         shard = f"pool-{number:05d}"
         rows = [
-            dict.fromkeys(PLAN_SCHEMA.names)
+            dict.fromkeys(SINCE_VERSION_2)
             | {
                 "task": "pool", "index": index, "sample_key": f"pool-{number:05d}-{index:05d}", "caption": f"a photo of a {index % 50}.",
                 "source": "imagenet", "class_name": str(index % 50), "class_index": index % 50, "sample_seed": 1, "guidance_scale": 7.5,
@@ -265,9 +265,8 @@ def write_large_pool(out: Path, num_rows: int, sources: tuple[str, ...]) -> None
         "sha256": [hashlib.sha256(content).hexdigest()] * num_rows,
     }
     from gift_shared.parquet_files import write_index
-    from gift_shared.schema import INDEX_SCHEMA, SINCE_VERSION_2
+    from gift_shared.schema import INDEX_SCHEMA
 
-    columns |= {name: pa.nulls(num_rows, INDEX_SCHEMA.field(name).type) for name in SINCE_VERSION_2}
     write_index(out / "index.parquet", pa.table([columns[name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA), {})
 
 

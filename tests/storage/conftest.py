@@ -22,13 +22,8 @@ from gift_shared.storage import RemoteFolder
 NUM_SHARDS, PER_SHARD = 3, 3
 HURRIED = Patience(attempts=4, first_wait=0.05, stall=0.5)
 PLANNED = dict.fromkeys(SINCE_VERSION_2) | {
-    "task": "cats",
-    "source": "world",
-    "class_name": "tabby",
-    "class_index": 0,
-    "guidance_scale": 7.5,
-    "denoising_steps": 50,
-}
+    "task": "cats", "source": "world", "class_name": "tabby", "class_index": 0, "guidance_scale": 7.5, "denoising_steps": 50,
+}  # fmt: skip
 
 
 def picture(number: int) -> Picture:
