@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gift_generate.model_families import FAMILIES, model_family
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.options import field_names, flag_of
 
+DEFAULT_FAMILY = "sd-1"
 SMALLEST = {"images_per_task": 1, "images_per_class": 1, "denoising_steps": 1, "images_per_shard": 1, "guidance_scale": 0, "seed": 0}
 
 
@@ -71,8 +73,13 @@ class PlanRequest:
         ),
     ] = None
     class_name_weight: Annotated[float, typer.Option(help="Weight of class-name captions against caption files.")] = 1.0
-    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5
-    denoising_steps: Annotated[int, typer.Option("--steps", help="Denoising steps.")] = 50
+    model_family: Annotated[
+        str | None,
+        typer.Option(help=f"Guidance and steps as the card of such a model gives them: {', '.join(FAMILIES)}.  [default: sd-1]"),
+    ] = None
+    # None: the family's; after construction a number.
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.  [default: the family's]")] = None
+    denoising_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.  [default: the family's]")] = None
     images_per_shard: Annotated[int, typer.Option(help="Images a shard holds at most.")] = 1000
 
     def __post_init__(self) -> None:
@@ -80,6 +87,10 @@ class PlanRequest:
 
         _require_one_of("kind", self.kind, list(PlanKind))
         _require_one_of("seeding", self.seeding, list(Seeding))
+        family = model_family(self.model_family or DEFAULT_FAMILY)
+        for name in ("guidance_scale", "denoising_steps"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(family, name))
 
 
 def _require_one_of(kind: str, name: str, valid: Sequence[str]) -> None:
