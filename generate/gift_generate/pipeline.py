@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gift_generate.images.constants import batch_constants
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter, MadeShard
 from gift_generate.output.folder import OutputFolder, Shard, bind_output
@@ -16,7 +17,7 @@ from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.progress import Progress
-from gift_shared.schema import SampleStatus
+from gift_shared.schema import PLAN_FILE, SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 MOST_UNUSABLE_AT_START = 100  # images without a usable one among them: then the model is at fault and not the captions
@@ -55,6 +56,8 @@ def run(
     the scheduler's notice came before all was done: then what was begun is dropped, and free for others.
     """
     policy = policy or WorkerPolicy()
+    for line in source.check(batch_constants(plan_path or out / PLAN_FILE)):  # what fails here leaves no folder behind
+        tell(line)
     output = bind_output(out, plan_path, source)
     left = output.remaining(worker.preferred(output.shards))
     share = set(worker.share(output.shards))

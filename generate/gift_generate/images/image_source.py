@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gift_generate.rendering.renderer import BatchConstants
 from gift_generate.rendering.reproducible import Reproducible
 from gift_shared.schema import SampleStatus
 
@@ -30,6 +31,10 @@ class ImageSource(Reproducible):
 
     def warnings(self, captions: Sequence[str]) -> list[str]:
         """What the user should know about these captions before the work starts; nothing unless a source says otherwise."""
+        return []
+
+    def check(self, constants: Sequence[BatchConstants]) -> list[str]:
+        """Before a folder is bound: whether images with these constants can be made, and lines for the user. Raises ConfigError."""
         return []
 
     @abstractmethod

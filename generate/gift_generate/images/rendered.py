@@ -6,7 +6,7 @@ from typing import Any
 from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.image_source import ImageSource, Picture, PlanRow
 from gift_generate.images.screening import render_screened
-from gift_generate.rendering.renderer import Renderer
+from gift_generate.rendering.renderer import BatchConstants, Renderer
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 
@@ -47,6 +47,10 @@ class RenderedImages(ImageSource):
         if not overlong:
             return []
         return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
+
+    def check(self, constants: Sequence[BatchConstants]) -> list[str]:
+        """What the renderer says to them."""
+        return self._renderer.check(constants)
 
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None]) -> list[Picture]:
         """The pictures of one shard, in row order."""

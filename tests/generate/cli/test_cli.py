@@ -14,7 +14,7 @@ from gift_shared.parquet_files import read_plan
 FLAGS = {
     "plan": {
         "--out", "--order", "--kind", "--images-per-task", "--images-per-class", "--dataset", "--seed", "--seeding", "--draws-per-task",
-        "--pretraining-only", "--caption-file", "--class-name-weight", "--guidance-scale", "--steps",
+        "--pretraining-only", "--caption-file", "--class-name-weight", "--model-family", "--guidance-scale", "--steps",
         "--images-per-shard", "--manifests", "--images-per-second", "--measured",
     },
     "render": {
@@ -22,6 +22,7 @@ FLAGS = {
         "--generator-device",
         "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size", "--wait",
         "--compile", "--vae-slices", "--guidance-until", "--feature-interval",
+        "--revision", "--variant", "--model-config", "--vae", "--lora", "--negative-prompt", "--safety-checker",
     },
     "submit": {
         "words", "--executor", "--partition", "--time", "--jobs", "--nodes", "--processes", "--array-parallelism", "--gpus-per-node",
