@@ -26,7 +26,7 @@ from streaming import photo
 HELP_SECONDS = 0.5
 PATIENCE = 300.0  # seconds until a command counts as stuck
 CLASSES = ("red fox", "grey wolf")
-MODULES = ("gift_train.training.run", "gift_generate.pipeline", "gift_generate.rendering.stable_diffusion")
+MODULES = ("gift_train.training.run", "gift_generate.pipeline", "gift_generate.rendering.diffusers_renderer")
 IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)$")
 WATCHED = ("torch", "open_clip", "transformers", "torchvision", "torch._dynamo", "diffusers", "pyarrow", "webdataset", "numpy", "PIL")
 

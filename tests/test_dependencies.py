@@ -26,10 +26,11 @@ FOLDERS = {
 }
 # Needed without an import of ours, or imported as a part of something declared.
 NOT_IMPORTED = {
-    "generate": {"accelerate"},  # diffusers loads weights in half the memory with it, and warns without
+    "generate": {"accelerate", "peft"},  # diffusers loads weights in half the memory with the one, and LoRAs with the other
     "test": {"pytest-xdist", "tensorboard", "moto", *TOOLS},
 }
-PARTS = {"botocore": "s3fs"}  # whose errors are botocore's, of the version that s3fs asks for
+# s3fs's errors are botocore's, and tests build transformers' tokenizers: of the versions that those two ask for.
+PARTS = {"botocore": "s3fs", "tokenizers": "transformers"}
 
 
 def declared(texts: list[str]) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gift_generate.images.constants import batch_constants
 from gift_generate.images.first_images import SPREAD_ROWS, NothingUsable
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter
@@ -25,7 +26,7 @@ from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liven
 from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.schema import SampleStatus
+from gift_shared.schema import PLAN_FILE, SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 Tell = Callable[[str], None]
@@ -73,6 +74,8 @@ def run(
     the scheduler's notice came before all was done: then what was begun is kept for whoever goes on, and free for others.
     """
     policy = policy or WorkerPolicy()
+    for line in source.check(batch_constants(plan_path or out / PLAN_FILE)):  # what fails here leaves no folder behind
+        tell(line)
     output = open_to_fill(out, plan_path)
     adopt_settings(output, source, must_agree=not retry)
     heartbeat = Heartbeat(out, worker, policy.intervals, source.machine)

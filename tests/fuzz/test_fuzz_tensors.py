@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gift_generate.rendering.model_folder import check_model_folder, fingerprint
+from gift_generate.rendering.loading import judge
+from gift_generate.rendering.model_folder import check_model_folder, fingerprint, read_index
 from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone
@@ -255,8 +256,10 @@ def test_a_diffusion_folder_with_anything_in_its_index_is_told(tmp_path_factory,
     (folder / "model_index.json").write_bytes(content if damage is None else damage(content))
 
     def read():
-        check_model_folder(folder)
-        fingerprint(folder)
+        index = read_index(folder / "model_index.json")
+        judge(index)
+        check_model_folder(folder, index, None)
+        fingerprint(folder, index, None)
 
     reads_or_tells(read, folder)
 

@@ -64,8 +64,12 @@ def render(
         source = RenderedImages(open_renderer(options), encoder, max_attempts)
         notice.obey(NOTHING_BEGUN)
         if trial.preview is not None:
+            from gift_generate.images.constants import batch_constants
             from gift_generate.views.preview import render_preview
+            from gift_shared.schema import PLAN_FILE
 
+            for line in source.check(batch_constants(plan or out / PLAN_FILE)):
+                tell(line)
             for line in render_preview(planned, planned_left(out, planned), source, trial.preview, trial.preview_to, notice):
                 typer.echo(line)
             return

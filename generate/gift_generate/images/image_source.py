@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gift_generate.rendering.renderer import BatchConstants
 from gift_generate.rendering.reproducible import Reproducible
 from gift_shared.schema import SampleStatus
 
@@ -52,6 +53,10 @@ class ImageSource(Reproducible):
 
     def warnings(self, captions: Iterable[str]) -> list[str]:
         """What the user should know about these captions before the work starts; nothing unless a source says otherwise."""
+        return []
+
+    def check(self, constants: Sequence[BatchConstants]) -> list[str]:
+        """Before a folder is bound: whether images with these constants can be made, and lines for the user. Raises ConfigError."""
         return []
 
     def expect(self, spread: Sequence[PlanRow]) -> None:

@@ -9,7 +9,7 @@ from gift_generate.images.first_images import FirstImages
 from gift_generate.images.fitting import FittingBatches
 from gift_generate.images.image_source import KEEPS_NOTHING, BatchStore, ImageSource, Picture, PlanRow
 from gift_generate.images.screening import judge_first_attempts, render_screened
-from gift_generate.rendering.renderer import Renderer
+from gift_generate.rendering.renderer import BatchConstants, Renderer
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 
@@ -58,6 +58,10 @@ class RenderedImages(ImageSource):
             return []
         return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
 
+    def check(self, constants: Sequence[BatchConstants]) -> list[str]:
+        """What the renderer says to them."""
+        return self._renderer.check(constants)
+
     def expect(self, spread: Sequence[PlanRow]) -> None:
         """Rows to try if nothing usable comes out at first."""
         self._spread = spread
@@ -68,7 +72,8 @@ class RenderedImages(ImageSource):
         return self._batches.split_batch
 
     def pictures(self, rows: Sequence[PlanRow], on_images: Callable[[int], None], batches: BatchStore = KEEPS_NOTHING) -> list[Picture]:
-        """The pictures of one shard, in row order."""
+        """The pictures of one shard, in row order. Raises ConfigError if a row's size is more than the image format holds."""
+        self._encoder.require_room(*(row[side] for row in rows for side in ("render_height", "render_width")))
         pictures = render_screened(self._batches, self._encoder, rows, self._max_attempts, on_images, batches, self._first.made)
         self._first.finished([(picture.status, picture.message) for picture in pictures])
         return pictures

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gift_generate.model_families import FAMILIES, model_family
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.options import field_names, flag_of
 
+DEFAULT_FAMILY = "sd-1"
 IMAGES_PER_SHARD = 1000  # where nothing decides it
 SMALLEST = {
     "images_per_task": 1, "images_per_class": 1, "num_images": 1, "denoising_steps": 1, "images_per_shard": 1, "workers": 1,
@@ -118,8 +120,13 @@ class PlanRequest:
         Path | None,
         typer.Option("--from", help="Rows that you decided: .parquet, .csv, .tsv or .jsonl with columns of a plan, caption at least."),
     ] = None
-    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5
-    denoising_steps: Annotated[int, typer.Option("--steps", help="Denoising steps.")] = 50
+    model_family: Annotated[
+        str | None,
+        typer.Option(help=f"Guidance and steps as the card of such a model gives them: {', '.join(FAMILIES)}.  [default: sd-1]"),
+    ] = None
+    # None: the family's; after construction a number.
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.  [default: the family's]")] = None
+    denoising_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.  [default: the family's]")] = None
     images_per_shard: Annotated[int | None, typer.Option(help="Images a shard holds at most.  [default: 1000]")] = None
     workers: Annotated[int | None, typer.Option(help="Choose the shard size so that so many workers are busy to the end.")] = None
     minutes_per_shard: Annotated[
@@ -133,6 +140,10 @@ class PlanRequest:
         _require_one_of("seeding", self.seeding, list(Seeding))
         _require_one_of("templates", self.templates, list(Templates))
         _require_one_of("sampling", self.sampling, list(Sampling))
+        family = model_family(self.model_family or DEFAULT_FAMILY)
+        for name in ("guidance_scale", "denoising_steps"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(family, name))
 
     def given(self) -> list[str]:
         """Names of the options that are not at their default."""

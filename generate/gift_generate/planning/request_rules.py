@@ -10,7 +10,7 @@ from gift_shared.schema import PlanKind
 
 MOST_IMAGES_PER_TASK = 1_000_000  # keys have six digits and must sort by index
 _OF_SHARDS = {"images_per_shard", "workers", "minutes_per_shard"}
-_OF_ALL_KINDS = _OF_SHARDS | {"kind", "seed", "guidance_scale", "denoising_steps"}
+_OF_ALL_KINDS = _OF_SHARDS | {"kind", "seed", "model_family", "guidance_scale", "denoising_steps"}
 _OF_CAPTIONS = _OF_ALL_KINDS | {"num_images", "caption_files", "caption_column", "sampling", "drops_repeats"}
 _OF_FILES = {"caption_column", "sampling", "drops_repeats"}
 _BESIDE_CLASS_NAMES = {"order", "datasets", "images_per_task", "images_per_class", "class_counts", "draws_per_task", "is_pretraining_only"}

@@ -1,4 +1,4 @@
-"""U-Net and image decoder through torch.compile. The only place that asks torch's compiler for what torch has no public way to ask."""
+"""Denoiser and image decoder through torch.compile. The only place that asks torch's compiler for what torch has no public way to ask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from gift_shared.errors import ConfigError, first_line
 InductorOptions = dict[str, str | int | bool | Callable[..., Any]]  # as torch.compile has it
 
 
-def compile_pipeline(pipeline: Any) -> None:
-    """Compile a diffusers pipeline's U-Net and decoder, one graph per size of batch. Raises ConfigError where nothing can be compiled."""
+def compile_pipeline(pipeline: Any, denoiser: Any) -> None:
+    """Compile a pipeline's denoiser and decoder, one graph per size of batch. Raises ConfigError where nothing can be compiled."""
     options = deterministic_options()
     try:
         torch.compile(torch.sin, options=options)(torch.zeros(1, device=pipeline.device))
@@ -20,7 +20,7 @@ def compile_pipeline(pipeline: Any) -> None:
         raise ConfigError(
             f"--compile does not work here ({first_line(error)}). It needs a C++ compiler on a CPU and Triton on a GPU; leave it out."
         ) from error
-    pipeline.unet.compile(dynamic=False, options=options)
+    denoiser.compile(dynamic=False, options=options)
     pipeline.vae.decoder.compile(dynamic=False, options=options)
 
 

@@ -20,7 +20,7 @@ def compute_text_once(unet: Any) -> None:
     """
     crossing = [module for module in unet.modules() if getattr(module, "is_cross_attention", False)]
     layers = [layer for attention in crossing for name, layer in attention.named_children() if name in ("to_k", "to_v", "to_kv")]
-    if _has_text_in_time(unet):
+    if unet.config.addition_embed_type == "text":  # SDXL's "text_time" makes a new tensor of the texts every step
         layers.append(unet.add_embedding)
     for layer in layers:
         layer.forward = _answers_once(layer.forward)
@@ -67,7 +67,8 @@ def _before_any_text(unet: Any) -> list[nn.Module]:
 
 
 def _has_text_in_time(unet: Any) -> bool:
-    return bool(unet.config.addition_embed_type == "text")
+    """So that what comes after the timestep depends on the texts."""
+    return unet.config.addition_embed_type is not None
 
 
 def _answers_once(forward: Layer) -> Layer:

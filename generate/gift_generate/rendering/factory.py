@@ -14,7 +14,7 @@ def open_renderer(options: ModelOptions) -> Renderer:
     if options.model == MINI_DRAWINGS:
         return DrawingRenderer()
     try:
-        from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer  # torch and diffusers take seconds to import
+        from gift_generate.rendering.diffusers_renderer import DiffusersRenderer  # torch and diffusers take seconds to import
     except ModuleNotFoundError as error:
         raise ConfigError(f"Rendering with {options.model} needs {error.name}: pip install 'gift-cl[generate]'.") from error
-    return StableDiffusionRenderer(options)
+    return DiffusersRenderer(options)

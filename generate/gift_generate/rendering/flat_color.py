@@ -28,7 +28,7 @@ class FlatColorRenderer(Renderer):
 
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """One colour between 32 and 223 a channel, so no picture counts as black."""
-        return [Rendered(np.tile(self._color(job), (self._height, self._width, 1))) for job in jobs]
+        return [Rendered(np.tile(self._color(job), (job.height or self._height, job.width or self._width, 1))) for job in jobs]
 
     def _color(self, job: RenderJob) -> np.ndarray:
         digest = hashlib.sha256(job.caption.encode()).digest()

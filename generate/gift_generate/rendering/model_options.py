@@ -1,6 +1,8 @@
 """Which model renders and how it runs: the options of the command and the object that renderers read. Imports nothing heavy."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +13,35 @@ from gift_shared.errors import ConfigError, unknown_name
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 GENERATOR_DEVICES = ("cpu", "device")
+SWITCH = ("on", "off")
+SINGLE_FILE_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank changes of a model's weights, in one file, and how much of them is added."""
+
+    path: Path
+    scale: float
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.scale:g}"
+
+
+def parse_lora(argument: str) -> Lora:
+    """`style.safetensors` (scale 1) or `style.safetensors=0.8`. Raises ConfigError."""
+    path, separator, scale = argument.rpartition("=")
+    if not separator:
+        path, scale = argument, "1"
+    try:
+        value = float(scale)
+    except ValueError:
+        value = math.nan
+    if not path or not math.isfinite(value):
+        raise ConfigError(f"--lora {argument!r}: expected FILE or FILE=SCALE with a number for the scale.")
+    if Path(path).suffix != SINGLE_FILE_SUFFIX or not Path(path).is_file():
+        raise ConfigError(f"--lora {path}: expected a {SINGLE_FILE_SUFFIX} file, and there is none of that name.")
+    return Lora(Path(path), value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +49,26 @@ class ModelOptions:
     """Which model, and how it runs. Sizes in pixels; None = the model's own. Raises ConfigError for what no renderer can do."""
 
     model: Annotated[
-        str, typer.Option(help="Hub id or folder in diffusers format, mini, mini-drawings (control) or flat-color (dry run).")
+        str,
+        typer.Option(
+            help="Hub id or folder in diffusers format, one .safetensors file, mini, mini-drawings (control) or flat-color (dry run)."
+        ),
     ] = "mini"
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.  [default: main]")] = None
+    variant: Annotated[str | None, typer.Option(help="Weights named so, as fp16 in model.fp16.safetensors.  [default: the plain ones]")] = (
+        None
+    )
+    model_config: Annotated[
+        Path | None,
+        typer.Option(help="For a single file: a folder in diffusers format of the same architecture, for all but the weights."),
+    ] = None
+    vae: Annotated[Path | None, typer.Option(help="Another image decoder: its folder in diffusers format, or a .safetensors file.")] = None
+    loras: Annotated[
+        list[Lora] | None,
+        typer.Option("--lora", parser=parse_lora, metavar="<list[str]>", help="FILE[=SCALE]: a .safetensors LoRA; repeatable."),
+    ] = None
+    negative_prompt: Annotated[str, typer.Option(help="What guided images shall not show, where the plan has none of its own.")] = ""
+    safety_checker: Annotated[str, typer.Option(help="on: the model's, if it has one. off: it costs host time and judges nothing.")] = "on"
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (each process of a node takes its own), cuda:1, mps.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto"
     # None: the largest that the machine holds.
@@ -33,7 +82,7 @@ class ModelOptions:
     ] = 1
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Another of diffusers that fits.  [default: the model's own; multistep DPM-Solver below 50 steps]"),
+        typer.Option(help="Another of diffusers that fits.  [default: the model's own; SD 1 and 2 below 50 steps: multistep DPM-Solver]"),
     ] = None
     height: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None
     width: Annotated[int | None, typer.Option(help="Pixels.  [default: the model's]")] = None
@@ -53,6 +102,7 @@ class ModelOptions:
             ("device", self.device.partition(":")[0], DEVICES),
             ("dtype", self.dtype, DTYPES),
             ("generator device", self.generator_device, GENERATOR_DEVICES),
+            ("safety checker", self.safety_checker, SWITCH),
         ):
             if value not in valid:
                 raise ConfigError(unknown_name(kind, value, valid))

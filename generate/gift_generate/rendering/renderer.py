@@ -25,9 +25,19 @@ class RenderJob(NamedTuple):
     seed: int
     guidance_scale: float
     denoising_steps: int
-    negative_prompt: str = ""
+    negative_prompt: str = ""  # "": the renderer's own, if it was given one
     height: int | None = None  # pixels; None: the renderer's own
     width: int | None = None
+
+
+class BatchConstants(NamedTuple):
+    """What the jobs of one batch share, and whether any of them has a negative prompt of its own."""
+
+    guidance_scale: float
+    denoising_steps: int
+    height: int | None = None
+    width: int | None = None
+    has_negative_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,13 @@ class Renderer(Reproducible):
 
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """The captions that the text encoder will cut; none where no text encoder takes part."""
+        return []
+
+    def check(self, constants: Sequence[BatchConstants]) -> list[str]:
+        """Whether batches with these constants can be made; called before an output folder is bound. Raises ConfigError.
+
+        Returns: lines for the user, such as the solver in use.
+        """
         return []
 
     @abstractmethod

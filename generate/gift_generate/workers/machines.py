@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-NAME_OF_MODEL = "model"  # as it was asked for: what it holds is a setting, and must agree
+# As was asked for; what it comes down to is in the settings.
+NOT_HARDWARE = ("model", "license", "license_name", "license_link", "revision", "commit", "vae", "loras")
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,5 @@ def kinds_lines(kinds: Sequence[MachineKind]) -> list[str]:
 
 def _differing(machines: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of what is not the same on all machines that tell it; a version that did not record something says nothing of it."""
-    names = dict.fromkeys(name for machine in machines for name in machine if name != NAME_OF_MODEL)
+    names = dict.fromkeys(name for machine in machines for name in machine if name not in NOT_HARDWARE)
     return [name for name in names if len({machine[name] for machine in machines if name in machine}) > 1]

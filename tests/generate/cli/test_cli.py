@@ -15,7 +15,8 @@ FLAGS = {
     "plan": {
         "--out", "--order", "--kind", "--images-per-task", "--images-per-class", "--dataset", "--seed", "--seeding", "--draws-per-task",
         "--pretraining-only", "--templates", "--class-counts", "--images", "--from", "--caption-file", "--caption-column", "--sampling",
-        "--dedup", "--class-name-weight", "--guidance-scale", "--steps", "--images-per-shard", "--workers", "--minutes-per-shard",
+        "--dedup", "--class-name-weight", "--model-family", "--guidance-scale", "--steps", "--images-per-shard", "--workers",
+        "--minutes-per-shard",
         "--manifests", "--images-per-second", "--measured",
     },
     "render": {
@@ -24,6 +25,7 @@ FLAGS = {
         "--max-attempts", "--image-format", "--jpeg-quality", "--processes", "--rank", "--world-size", "--wait", "--retry",
         "--preview", "--preview-to",
         "--compile", "--vae-slices", "--guidance-until", "--feature-interval",
+        "--revision", "--variant", "--model-config", "--vae", "--lora", "--negative-prompt", "--safety-checker",
     },
     "submit": {
         "words", "--executor", "--partition", "--time", "--jobs", "--nodes", "--processes", "--array-parallelism", "--gpus-per-node",

@@ -10,9 +10,9 @@ from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.fitting import FittingBatches
 from gift_generate.images.rendered import RenderedImages
 from gift_generate.pipeline import run
+from gift_generate.rendering.devices import is_out_of_memory
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.rendering.renderer import OutOfMemory, Rendered, RenderJob
-from gift_generate.rendering.stable_diffusion import is_out_of_memory
 from gift_generate.workers.rank import Worker
 from gift_shared.errors import MachineError
 from gift_shared.event_log import read_events

@@ -16,6 +16,7 @@ from gift_generate.pipeline import run
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.rendering.renderer import Rendered, RenderJob
 from gift_generate.workers.rank import Worker
+from gift_shared.errors import ConfigError
 from gift_shared.keys import retry_seed
 from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import PLAN_SCHEMA, SampleStatus
@@ -187,3 +188,12 @@ def test_captions_are_looked_at_once_in_a_folder_and_told_shortened(command, tmp
     assert renderer.asked == ["a dog", "x" * 3_000_000, "a cat"]
     longer = "warning: 1 captions are longer than the tokenizer's context and will be cut: "
     assert told == [f"{longer}'{'x' * 100}'... (3,000,000 characters)"]
+
+
+def test_a_size_that_the_image_format_cannot_hold_is_told_before_its_shard_is_rendered() -> None:
+    rows = plan_rows(2)
+    rows[1] |= {"render_height": 64, "render_width": 20_000}
+    renderer = SpoiltRenderer(lambda job: None)
+    with pytest.raises(ConfigError, match="--image-format webp holds at most 16383 pixels a side, found 20000"):
+        RenderedImages(renderer, ImageEncoder("webp"), 1).pictures(rows, lambda count: None)
+    assert renderer.batches == []

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.renderer import RenderJob
-from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 
 STEPS = 4
 
 
-def renderer(**changes) -> StableDiffusionRenderer:
-    return StableDiffusionRenderer(ModelOptions(**{"model": "mini", "device": "cpu", "batch_size": 2} | changes))
+def renderer(**changes) -> DiffusersRenderer:
+    return DiffusersRenderer(ModelOptions(**{"model": "mini", "device": "cpu", "batch_size": 2} | changes))
 
 
 @pytest.fixture(scope="module")
-def exact() -> StableDiffusionRenderer:
+def exact() -> DiffusersRenderer:
     return renderer()
 
 
@@ -28,11 +28,11 @@ def jobs(guidance_scale: float = 7.5, steps: int = STEPS) -> list[RenderJob]:
     return [RenderJob(caption, 10 + number, guidance_scale, steps) for number, caption in enumerate(captions)]
 
 
-def pixels(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> np.ndarray:
+def pixels(renderer: DiffusersRenderer, batch: list[RenderJob]) -> np.ndarray:
     return np.stack([rendered.pixels for rendered in renderer.render(batch)]).astype(int)
 
 
-def calls(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> tuple[list[int], int]:
+def calls(renderer: DiffusersRenderer, batch: list[RenderJob]) -> tuple[list[int], int]:
     """Batch sizes of the first convolution, one a step, and how often the middle of the U-Net ran."""
     sizes: list[int] = []
     middles: list[int] = []
@@ -47,7 +47,7 @@ def calls(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> tuple[li
     return sizes, len(middles)
 
 
-def test_guidance_to_the_end_and_features_of_every_step_are_the_exact_pictures(exact: StableDiffusionRenderer) -> None:
+def test_guidance_to_the_end_and_features_of_every_step_are_the_exact_pictures(exact: DiffusersRenderer) -> None:
     off = renderer(guidance_until=1.0, feature_interval=1)
     assert np.array_equal(pixels(off, jobs()), pixels(exact, jobs()))
     assert off.settings == exact.settings
@@ -65,18 +65,18 @@ def test_guidance_is_on_again_for_the_next_batch() -> None:
     assert np.array_equal(first, pixels(early, jobs()))
 
 
-def test_pictures_without_guidance_do_not_depend_on_where_it_would_end(exact: StableDiffusionRenderer) -> None:
+def test_pictures_without_guidance_do_not_depend_on_where_it_would_end(exact: DiffusersRenderer) -> None:
     assert np.array_equal(pixels(renderer(guidance_until=0.5), jobs(1.0)), pixels(exact, jobs(1.0)))
 
 
-def test_between_whole_steps_only_the_outermost_layers_run(exact: StableDiffusionRenderer) -> None:
+def test_between_whole_steps_only_the_outermost_layers_run(exact: DiffusersRenderer) -> None:
     assert calls(exact, jobs())[1] == STEPS
     assert calls(renderer(feature_interval=2), jobs())[1] == 2
     sizes, middles = calls(renderer(feature_interval=3), jobs())
     assert (sizes, middles) == ([4] * STEPS, 2)
 
 
-def test_reused_features_are_this_batchs_own(exact: StableDiffusionRenderer) -> None:
+def test_reused_features_are_this_batchs_own(exact: DiffusersRenderer) -> None:
     reuse = renderer(feature_interval=2)
     first = pixels(reuse, jobs())
     other = pixels(reuse, jobs()[::-1])
@@ -85,13 +85,13 @@ def test_reused_features_are_this_batchs_own(exact: StableDiffusionRenderer) -> 
     assert 0 < np.abs(first - pixels(exact, jobs())).mean() < 40
 
 
-def test_a_shallow_step_right_after_a_whole_one_equals_it(exact: StableDiffusionRenderer) -> None:
+def test_a_shallow_step_right_after_a_whole_one_equals_it(exact: DiffusersRenderer) -> None:
     """With the same input the deep features are not only near: the layers that run again give the whole U-Net's output."""
     reuse = renderer(feature_interval=2)
     unet = reuse._pipeline.unet
     sample, text = (
         torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(1)),
-        torch.cat([reuse._embedding("a"), reuse._embedding("b")]),
+        torch.cat([reuse._family.encoded(text)["prompt_embeds"] for text in "ab"]),
     )
     reuse._reuse.begin()
     with torch.inference_mode():

@@ -10,9 +10,9 @@ from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.rendered import RenderedImages
 from gift_generate.output.binding import bind_output
 from gift_generate.rendering.batch_size import LARGEST_ON_CPU, batch_within, largest_batch, parse_batch_size
+from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.rendering.model_options import ModelOptions
-from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_shared.errors import ConfigError
 
 
@@ -81,10 +81,10 @@ def test_a_size_that_was_asked_for_is_not_given_up(command, plan: Path, tmp_path
 
 def test_the_mini_model_finds_a_batch_and_adopts_a_folders() -> None:
     options = ModelOptions(model="mini", device="cpu", batch_size=None, height=8, width=8)
-    finds, adopts = StableDiffusionRenderer(options), StableDiffusionRenderer(options)
+    finds, adopts = DiffusersRenderer(options), DiffusersRenderer(options)
     assert finds.batch_size in {1, 2, 4, 8, 16, 32}
     adopts.adopt({"batch_size": 5})
     assert adopts.batch_size == 5
-    asked = StableDiffusionRenderer(ModelOptions(model="mini", device="cpu", batch_size=3, height=8, width=8))
+    asked = DiffusersRenderer(ModelOptions(model="mini", device="cpu", batch_size=3, height=8, width=8))
     asked.adopt({"batch_size": 5})
     assert asked.batch_size == 3

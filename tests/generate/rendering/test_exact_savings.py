@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import multiply_by_onednn
 from gift_generate.rendering.renderer import RenderJob
-from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
 
 STEPS = 3
@@ -19,15 +19,15 @@ HEART_AND_LETTER = ("a picture of a heart.", "the letter Y.")
 SUN_AND_TEXTURE = ("a picture of a sun.", "a radial texture.")
 
 
-def renderer(**changes) -> StableDiffusionRenderer:
-    return StableDiffusionRenderer(ModelOptions(**{"model": "mini", "device": "cpu", "batch_size": 2} | changes))
+def renderer(**changes) -> DiffusersRenderer:
+    return DiffusersRenderer(ModelOptions(**{"model": "mini", "device": "cpu", "batch_size": 2} | changes))
 
 
 def jobs(captions: tuple[str, ...], guidance_scale: float = 7.5) -> list[RenderJob]:
     return [RenderJob(caption, 10 + number, guidance_scale, STEPS) for number, caption in enumerate(captions)]
 
 
-def pixels(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> np.ndarray:
+def pixels(renderer: DiffusersRenderer, batch: list[RenderJob]) -> np.ndarray:
     return np.stack([rendered.pixels for rendered in renderer.render(batch)])
 
 
@@ -178,7 +178,7 @@ def test_a_feed_forward_in_pieces_gives_each_token_the_same(monkeypatch: pytest.
 
 @pytest.mark.parametrize("is_favoured", [True, False])
 def test_a_renderer_asks_onednn_where_the_processor_favours_it(monkeypatch: pytest.MonkeyPatch, is_favoured: bool) -> None:
-    monkeypatch.setattr("gift_generate.rendering.stable_diffusion.favours_onednn", lambda: is_favoured)
+    monkeypatch.setattr("gift_generate.rendering.diffusers_renderer.favours_onednn", lambda: is_favoured)
     used = renderer()
     with torch.profiler.profile() as profile:
         used.render(jobs(HEART_AND_LETTER * 8))

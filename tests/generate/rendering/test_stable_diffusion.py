@@ -16,11 +16,11 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from gift_generate.images.encoding import ImageEncoder
 from gift_generate.images.rendered import RenderedImages
-from gift_generate.rendering import stable_diffusion
+from gift_generate.rendering import devices
 from gift_generate.rendering.batch_size import LARGEST
+from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.renderer import RenderJob
-from gift_generate.rendering.stable_diffusion import StableDiffusionRenderer
 from gift_mini.locations import stable_diffusion_folder
 
 CAPTIONS = ["a picture of a heart.", "the letter Y.", "a picture of a sun.", "a radial texture."]
@@ -28,8 +28,8 @@ STEPS = 2
 
 
 @pytest.fixture(scope="module")
-def renderer() -> StableDiffusionRenderer:
-    return StableDiffusionRenderer(options())
+def renderer() -> DiffusersRenderer:
+    return DiffusersRenderer(options())
 
 
 def options(**changes) -> ModelOptions:
@@ -40,7 +40,7 @@ def jobs(guidance_scale: float = 7.5, steps: int = STEPS) -> list[RenderJob]:
     return [RenderJob(caption, 10 + number, guidance_scale, steps) for number, caption in enumerate(CAPTIONS)]
 
 
-def pixels(renderer: StableDiffusionRenderer, batch: list[RenderJob]) -> np.ndarray:
+def pixels(renderer: DiffusersRenderer, batch: list[RenderJob]) -> np.ndarray:
     return np.stack([rendered.pixels for rendered in renderer.render(batch)]).astype(int)
 
 
@@ -51,7 +51,7 @@ def plain_pipeline() -> StableDiffusionPipeline:
 
 
 @pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
-def test_a_picture_is_what_a_plain_pipeline_call_gives(renderer: StableDiffusionRenderer, guidance_scale: float) -> None:
+def test_a_picture_is_what_a_plain_pipeline_call_gives(renderer: DiffusersRenderer, guidance_scale: float) -> None:
     pipeline = plain_pipeline()
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     job = jobs(guidance_scale)[0]
@@ -62,14 +62,14 @@ def test_a_picture_is_what_a_plain_pipeline_call_gives(renderer: StableDiffusion
     assert np.abs(pixels(renderer, [job])[0] - np.asarray(image).astype(int)).max() <= 1
 
 
-def test_a_picture_does_not_depend_on_the_order_of_its_batch(renderer: StableDiffusionRenderer) -> None:
+def test_a_picture_does_not_depend_on_the_order_of_its_batch(renderer: DiffusersRenderer) -> None:
     forward = pixels(renderer, jobs())
     backward = pixels(renderer, jobs()[::-1])[::-1]
     assert np.abs(forward - backward).max() <= 1
     assert np.abs(forward[0] - forward[1]).max() > 1
 
 
-def test_seed_and_caption_decide_the_picture(renderer: StableDiffusionRenderer) -> None:
+def test_seed_and_caption_decide_the_picture(renderer: DiffusersRenderer) -> None:
     job = jobs()[0]
     same, again, other_seed, other_caption = pixels(renderer, [job, job, job._replace(seed=99), job._replace(caption=CAPTIONS[1])])
     assert np.abs(same - again).max() <= 1
@@ -77,11 +77,11 @@ def test_seed_and_caption_decide_the_picture(renderer: StableDiffusionRenderer) 
     assert np.abs(same - other_caption).max() >= 1
 
 
-def test_below_fifty_steps_the_scheduler_is_multistep_dpm_solver_and_from_fifty_the_own(renderer: StableDiffusionRenderer) -> None:
+def test_below_fifty_steps_the_scheduler_is_multistep_dpm_solver_and_from_fifty_the_own(renderer: DiffusersRenderer) -> None:
     small = {"height": 8, "width": 8}
-    default = StableDiffusionRenderer(options(**small))
-    solver = StableDiffusionRenderer(options(scheduler="DPMSolverMultistepScheduler", **small))
-    own = StableDiffusionRenderer(options(scheduler=type(plain_pipeline().scheduler).__name__, **small))
+    default = DiffusersRenderer(options(**small))
+    solver = DiffusersRenderer(options(scheduler="DPMSolverMultistepScheduler", **small))
+    own = DiffusersRenderer(options(scheduler=type(plain_pipeline().scheduler).__name__, **small))
     few, many = jobs(steps=3)[:1], jobs(steps=50)[:1]
     assert np.array_equal(pixels(default, few), pixels(solver, few))
     assert not np.array_equal(pixels(default, few), pixels(own, few))
@@ -89,13 +89,13 @@ def test_below_fifty_steps_the_scheduler_is_multistep_dpm_solver_and_from_fifty_
 
 
 def test_the_dtype_is_what_was_asked_and_recorded() -> None:
-    renderer = StableDiffusionRenderer(options(dtype="bfloat16"))
+    renderer = DiffusersRenderer(options(dtype="bfloat16"))
     assert renderer.settings["dtype"] == "bfloat16"
     assert all(rendered.is_finite for rendered in renderer.render(jobs()))
 
 
-def test_each_distinct_caption_is_encoded_once(renderer: StableDiffusionRenderer) -> None:
-    fresh = StableDiffusionRenderer(options())
+def test_each_distinct_caption_is_encoded_once(renderer: DiffusersRenderer) -> None:
+    fresh = DiffusersRenderer(options())
     encoded: list[int] = []
     fresh._pipeline.text_encoder.register_forward_hook(lambda module, arguments, output: encoded.append(len(output[0])))
     batch = [job._replace(caption=CAPTIONS[number % 2]) for number, job in enumerate(jobs())]
@@ -108,13 +108,13 @@ def test_each_distinct_caption_is_encoded_once(renderer: StableDiffusionRenderer
 
 
 @pytest.mark.parametrize("component", ["unet", "vae"])
-def test_attention_is_torchs_own_fused_one(renderer: StableDiffusionRenderer, component: str) -> None:
+def test_attention_is_torchs_own_fused_one(renderer: DiffusersRenderer, component: str) -> None:
     processors = getattr(renderer._pipeline, component).attn_processors.values()
     assert {type(processor).__name__ for processor in processors} <= {"AttnProcessor2_0", "FusedAttnProcessor2_0"}
 
 
-def test_decoding_in_slices_gives_the_pictures_up_to_last_bits_and_is_recorded(renderer: StableDiffusionRenderer) -> None:
-    sliced = StableDiffusionRenderer(options(decodes_one_by_one=True))
+def test_decoding_in_slices_gives_the_pictures_up_to_last_bits_and_is_recorded(renderer: DiffusersRenderer) -> None:
+    sliced = DiffusersRenderer(options(decodes_one_by_one=True))
     decoded: list[int] = []
     sliced._pipeline.vae.decoder.register_forward_hook(lambda module, arguments, output: decoded.append(len(output)))
     assert np.abs(pixels(sliced, jobs()) - pixels(renderer, jobs())).max() <= 1
@@ -124,8 +124,8 @@ def test_decoding_in_slices_gives_the_pictures_up_to_last_bits_and_is_recorded(r
 
 
 @pytest.mark.slow
-def test_compiled_pictures_are_the_eager_ones_up_to_last_bits_whatever_fills_the_batch(renderer: StableDiffusionRenderer) -> None:
-    compiled = StableDiffusionRenderer(options(is_compiled=True))
+def test_compiled_pictures_are_the_eager_ones_up_to_last_bits_whatever_fills_the_batch(renderer: DiffusersRenderer) -> None:
+    compiled = DiffusersRenderer(options(is_compiled=True))
     whole = pixels(compiled, jobs())
     assert np.abs(whole - pixels(renderer, jobs())).max() <= 2
     assert np.array_equal(whole[:1], pixels(compiled, jobs()[:1])), "a short batch is filled up and runs the same graph"
@@ -146,17 +146,17 @@ def test_compiling_without_a_compiler_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_pictures_are_close_to_the_cpus_and_the_same_each_time(renderer: StableDiffusionRenderer) -> None:
-    on_gpu = StableDiffusionRenderer(options(device="cuda", dtype="float32"))
+def test_on_a_gpu_the_pictures_are_close_to_the_cpus_and_the_same_each_time(renderer: DiffusersRenderer) -> None:
+    on_gpu = DiffusersRenderer(options(device="cuda", dtype="float32"))
     first = pixels(on_gpu, jobs())
     assert np.array_equal(first, pixels(on_gpu, jobs()))
     assert np.abs(first - pixels(renderer, jobs())).mean() < 1
-    assert all(rendered.is_finite for rendered in StableDiffusionRenderer(options(device="cuda")).render(jobs()))
+    assert all(rendered.is_finite for rendered in DiffusersRenderer(options(device="cuda")).render(jobs()))
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_automatic_batch_is_halved_until_it_fits() -> None:
-    automatic = StableDiffusionRenderer(options(device="cuda", batch_size=None, height=256, width=256))
+    automatic = DiffusersRenderer(options(device="cuda", batch_size=None, height=256, width=256))
     torch.cuda.set_per_process_memory_fraction(2e9 / torch.cuda.get_device_properties(0).total_memory)
     try:
         size = automatic.batch_size
@@ -166,7 +166,7 @@ def test_on_a_gpu_the_automatic_batch_is_halved_until_it_fits() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableDiffusionRenderer) -> None:
+def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: DiffusersRenderer) -> None:
     overlong = [f"{number} " + "heart " * 200 for number in range(5)]
     warnings = RenderedImages(renderer, ImageEncoder(), 1).warnings([*CAPTIONS, *overlong])
     assert len(warnings) == 1
@@ -175,7 +175,7 @@ def test_overlong_captions_are_named_and_rendered_all_the_same(renderer: StableD
     assert renderer.render([RenderJob(overlong[0], 1, 7.5, STEPS)])[0].is_finite
 
 
-def test_no_overlong_caption_gives_no_warning(renderer: StableDiffusionRenderer) -> None:
+def test_no_overlong_caption_gives_no_warning(renderer: DiffusersRenderer) -> None:
     assert RenderedImages(renderer, ImageEncoder(), 1).warnings(CAPTIONS) == []
     assert renderer.overlong([]) == []
 
@@ -254,7 +254,7 @@ def test_weights_cut_short_are_one_line(command, real_plan: Path, model_copy: Pa
     os.truncate(model_copy / "unet" / "diffusion_pytorch_model.safetensors", 100_000)
     result = command("render", "--plan", real_plan, "--out", tmp_path / "out", "--model", model_copy)
     assert result.code == 2
-    assert "cannot be loaded as a Stable Diffusion" in result.err.splitlines()[-1]
+    assert "cannot be loaded as a StableDiffusionPipeline" in result.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -297,7 +297,7 @@ def test_a_device_that_is_not_there_is_one_line(command, real_plan: Path, tmp_pa
     ],
 )
 def test_too_little_memory_is_known_by_its_error(error: RuntimeError, is_it: bool) -> None:
-    assert stable_diffusion.is_out_of_memory(error) is is_it
+    assert devices.is_out_of_memory(error) is is_it
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
@@ -311,5 +311,5 @@ def test_each_process_of_a_node_takes_its_own_gpu(
         monkeypatch.delenv(known, raising=False)
     if variable is not None:
         monkeypatch.setenv(variable, number)
-    assert stable_diffusion._device(name) == torch.device("cuda", taken)
-    assert stable_diffusion._device("cuda:2") == torch.device("cuda", 2)
+    assert devices.find_device(name) == torch.device("cuda", taken)
+    assert devices.find_device("cuda:2") == torch.device("cuda", 2)

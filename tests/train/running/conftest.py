@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gift_shared.parquet_files import write_index
+from gift_shared.schema import INDEX_SCHEMA
 from gift_train.cli import main
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -120,7 +121,7 @@ def write_shards(out, tasks, num_images=10):
                 made = {"image_name": member.name, "width": 16, "height": 16, "sha256": hashlib.sha256(content).hexdigest()}
                 about = {"task": task, "index": index, "caption": f"a {name} square.", "class_name": name}
                 rows.append(SAME_FOR_ALL | place | made | about | {"sample_key": member.name.removesuffix(".png")})
-    write_index(out / "index.parquet", pa.Table.from_pylist(rows), {})
+    write_index(out / "index.parquet", pa.Table.from_pylist(rows, INDEX_SCHEMA), {})
 
 
 def write_model(folder):
