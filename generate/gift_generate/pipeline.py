@@ -12,7 +12,7 @@ from pathlib import Path
 from gift_generate.images.first_images import SPREAD_ROWS, NothingUsable
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter
-from gift_generate.output.binding import adopt_settings, bind_retry, bind_settings, open_to_fill
+from gift_generate.output.binding import adopt_settings, bind_retry, bind_settings, open_to_fill, require_rendered
 from gift_generate.output.folder import OutputFolder, Shard
 from gift_generate.output.retry import RetriedRows
 from gift_generate.output.spool import Spool, purpose
@@ -70,12 +70,11 @@ def run(
     the scheduler's notice came before all was done: then what was begun is kept for whoever goes on, and free for others.
     """
     policy = policy or WorkerPolicy()
-    output = open_to_fill(out, plan_path)
-    adopt_settings(output, source, must_agree=not retry)
+    output = _open(out, plan_path, source, is_retry=bool(retry))
     heartbeat = Heartbeat(out, worker, policy.intervals)
     heartbeat.note(settings_sha256=settings_digest(source.settings))
     with heartbeat:
-        work = _retry(output, source, retry) if retry else _render(output, source, heartbeat, policy)
+        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy)
         left = work.remaining(worker.preferred(output.shards))
         share = set(worker.share(output.shards))
         for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
@@ -106,12 +105,20 @@ def run(
                 spool.clear()
                 _finish(output, Liveness(out, policy.intervals), is_changed=summary.shards_done_here > 0)
         if left:
-            policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
-            holders = sorted(set(claims.holders().values()))
-            if holders:
-                count = f"{len(left)} of {len(output.shards)} shards"
+            count = f"{len(left)} of {len(output.shards)} shards"
+            policy.notice.obey(f"{count} are left in {out}")
+            if holders := sorted(set(claims.holders().values())):
                 tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
     return summary
+
+
+def _open(out: Path, plan_path: Path | None, source: ImageSource, *, is_retry: bool) -> OutputFolder:
+    """The folder with its plan; what can be refused before this worker shows itself is."""
+    if is_retry:
+        require_rendered(out)
+    output = open_to_fill(out, plan_path)
+    adopt_settings(output, source, must_agree=not is_retry)
+    return output
 
 
 def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy) -> Work:
@@ -126,8 +133,11 @@ def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, pol
     return NewShards(output, source.settings)
 
 
-def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus]) -> Work:
+def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus], tell: Callable[[str], None]) -> Work:
     """The rows to make again; a record of the settings only if there are any."""
+    unfinished = len(output.remaining())
+    if unfinished:
+        tell(f"warning: {unfinished} shards are not finished: --retry is for rows of finished ones, render without it makes the others")
     any_such = RetriedRows(output, source.settings, 0, statuses)
     if not any_such.remaining():
         return any_such
