@@ -14,7 +14,7 @@ demo: export OMP_NUM_THREADS = 1
 demo: install
 	$(BIN)/python -m gift_mini.tasks --out $(DEMO)/data
 	$(BIN)/gift-generate plan --order mini --images-per-task 300 --steps 12 --guidance-scale 3 --images-per-shard 100 --out $(DEMO)/plan.parquet
-	$(BIN)/torchrun --nproc-per-node 2 --no-python $(BIN)/gift-generate render --plan $(DEMO)/plan.parquet --out $(DEMO)/shards --image-format png
+	$(BIN)/gift-generate render --plan $(DEMO)/plan.parquet --out $(DEMO)/shards --image-format png --processes 2
 	$(BIN)/gift-generate verify --out $(DEMO)/shards
 	$(BIN)/gift-generate show --out $(DEMO)/shards --to $(DEMO)/contact_sheet.png
 	$(MAKE) --no-print-directory -j2 $(DEMO_METHODS:%=demo-run-%)

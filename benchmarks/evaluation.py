@@ -90,7 +90,7 @@ def large_world(folder: Path, device: str, *, quick: bool) -> World:
 
 def opened(student: Backbone, manifests: list[TaskManifest], data_root: Path) -> dict[str, tuple[TaskManifest, TaskImages]]:
     """Test images of which none is kept in memory: what is compared is loading, not what an earlier evaluation left behind."""
-    transforms = image_transforms(student.image_settings[0])
+    transforms = image_transforms(student.image_settings[0], student.resize_settings)
     return {manifest.name: (manifest, load_test(manifest, data_root, transforms, cache_bytes=0)) for manifest in manifests}
 
 

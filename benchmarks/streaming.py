@@ -198,7 +198,7 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
     from gift_generate.images.image_source import Picture
     from gift_generate.output.shard_writer import write_shard
     from gift_shared.parquet_files import read_index, write_index
-    from gift_shared.schema import SampleStatus
+    from gift_shared.schema import SINCE_VERSION_2, SampleStatus
     from gift_shared.shards import shard_rows
 
     pixels = Image.open(io.BytesIO(contents[0])).width
@@ -208,7 +208,8 @@ def write_pool(out: Path, contents: list[bytes], num_shards: int) -> pa.Table:
         part = contents[number * per_shard : (number + 1) * per_shard]
         shard = f"pool-{number:05d}"
         rows = [
-            {
+            dict.fromkeys(SINCE_VERSION_2)
+            | {
                 "task": "pool", "index": index, "sample_key": f"pool-{number:05d}-{index:05d}", "caption": f"a photo of a {index % 50}.",
                 "source": "imagenet", "class_name": str(index % 50), "class_index": index % 50, "sample_seed": 1, "guidance_scale": 7.5,
                 "denoising_steps": 50, "shard": shard,

@@ -12,21 +12,23 @@ from pathlib import Path
 from gift_generate.images.first_images import SPREAD_ROWS, NothingUsable
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter
-from gift_generate.output.binding import adopt_settings, bind_retry, bind_settings, open_to_fill, require_rendered
+from gift_generate.output.binding import Bound, adopt_settings, bind_retry, bind_settings, open_to_fill, require_rendered
+from gift_generate.output.dataset_card import write_card
 from gift_generate.output.folder import OutputFolder, Shard
+from gift_generate.output.folder_progress import FolderProgress
 from gift_generate.output.retry import RetriedRows
 from gift_generate.output.spool import Spool, purpose
 from gift_generate.output.work import MadeShard, NewShards, Work
 from gift_generate.rendering.reproducible import settings_digest
 from gift_generate.workers.claims import Claims
 from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liveness, ObservedWorker
+from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
-from gift_shared.console import some_of
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.progress import Progress
 from gift_shared.schema import SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
+Tell = Callable[[str], None]
 LONGEST_PAUSE = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
@@ -46,6 +48,7 @@ class RunSummary:
     shards_done_here: int = 0
     shards_left: int = 0  # of the whole folder, other workers' included
     statuses: Counter[str] = field(default_factory=Counter)  # of the rows done here
+    holders: list[str] = field(default_factory=list)  # workers that are at what is left
 
     @property
     def num_images(self) -> int:
@@ -71,14 +74,13 @@ def run(
     """
     policy = policy or WorkerPolicy()
     output = _open(out, plan_path, source, is_retry=bool(retry))
-    heartbeat = Heartbeat(out, worker, policy.intervals)
+    heartbeat = Heartbeat(out, worker, policy.intervals, source.machine)
     heartbeat.note(settings_sha256=settings_digest(source.settings))
     with heartbeat:
-        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy)
+        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy, tell)
+        if (difference := other_machine_warning(output.first_machine, source.machine)) is not None:
+            tell(f"warning: {difference}")
         left = work.remaining(worker.preferred(output.shards))
-        share = set(worker.share(output.shards))
-        for warning in source.warnings(_distinct_captions(output, [shard for shard in left if shard in share])):
-            tell(f"warning: {warning}")
         source.expect(output.spread_rows(SPREAD_ROWS))
         heartbeat.tell(
             "started",
@@ -89,8 +91,8 @@ def run(
             shards=len(output.shards),
             shards_left=len(left),
         )
-        num_images = sum(work.num_rows(shard) for shard in left)
-        with Claims(out, heartbeat.worker, policy.intervals) as claims, Progress("images", num_images, "image") as progress:
+        showing = FolderProgress(work, left, policy.intervals, heartbeat.worker)
+        with Claims(out, heartbeat.worker, policy.intervals) as claims, showing as progress:
             spool = Spool(out, work.name, heartbeat.worker)
             loop = _WorkLoop(
                 work=work, source=source, policy=policy, heartbeat=heartbeat, claims=claims, spool=spool, progress=progress, tell=tell,
@@ -103,12 +105,11 @@ def run(
             summary.shards_left = len(left)
             if not left:
                 spool.clear()
-                _finish(output, Liveness(out, policy.intervals), is_changed=summary.shards_done_here > 0)
+                if (note := _finish(output, Liveness(out, policy.intervals), is_changed=summary.shards_done_here > 0)) is not None:
+                    tell(note)
         if left:
-            count = f"{len(left)} of {len(output.shards)} shards"
-            policy.notice.obey(f"{count} are left in {out}")
-            if holders := sorted(set(claims.holders().values())):
-                tell(f"{count} are left to workers at it: {some_of(holders)}. With --wait this one would stay.")
+            policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
+            summary.holders = sorted(set(claims.holders().values()))
     return summary
 
 
@@ -121,19 +122,23 @@ def _open(out: Path, plan_path: Path | None, source: ImageSource, *, is_retry: b
     return output
 
 
-def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy) -> Work:
+def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy, tell: Tell) -> Work:
     """The shards that are not there, and the folder bound to this source's settings. The heartbeat beats by now: others see this worker."""
 
     def others() -> Sequence[ObservedWorker]:
         seen = Liveness(output.path, policy.intervals).workers()
         return [one for one in seen if one.record.worker != heartbeat.worker]
 
-    if bind_settings(output, source, others):
+    bound = bind_settings(output, source, others)
+    if bound is Bound.REPLACED:
         Spool(output.path, NewShards.name, heartbeat.worker).clear()  # made with the settings that were replaced
+    if bound is not Bound.AGREED:  # told once, by whoever is first: a million captions take a minute
+        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
+            tell(f"warning: {warning}")
     return NewShards(output, source.settings)
 
 
-def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus], tell: Callable[[str], None]) -> Work:
+def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus], tell: Tell) -> Work:
     """The rows to make again; a record of the settings only if there are any."""
     unfinished = len(output.remaining())
     if unfinished:
@@ -145,20 +150,15 @@ def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[Sampl
     return RetriedRows(output, source.settings, number, statuses)
 
 
-def _finish(output: OutputFolder, liveness: Liveness, *, is_changed: bool) -> None:
-    """Write the index and remove what dead workers left, if every shard is there."""
+def _finish(output: OutputFolder, liveness: Liveness, *, is_changed: bool) -> str | None:
+    """Write index and card and remove what dead workers left, if every shard is there. Returns what the user should know, if anything."""
     if output.remaining():
-        return
+        return None
     if is_changed or not output.has_index():
         output.write_index()
+    note = write_card(output.path)
     output.tidy(liveness)
-
-
-def _distinct_captions(output: OutputFolder, shards: Sequence[Shard]) -> list[str]:
-    captions: dict[str, None] = {}
-    for shard in shards:
-        captions.update(dict.fromkeys(output.plan["caption"].slice(shard.first_row, shard.num_rows).to_pylist()))
-    return list(captions)
+    return note
 
 
 class _Preempted(Exception):
@@ -175,11 +175,10 @@ class _WorkLoop:
     heartbeat: Heartbeat
     claims: Claims
     spool: Spool
-    progress: Progress
-    tell: Callable[[str], None]
+    progress: FolderProgress
+    tell: Tell
     left: list[Shard]  # as far as is known, in the order they are taken
     summary: RunSummary = field(default_factory=RunSummary)
-    made: set[str] = field(default_factory=set)  # shards whose images were counted here
     split_batch: int | None = None  # as it was last told
 
     def run(self, writer: BackgroundWriter) -> None:
@@ -215,7 +214,6 @@ class _WorkLoop:
         self.work.output.remove_index()
         started = time.monotonic()
         self.heartbeat.note(shard=shard.name)
-        self.made.add(shard.name)
 
         def on_images(count: int) -> None:
             self.progress.advance(count)
@@ -253,6 +251,7 @@ class _WorkLoop:
         if made is None:
             return False
         self.spool.forget(made.shard.name)
+        self.progress.settled(len(made.rows))
         self.claims.release(made.shard.name)
         self._forget(made.shard)
         self.summary.shards_done_here += 1
@@ -266,24 +265,16 @@ class _WorkLoop:
             seconds=round(made.seconds, 3),
             **({"reused": made.num_reused} if made.num_reused else {}),
         )
-        self._note_shards()
         return True
 
     def _forget(self, shard: Shard) -> None:
         self.left = [other for other in self.left if other != shard]
+        self.progress.forget(shard)
 
     def _look_again(self) -> None:
         """Find out what others have completed since the last look."""
-        left = self.work.look_again(self.left)
-        for shard in set(self.left) - set(left):
-            if shard.name not in self.made:
-                self.progress.advance(self.work.num_rows(shard))
-        self.left = left
-        self._note_shards()
-
-    def _note_shards(self) -> None:
-        num_shards = len(self.work.output.shards)
-        self.progress.note(f"{num_shards - len(self.left)}/{num_shards} shards")
+        self.left = self.work.look_again(self.left)
+        self.progress.look_if_due()
 
     def _pause(self) -> None:
         """Sleep until the next look, or until the notice comes."""

@@ -48,9 +48,14 @@ def run_app(app: Callable[[], None]) -> None:
 
 
 def some_of(texts: Sequence[str], most: int = 3) -> str:
-    """The first few of a list in quotes, and how many more there are."""
+    """The first few of a list in quotes, each shortened, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return "; ".join(map(repr, texts[:most])) + more
+    return "; ".join(map(shortened, texts[:most])) + more
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text in quotes, of a long one its beginning and how long it is: a caption can have megabytes."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text):,} characters)"
 
 
 def _tell_interrupted() -> None:

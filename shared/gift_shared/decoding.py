@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
-from gift_shared.errors import DataError, GiftError
+from gift_shared.errors import DataError, GiftError, first_line
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 _SUFFIXES = {
@@ -67,7 +67,7 @@ def decode(content: bytes, where: str, error_class: type[GiftError] = DataError,
         with Image.open(io.BytesIO(content), formats=formats) as image:
             return as_rgb(image)
     except UNDECODABLE as error:
-        reason = "cannot identify its format" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "cannot identify its format" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise error_class(f"{where} does not decode as an image ({', '.join(formats)}): {reason}. Replace the file.") from error
 
 

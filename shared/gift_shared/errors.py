@@ -1,6 +1,7 @@
 """What a user can cause. The command lines print these in one line and exit with their code; everything else is our bug."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -59,5 +60,10 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, without the pages that may follow; the error's kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What a library's error says, without the pages that may follow; the error's kind if it says nothing.
+
+    Addresses of objects, which differ from start to start, are left out: `<_io.BytesIO object at 0x7f...>` is `<_io.BytesIO object>`.
+    What is recorded of a damaged file is therefore the same whoever reads it.
+    """
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r" at 0x[0-9A-Fa-f]+\b", "", line)

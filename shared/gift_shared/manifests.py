@@ -3,6 +3,7 @@
 A manifest folder holds `tasks/<name>.toml`, `orders/<name>.toml` and `captions/*`. User folders are searched first.
 """
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -69,9 +70,9 @@ class Manifests:
         return order
 
     def captions_file(self, name: str) -> Path:
-        """A caption file by path, or by name in `captions/`."""
+        """Captions by path, or by name in `captions/`: a file, a folder or a pattern that files match."""
         for candidate in (Path(name), *(folder / "captions" / name for folder in self._folders())):
-            if candidate.is_file():
+            if candidate.exists() or glob.glob(str(candidate), recursive=True):
                 return candidate
         raise ManifestError(f"Caption file {name!r} not found; looked in {', '.join(map(str, self._folders()))}.")
 

@@ -5,15 +5,50 @@ An options class is a frozen dataclass whose fields are `Annotated[type, typer.O
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
+import typer.core
+
+from gift_shared.errors import ConfigError
 
 T = TypeVar("T")
 LISTS = (list, tuple)
+URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)  # of a path, which has swallowed the second slash
+
+
+class LocalCommand(typer.core.TyperCommand):
+    """A command whose `Path` parameters are files and folders of this machine: a URL is refused before anything is read or written.
+
+    Else `s3://bucket/x` would be taken for a folder `s3:` below the working directory. What may be a URL is declared as text.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises ConfigError for a URL where a path should stand."""
+        left = super().parse_args(ctx, args)
+        assert self.callback is not None
+        annotations = inspect.signature(self.callback).parameters
+        flags = {parameter.name: [*parameter.opts, parameter.name][0] for parameter in self.params}
+        for name, value in ctx.params.items():
+            if name not in annotations or not takes_path(annotations[name].annotation):
+                continue
+            for one in value if isinstance(value, LISTS) else [value]:
+                if one is not None and (match := URL.fullmatch(str(one))):
+                    shown = f"{match['scheme']}://{match['rest']}"
+                    raise ConfigError(
+                        f"{flags[name]} {shown} is a URL; expected a path on this machine or on storage that is mounted here."
+                    )
+        return left
+
+
+def takes_path(annotation: Any) -> bool:
+    """Whether a parameter so annotated is a path, or several."""
+    return annotation is Path or any(takes_path(part) for part in typing.get_args(annotation))
 
 
 def takes_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Read and write the Parquet files of the contract: schema-checked, versioned, whole or absent, byte-deterministic."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,16 @@ import pyarrow.parquet as pq
 from gift_shared.atomic import atomic_path
 from gift_shared.errors import GiftError, PlanError, ShardError
 from gift_shared.keys import KEY_PATTERN
-from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, PLAN_SCHEMA, SCHEMA_VERSION, VERSION_KEY, SampleStatus
+from gift_shared.schema import (
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    PLAN_SCHEMA,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    SINCE_VERSION_2,
+    VERSION_KEY,
+    SampleStatus,
+)
 from gift_shared.storage import NO_PARQUET, Folder, index_file
 
 MOST_ROWS = 100_000_000  # a few bytes of Parquet can claim more rows than any memory holds
@@ -29,12 +39,12 @@ def write_index(path: Path, rows: pa.Table, metadata: dict[str, str]) -> None:
 
 
 def read_plan(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """Rows and metadata of a plan. Raises PlanError if it is not a plan of this schema version."""
+    """Rows and metadata of a plan. Raises PlanError if it is not a plan of a schema version that is read here."""
     return _read(path, PLAN_SCHEMA, PlanError, "plan")
 
 
 def read_index(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """Rows and metadata of an index file. Raises ShardError if it is not an index of this schema version, or claims what cannot be."""
+    """Rows and metadata of an index file. Raises ShardError if it is none of a schema version that is read, or claims what cannot be."""
     rows, metadata = _read(path, INDEX_SCHEMA, ShardError, "index")
     fault = _index_fault(rows)
     if fault is not None:
@@ -70,16 +80,21 @@ def _read(path: Path, schema: pa.Schema, error_class: type[GiftError], noun: str
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = _metadata(file.schema_arrow)
-            fault = _version_fault(metadata.pop(VERSION_KEY.decode(), None)) or _columns_fault(file, schema)
+            version = metadata.pop(VERSION_KEY.decode(), None)
+            written = [field for field in schema if version != "1" or field.name not in SINCE_VERSION_2]
+            fault = _version_fault(version) or _columns_fault(file, written)
             if fault is not None:
                 raise error_class(f"{path} {fault}. Make the {noun} again.")
-            table = file.read(columns=schema.names)
+            table = file.read(columns=[field.name for field in written])
         table.validate(full=True)  # text is UTF-8
     except NO_PARQUET as error:
         raise error_class(f"{path} is not a readable Parquet file, so it is no {noun}: {error}") from error
-    for field in schema:
+    for field in written:
         if not field.nullable and table[field.name].null_count:
             raise error_class(f"{path}: column {field.name!r} lacks values. Make the {noun} again.")
+    for field in schema:
+        if field not in written:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     return table.select(schema.names), metadata
 
 
@@ -89,16 +104,17 @@ def _metadata(schema: pa.Schema) -> dict[str, str]:
 
 
 def _version_fault(version: str | None) -> str | None:
-    return None if version == str(SCHEMA_VERSION) else f"has schema version {version}, this program reads version {SCHEMA_VERSION}"
+    readable = [str(one) for one in READABLE_VERSIONS]
+    return None if version in readable else f"has schema version {version}, this program reads versions {' and '.join(readable)}"
 
 
-def _columns_fault(file: pq.ParquetFile, schema: pa.Schema) -> str | None:
+def _columns_fault(file: pq.ParquetFile, fields: Sequence[pa.Field]) -> str | None:
     found = {field.name: field.type for field in file.schema_arrow}
     if len(found) != len(file.schema_arrow):
         return "has two columns of one name"
     if file.metadata.num_rows > MOST_ROWS:
         return f"claims {file.metadata.num_rows} rows, at most {MOST_ROWS} are read"
-    wrong = [field for field in schema if found.get(field.name) != field.type]
+    wrong = [field for field in fields if found.get(field.name) != field.type]
     return f"is wrong: column {wrong[0].name!r} should be {wrong[0].type}, found {found.get(wrong[0].name)}" if wrong else None
 
 

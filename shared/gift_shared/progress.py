@@ -46,11 +46,15 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._told >= SECONDS_BETWEEN_LINES:
+        if now - self._told >= SECONDS_BETWEEN_LINES and self._done < self._total:  # at the end comes a line of its own
             self._told = now
             rate = max(self._done - self._first, 1) / (now - self._started)
             left = _clock((self._total - self._done) / rate)
             self._write(f"{self._what}: {self._done} of {self._total} {self._unit}s, {self._rate(now - self._started)}, {left} left")
+
+    def reach(self, done: int) -> None:
+        """So many are done in all; fewer than before if work was lost."""
+        self.advance(done - self._done)
 
     def note(self, text: str) -> None:
         """A word on the present state, e.g. the loss, shown behind the rest."""

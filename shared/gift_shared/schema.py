@@ -1,10 +1,11 @@
 """Layout of an output folder and columns of its Parquet files. A change here is a new SCHEMA_VERSION.
 
 OUT/plan.parquet            the plan that is rendered, as made by `gift-generate plan`
-OUT/render.json             model, scheduler, size and versions; a second render with other settings is refused
-OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row), keys ascending
+OUT/render.json             settings, which another render's must agree with; the plan's sha256; the first worker's machine
+OUT/shards/<id>.tar         WebDataset shard: <key>.jpg, <key>.txt (caption), <key>.json (the row without nulls), keys ascending
 OUT/shards/<id>.parquet     one row per *planned* sample of that shard; renamed last: the shard counts once this exists
 OUT/index.parquet           all shards' rows in plan order; exists only when every shard does
+OUT/README.md               the dataset's card; written after the index
 OUT/workers/<id>.json       what a worker is at; its time of change is the worker's heartbeat
 OUT/workers/<id>.jsonl      what that worker did, an event a line
 OUT/claims/<id>.json        who works on that shard now
@@ -16,7 +17,9 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
+SINCE_VERSION_2 = ("negative_prompt", "render_height", "render_width")  # columns that files of version 1 lack; null when such are read
 VERSION_KEY = b"gift_schema_version"  # in the metadata of every Parquet file of ours
 
 PLAN_FILE = "plan.parquet"
@@ -41,25 +44,33 @@ class SampleStatus(StrEnum):
 
 
 class PlanKind(StrEnum):
-    """`per-task`: n images for each task of an order, as GIFT does it. `pool`: n images per class name, to select from."""
+    """`per-task`: n images for each task of an order, as GIFT does it. `pool`: n images per class name, to select from.
+
+    `captions`: the captions of files, without class names. `table`: rows that another program decided.
+    """
 
     PER_TASK = "per-task"
     POOL = "pool"
+    CAPTIONS = "captions"
+    TABLE = "table"
 
 
 PLAN_SCHEMA = pa.schema(
     [
-        pa.field("task", pa.string(), nullable=False),  # dataset the image is for; "pool" in a pool
+        pa.field("task", pa.string(), nullable=False),  # dataset the image is for; "pool" or "captions" where it is for none
         pa.field("index", pa.int64(), nullable=False),  # position within the task
         pa.field("sample_key", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # manifest of the class name, or "file:<stem>" of a caption file
+        pa.field("source", pa.string(), nullable=False),  # manifest of the class name, or "file:<stem>" of captions
         pa.field("class_name", pa.string()),  # null for captions that come from a file
         pa.field("class_index", pa.int32()),  # label of class_name in its manifest; null likewise
         pa.field("sample_seed", pa.int64(), nullable=False),
         pa.field("guidance_scale", pa.float32(), nullable=False),
         pa.field("denoising_steps", pa.int32(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),  # shard id, the tar's file stem
+        pa.field("negative_prompt", pa.string()),  # null: the one of the render's options
+        pa.field("render_height", pa.int32()),  # pixels, with render_width; null: the size of the render's options
+        pa.field("render_width", pa.int32()),
     ]
 )
 

@@ -1,5 +1,6 @@
-"""What the logs of an output folder's workers tell: how long the images took."""
+"""What the logs of an output folder's workers tell: which shards they wrote, and how long the images took."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,22 @@ from gift_shared.event_log import read_events
 from gift_shared.schema import WORKER_FOLDER
 
 SHARD_WRITTEN = "shard"  # the event, with fields name, images, ok and seconds; reused: images that took no time, made before a stop
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard as its worker's log tells of it: its rows, and those with a usable image."""
+
+    images: int
+    ok: int
+
+
+def shards_written(out: Path, worker: str) -> list[WrittenShard]:
+    """What a worker, by its id, has written so far, in that order. Events of another shape are passed over."""
+    path = out / WORKER_FOLDER / f"{worker}.jsonl"
+    events = [event for event in read_events(path) if event["event"] == SHARD_WRITTEN] if path.is_file() else []
+    counts = [(event.get("images"), event.get("ok")) for event in events]
+    return [WrittenShard(images, ok) for images, ok in counts if isinstance(images, int) and isinstance(ok, int)]
 
 
 def render_times(out: Path) -> dict[str, tuple[int, float]]:

@@ -1,5 +1,6 @@
 """Manifests, recipes, tables, `--set` and caption files: what people write by hand, and what may become of it."""
 
+import gzip
 import json
 import tomllib
 from contextlib import suppress
@@ -11,6 +12,8 @@ from hostile import VALUES, damages, fuzz, reads_or_tells, table_changes, toml_t
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_request import PlanRequest
 from gift_shared.caption_files import read_captions
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Manifests
@@ -115,14 +118,40 @@ def test_any_override_is_taken_or_told(pairs):
 CAPTIONS = {
     ".txt": b"a red square.\na green square.\n",
     ".tsv": b"caption\turl\na red square.\thttp://x\n",
+    ".csv": b'url,caption\nhttp://x,"a ""red"", square."\nhttp://y,a green square.\n',
     ".jsonl": b'{"caption": "a red square."}\n{"caption": "a green square."}\n',
+    ".json": b'{"images": [{"id": 1}], "annotations": [{"caption": "a red square."}, {"caption": ["a green square."]}]}',
 }
 
 
-@fuzz(60)
-@given(suffix=st.sampled_from(sorted(CAPTIONS)), damage=damages(), line=VALUES)
-def test_a_damaged_caption_file_is_told(folder, suffix, damage, line):
-    path = folder / f"captions/own{suffix}"
-    content = CAPTIONS[suffix] + json.dumps(line).encode() + b"\n"
+@fuzz(100)
+@given(suffix=st.sampled_from(sorted(CAPTIONS)), is_gzipped=st.booleans(), damage=damages(), line=VALUES)
+def test_a_damaged_caption_file_is_told(folder, suffix, is_gzipped, damage, line):
+    path = folder / f"captions/own{suffix}{'.gz' if is_gzipped else ''}"
+    content = CAPTIONS[suffix] + (b"" if suffix == ".json" else json.dumps(line).encode() + b"\n")
+    content = gzip.compress(content, mtime=0) if is_gzipped else content
     path.write_bytes(damage(content))
     reads_or_tells(lambda: read_captions(path), path)
+
+
+@fuzz(60)
+@given(change=table_changes())
+def test_coco_captions_with_anything_in_them_are_told(folder, change):
+    path = folder / "captions/own.json"
+    path.write_text(json.dumps(change(json.loads(CAPTIONS[".json"]))))
+    reads_or_tells(lambda: read_captions(path), path)
+
+
+TABLES = {
+    ".csv": b'caption,sample_seed,render_height,render_width\n"a ""red"" square.",5,64,64\na green square.,,,\n',
+    ".tsv": b"caption\ttask\tindex\na red square.\tred\t3\na green square.\t\t\n",
+    ".jsonl": b'{"caption": "a red square.", "denoising_steps": 5}\n{"caption": "a green square.", "negative_prompt": "grey"}\n',
+}
+
+
+@fuzz(100)
+@given(suffix=st.sampled_from(sorted(TABLES)), damage=damages(), line=VALUES)
+def test_a_damaged_table_of_rows_is_planned_or_told(folder, suffix, damage, line):
+    path = folder / f"rows{suffix}"
+    path.write_bytes(damage(TABLES[suffix] + json.dumps(line).encode() + b"\n"))
+    reads_or_tells(lambda: make_plan(PlanRequest(table=path), Manifests()), path)

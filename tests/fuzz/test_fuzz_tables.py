@@ -18,7 +18,8 @@ from gift_train.records.diagnostics.files import SCHEMAS, read_diagnostics, writ
 
 ROW = {
     "task": "red", "index": 0, "sample_key": "red-000000", "caption": "a fox.", "source": "words", "class_name": "fox", "class_index": 0,
-    "sample_seed": 1, "guidance_scale": 7.5, "denoising_steps": 50, "shard": "red-00000", "status": "ok", "message": "", "attempts": 1,
+    "sample_seed": 1, "guidance_scale": 7.5, "denoising_steps": 50, "shard": "red-00000",
+    "negative_prompt": "blur", "render_height": 64, "render_width": 64, "status": "ok", "message": "", "attempts": 1,
     "used_seed": 1, "width": 8, "height": 8, "image_name": "red-000000.png", "byte_offset": 512, "byte_size": 4, "sha256": "0" * 64,
 }  # fmt: skip
 ROWS = [ROW | {"index": index, "sample_key": f"red-{index:06d}", "image_name": f"red-{index:06d}.png"} for index in range(3)]

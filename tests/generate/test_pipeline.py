@@ -1,18 +1,21 @@
 """Rendering as a whole: what lies in the folder, the same bytes however it came about, and refusal to mix runs."""
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
 
 from gift_generate.output.folder import OutputFolder
 from gift_shared.parquet_files import read_output_index, read_plan
-from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
+from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA, SINCE_VERSION_2
 from gift_shared.shards import read_image_bytes
 
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
@@ -116,6 +119,24 @@ def test_a_folder_with_another_plan_is_refused(command, content, manifests: Path
     assert result.code == 2
     assert "holds images of another plan" in result.err
     assert content(rendered) == before
+
+
+def test_a_folder_of_schema_version_1_goes_on_with_its_plan_made_again(command, content, plan: Path, rendered: Path) -> None:
+    before = content(rendered)
+    known = {b"gift_schema_version": b"1"}
+    for path in (rendered / "plan.parquet", *sorted((rendered / "shards").glob("*.parquet"))):
+        table = pq.read_table(path).drop_columns(list(SINCE_VERSION_2))
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **known}), path)
+        known.setdefault(b"plan_sha256", hashlib.sha256(path.read_bytes()).hexdigest().encode())  # of the plan, which comes first
+    record = json.loads((rendered / "render.json").read_text())
+    (rendered / "render.json").write_text(json.dumps({name: record[name] for name in ("settings", "machine")}))
+    (rendered / "shards" / "cats-00001.parquet").unlink()
+    result = command("render", "--out", rendered, "--plan", plan, *FLAT)
+    assert result.code == 0, result.err
+    assert command("verify", "--out", rendered).code == 0
+    assert read_output_index(rendered)[0].select(PLAN_SCHEMA.names).equals(read_plan(plan)[0])
+    tars = {name for name in before if name.endswith(".tar")}
+    assert {name: content(rendered)[name] for name in tars} == {name: before[name] for name in tars}
 
 
 def test_a_folder_with_other_settings_is_refused_by_name(command, rendered: Path) -> None:

@@ -78,6 +78,10 @@ def test_a_list_in_a_message_names_the_first_few_and_counts_the_rest() -> None:
     assert some_of(["a", "b", "c", "d", "e"]) == "'a'; 'b'; 'c' and 2 more"
 
 
+def test_a_long_text_of_a_list_is_shortened() -> None:
+    assert some_of(["x" * 3_000_000]) == f"'{'x' * 100}'... (3,000,000 characters)"
+
+
 @pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EPIPE, "gone"), FileNotFoundError(errno.ENOENT, "ours", "x")])
 def test_what_is_no_users_mistake_keeps_its_traceback(error: Exception) -> None:
     def app() -> None:

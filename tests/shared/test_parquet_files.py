@@ -9,7 +9,7 @@ import pytest
 
 from gift_shared.errors import PlanError, ShardError
 from gift_shared.parquet_files import read_index, read_output_index, read_plan, write_index, write_plan
-from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
+from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA, SINCE_VERSION_2
 
 
 def plan_rows(num_rows: int = 3) -> pa.Table:
@@ -55,9 +55,9 @@ def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
 
 def test_another_schema_version_is_told(tmp_path: Path) -> None:
     write_plan(tmp_path / "p.parquet", plan_rows(), {})
-    table = pq.read_table(tmp_path / "p.parquet").replace_schema_metadata({b"gift_schema_version": b"2"})
+    table = pq.read_table(tmp_path / "p.parquet").replace_schema_metadata({b"gift_schema_version": b"3"})
     pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(PlanError, match=r"has schema version 2, this program reads version 1\. Make the plan again"):
+    with pytest.raises(PlanError, match=r"has schema version 3, this program reads versions 1 and 2\. Make the plan again"):
         read_plan(tmp_path / "p.parquet")
 
 
@@ -86,3 +86,25 @@ def test_an_index_keeps_rows_without_an_image(tmp_path: Path) -> None:
     write_index(tmp_path / "index.parquet", pa.Table.from_pylist([row], schema=INDEX_SCHEMA), {})
     read = read_output_index(tmp_path)[0].to_pylist()[0]
     assert (read["status"], read["image_name"], read["byte_offset"]) == ("black", None, None)
+
+
+def as_version_1(path: Path) -> None:
+    """The file as the first version of the schema wrote it."""
+    table = pq.read_table(path).drop_columns(list(SINCE_VERSION_2))
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"gift_schema_version": b"1"}), path)
+
+
+def test_a_file_of_version_1_is_read_with_nulls_for_what_it_lacks(tmp_path: Path) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(), {"arguments": "{}"})
+    as_version_1(tmp_path / "p.parquet")
+    rows, metadata = read_plan(tmp_path / "p.parquet")
+    assert rows.equals(plan_rows())
+    assert rows["negative_prompt"].null_count == 3
+    assert metadata == {"arguments": "{}"}
+
+
+def test_a_file_of_version_2_without_its_columns_is_told(tmp_path: Path) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(), {})
+    pq.write_table(pq.read_table(tmp_path / "p.parquet").drop_columns(["render_width"]), tmp_path / "p.parquet")
+    with pytest.raises(PlanError, match="column 'render_width' should be int32, found None"):
+        read_plan(tmp_path / "p.parquet")

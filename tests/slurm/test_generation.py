@@ -69,6 +69,18 @@ def test_workers_that_are_told_to_leave_requeued_or_killed_lose_nothing(cluster,
     assert "every byte claim holds" in cluster.run("gift-generate", "verify", "--out", "shards")
 
 
+def test_the_workers_of_a_whole_node_are_one_job_and_leave_together(cluster, plan):
+    words = ("--jobs", "2", "--", "render", "--plan", plan(40), "--out", "shards", "--processes", "2", *SLOW)
+    job = submitted(cluster, *words)
+    cluster.wait(lambda: num_done(cluster) >= 3, "three shards")
+    cluster.run("scancel", "--signal=USR1", f"{job}_0")
+    cluster.wait(lambda: not cluster.states(), "the end of both jobs")
+    assert (cluster.restarts(f"{job}_0"), cluster.restarts(f"{job}_1")) == (1, 0)
+    require_same_bytes(cluster, SLOW)
+    ranks = {path.name.partition("-")[0] for path in (cluster.folder / "shards").glob("workers/*.json")}
+    assert ranks == {"00000", "00001", "00002", "00003"}
+
+
 def worker_of(cluster, rank):
     """The process that renders as a worker, by the command line and environment that its job gave it."""
     for folder in Path("/proc").glob("[0-9]*"):

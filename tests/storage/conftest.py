@@ -15,13 +15,15 @@ from gift_generate.output.shard_writer import write_shard
 from gift_shared.file_cache import GB, FileCache
 from gift_shared.parquet_files import read_index, write_index
 from gift_shared.remote_files import Patience
-from gift_shared.schema import SampleStatus
+from gift_shared.schema import SINCE_VERSION_2, SampleStatus
 from gift_shared.shards import shard_rows
 from gift_shared.storage import RemoteFolder
 
 NUM_SHARDS, PER_SHARD = 3, 3
 HURRIED = Patience(attempts=4, first_wait=0.05, stall=0.5)
-PLANNED = {"task": "cats", "source": "world", "class_name": "tabby", "class_index": 0, "guidance_scale": 7.5, "denoising_steps": 50}
+PLANNED = dict.fromkeys(SINCE_VERSION_2) | {
+    "task": "cats", "source": "world", "class_name": "tabby", "class_index": 0, "guidance_scale": 7.5, "denoising_steps": 50,
+}  # fmt: skip
 
 
 def picture(number: int) -> Picture:

@@ -52,7 +52,10 @@ class ComputeOptions:
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes an accelerator if there is one.")] = "auto"
     precision: Annotated[
         str | None,
-        typer.Option(help="Of the towers, over the recipe's: fp32, tf32 or bf16. Losses and weights stay fp32.", show_default=False),
+        typer.Option(
+            help="Over the recipe's: fp32, bf16 (towers) or tf32 (all products). Losses and weights stay fp32.",
+            show_default=False,
+        ),
     ] = None
     compiles: Annotated[bool, typer.Option("--compile", help="Compile the towers' blocks: faster, other last bits.")] = False
 
@@ -86,7 +89,7 @@ class RunOptions(MachineOptions):
         Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
     ] = None
     reference_captions: Annotated[
-        Path | None, typer.Option(help="Sentences of the reference set (zscl): .txt, .tsv, .jsonl or .parquet.")
+        Path | None, typer.Option(help="Sentences of the reference set (zscl): caption files as for gift-generate plan.")
     ] = None
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42
     overrides: Overrides = None

@@ -4,6 +4,7 @@ import typer
 
 from gift_generate.cli import import_, inspect, plan, render, submit
 from gift_shared.console import run_app
+from gift_shared.options import LocalCommand
 
 app = typer.Typer(
     name="gift-generate",
@@ -13,13 +14,12 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text: boxes cut flag names short, and markup swallows [default: ...]
     pretty_exceptions_enable=False,
 )
-app.command()(plan.plan)
-app.command()(render.render)
-app.command(context_settings={"allow_interspersed_args": False})(submit.submit)
-app.command()(inspect.verify)
-app.command()(inspect.status)
-app.command()(inspect.show)
-app.command(name="import")(import_.import_)
+for command in (plan.plan, render.render):
+    app.command(cls=LocalCommand)(command)
+app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit.submit)
+for command in (inspect.verify, inspect.status, inspect.show):
+    app.command(cls=LocalCommand)(command)
+app.command(cls=LocalCommand, name="import")(import_.import_)
 
 
 def main() -> None:

@@ -18,8 +18,10 @@ def import_(out: Out, request: ImportRequest, manifests: ManifestFolders = None)
     from gift_shared.manifests import Manifests
     from gift_shared.parquet_files import write_plan
 
-    rows, metadata, source = plan_import(request, Manifests(tuple(manifests or ())))
+    planned = plan_import(request, Manifests(tuple(manifests or ())))
+    for note in planned.notes:
+        tell(note)
     with tempfile.TemporaryDirectory() as temporary:
         plan_path = Path(temporary) / "plan.parquet"
-        write_plan(plan_path, rows, metadata)
-        print_summary(out, run(out, plan_path, source, Worker(), tell))
+        write_plan(plan_path, planned.plan, planned.metadata)
+        print_summary(out, run(out, plan_path, planned.images, Worker(), tell))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gift_generate.cli.options import Out, require_file_name
+from gift_generate.cli.options import Out, require_png_name
 from gift_shared.errors import ConfigError
 
 
@@ -67,9 +67,7 @@ def show(
     from gift_generate.views.contact_sheet import SheetRequest, draw_sheet, write_sheet
 
     assert to is not None
-    require_file_name("--to", to)
-    if to.suffix.lower() != ".png":
-        raise ConfigError(f"--to {to} should be a name that ends in .png.")
+    require_png_name("--to", to)
     sheet, num_left_out = draw_sheet(out, SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only))
     write_sheet(sheet, to)
     left_out = f"; {num_left_out} more had no room, --groups or --only show them" if num_left_out else ""

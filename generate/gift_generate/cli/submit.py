@@ -26,12 +26,14 @@ def submit(
         raise ConfigError("render is given --rank and --world-size by submit: leave them out.")
     require_executor(resources)
     out = Path(given["out"])
-    num_workers = jobs * resources.nodes * resources.processes
+    num_workers = jobs * resources.nodes * resources.processes * given["processes"]
+    if given["preview"] is not None and num_workers > 1:
+        raise ConfigError("render --preview is the work of one process: give --jobs 1 alone.")
     num_shards = _num_shards(out, None if given["plan"] is None else Path(given["plan"]))
     if num_workers > num_shards:
         raise ConfigError(
             f"The plan has {num_shards} shards, so {num_workers} workers are more than can have one each: give fewer --jobs, "
-            "or plan with fewer --images-per-shard."
+            f"or plan with --workers {num_workers}, which makes smaller shards."
         )
     command = (sys.executable, "-m", "gift_generate.cli", *words)
     parts = [CommandJob(command, str(Path.cwd()), job, jobs, resources.restarts) for job in range(jobs)]
@@ -46,8 +48,5 @@ def _num_shards(out: Path, plan: Path | None) -> int:
     """Shards of the plan that the jobs would work on. Raises what render would: for a bad plan, or an output folder of another one."""
     from gift_generate.output.folder import check_place
     from gift_generate.planning.plan import shard_slices
-    from gift_shared.parquet_files import read_plan
-    from gift_shared.schema import PLAN_FILE
 
-    check_place(out, plan)
-    return len(list(shard_slices(read_plan(plan or out / PLAN_FILE)[0])))
+    return len(shard_slices(check_place(out, plan)))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gift_shared.console import some_of
+
 if TYPE_CHECKING:
     from gift_generate.pipeline import RunSummary
 
@@ -15,12 +17,19 @@ def tell(message: str) -> None:
 
 
 def print_summary(out: Path, summary: "RunSummary") -> None:
-    """What was done here and what is left; of a folder that is complete also where usable images are missing."""
-    from gift_generate.output.status import output_status, shortfall_lines
-
+    """What was done here, what is left and to whom."""
+    if summary.holders:
+        tell(f"{summary.shards_left} shards are left to workers at it: {some_of(summary.holders)}. With --wait this one would stay.")
     nothing = "none was free" if summary.shards_left else "nothing left to do"
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items())) or nothing
-    typer.echo(f"done    {summary.shards_done_here} shards here ({counts}); {summary.shards_left} left in {out}")
-    if not summary.shards_left:
+    print_done(out, summary.shards_done_here, counts, summary.shards_left)
+
+
+def print_done(out: Path, shards_done: int, counts: str, shards_left: int) -> None:
+    """Shards done here, `counts` of their images and what is left; of a folder that is complete also where usable images are missing."""
+    from gift_generate.output.status import output_status, shortfall_lines
+
+    typer.echo(f"done    {shards_done} shards here ({counts}); {shards_left} left in {out}")
+    if not shards_left:
         for line in shortfall_lines(output_status(out).tasks):
             typer.echo(line)

@@ -58,7 +58,8 @@ class FirstImages:
                 return
         counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
         num_spread = self._counts.total() - num_first
+        elsewhere = f", nor one of {num_spread} from all over the plan" if num_spread else ""
         raise NothingUsable(
-            f"None of the first {num_first} images is usable, nor one of {num_spread} from all over the plan ({counts}; {self._message}). "
+            f"None of the first {num_first} images is usable{elsewhere} ({counts}; {self._message}). "
             "The model or its settings are at fault and not the captions. None of it was written."
         )

@@ -1,7 +1,7 @@
 """Where the pictures of a shard come from, and what became of each of its plan rows. Knows no source."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ KEEPS_NOTHING = BatchStore()
 class ImageSource(Reproducible):
     """Where a shard's pictures come from: a renderer, or files made elsewhere."""
 
-    def warnings(self, captions: Sequence[str]) -> list[str]:
+    def warnings(self, captions: Iterable[str]) -> list[str]:
         """What the user should know about these captions before the work starts; nothing unless a source says otherwise."""
         return []
 

@@ -1,6 +1,7 @@
 """Pictures that a renderer makes: rendered, screened, tried again, encoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from gift_generate.images.encoding import ImageEncoder
@@ -11,6 +12,8 @@ from gift_generate.images.screening import judge_first_attempts, render_screened
 from gift_generate.rendering.renderer import Renderer
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
+
+CAPTIONS_AT_ONCE = 10_000
 
 
 class RenderedImages(ImageSource):
@@ -46,9 +49,11 @@ class RenderedImages(ImageSource):
         """The renderer's hardware and versions."""
         return self._renderer.machine
 
-    def warnings(self, captions: Sequence[str]) -> list[str]:
-        """Which captions the text encoder will cut."""
-        overlong = self._renderer.overlong(captions)
+    def warnings(self, captions: Iterable[str]) -> list[str]:
+        """Which captions the text encoder will cut; they are looked at some at a time, since millions of token lists fill a memory."""
+        rest, overlong = iter(captions), []
+        while some := list(islice(rest, CAPTIONS_AT_ONCE)):
+            overlong += self._renderer.overlong(some)
         if not overlong:
             return []
         return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]

@@ -134,8 +134,9 @@ def judge_first_attempts(renderer: BatchRenderer, rows: Sequence[PlanRow]) -> It
 
 
 def _batches(rows: Sequence[PlanRow], positions: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    def constants(position: int) -> tuple[Any, Any]:
-        return rows[position]["guidance_scale"], rows[position]["denoising_steps"]
+    def constants(position: int) -> tuple[Any, ...]:
+        row = rows[position]
+        return row["guidance_scale"], row["denoising_steps"], row["render_height"] or 0, row["render_width"] or 0
 
     for _, group in groupby(sorted(positions, key=constants), key=constants):
         members = list(group)
@@ -145,7 +146,10 @@ def _batches(rows: Sequence[PlanRow], positions: Sequence[int], batch_size: int)
 
 def _job(row: PlanRow, attempt: int) -> RenderJob:
     seed = retry_seed(row["sample_seed"], attempt)
-    return RenderJob(row["caption"], seed, row["guidance_scale"], row["denoising_steps"])
+    return RenderJob(
+        row["caption"], seed, row["guidance_scale"], row["denoising_steps"],
+        row["negative_prompt"] or "", row["render_height"], row["render_width"],
+    )  # fmt: skip
 
 
 def _with_content(picture: Picture, pixels: np.ndarray, encode: Encode) -> Picture:

@@ -5,11 +5,12 @@ renders with them now. A worker therefore shows itself before it decides, and lo
 """
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 from gift_generate.images.image_source import ImageSource
-from gift_generate.output.folder import OutputFolder, check_folder, open_output
+from gift_generate.output.folder import NO_RECORD, PLAN_SHA256, RECORD, OutputFolder, check_folder, open_output
 from gift_generate.rendering.reproducible import settings_digest
 from gift_generate.workers.heartbeat import ObservedWorker
 from gift_shared.atomic import json_text, write_json, write_once
@@ -18,8 +19,15 @@ from gift_shared.errors import ConfigError
 from gift_shared.schema import PLAN_FILE, RENDER_FILE, RETRY_FOLDER
 
 SHAPE: dict[str, Any] = {"settings": {}}
-ADVICE = "Choose another --out."
 Look = Callable[[], Sequence[ObservedWorker]]
+
+
+class Bound(Enum):
+    """How a worker found the settings of a folder."""
+
+    FIRST = auto()  # there were none
+    REPLACED = auto()  # no image had been made with those that were there
+    AGREED = auto()
 
 
 def open_to_fill(path: Path, plan_path: Path | None) -> OutputFolder:
@@ -30,7 +38,9 @@ def open_to_fill(path: Path, plan_path: Path | None) -> OutputFolder:
     check_folder(path, plan_path)
     if plan_path is not None and not (path / PLAN_FILE).is_file() and not write_once(path / PLAN_FILE, plan_path.read_bytes()):
         check_folder(path, plan_path)  # another worker was faster, perhaps with another plan
-    return open_output(path)
+    output = open_output(path)
+    output.require_own_plan()
+    return output
 
 
 def adopt_settings(output: OutputFolder, source: ImageSource, *, must_agree: bool = True) -> None:
@@ -46,28 +56,28 @@ def adopt_settings(output: OutputFolder, source: ImageSource, *, must_agree: boo
         raise _other_settings(output.path, recorded, source.settings, "holds images made")
 
 
-def bind_settings(output: OutputFolder, source: ImageSource, look: Look = lambda: ()) -> bool:
-    """Put the settings into a folder, or check that those it has are the same; whether others were replaced. Raises ConfigError.
+def bind_settings(output: OutputFolder, source: ImageSource, look: Look = lambda: ()) -> Bound:
+    """Put the settings into a folder, or check that those it has are the same. Raises ConfigError.
 
     Settings decide bytes and must agree; the machine is recorded. `look` finds the other workers at the folder; this one must be visible
     to them by now. Of two that begin at once with different settings at least one sees the other.
     """
     record = output.path / RENDER_FILE
-    bound = {"settings": source.settings, "machine": source.machine}
+    bound = {"settings": source.settings, "machine": source.machine, PLAN_SHA256: output.metadata[PLAN_SHA256]}
     if not record.is_file() and write_once(record, json_text(bound).encode()):
-        return False
+        return Bound.FIRST
     recorded = _recorded_settings(output.path) or {}
     source.adopt(recorded)
     if _first_difference(recorded, source.settings) is None:
-        return False
+        return Bound.AGREED
     if output.has_shards():
         raise _other_settings(output.path, recorded, source.settings, "holds images made")
     ours = settings_digest(source.settings)
     others = [worker for worker in look() if worker.is_live and worker.record.settings_sha256 != ours]
     if others:
         raise _other_settings(output.path, recorded, source.settings, f"is filled by {others[0].record.worker} with images made")
-    write_json(record, {"settings": source.settings, "machine": source.machine})
-    return True
+    write_json(record, bound | {"settings": source.settings})
+    return Bound.REPLACED
 
 
 def bind_output(path: Path, plan_path: Path | None, source: ImageSource) -> OutputFolder:
@@ -118,7 +128,7 @@ def _recorded_settings(path: Path) -> dict[str, Any] | None:
     record = path / RENDER_FILE
     if not record.is_file():
         return None
-    settings: dict[str, Any] = read_json_object(record, SHAPE, ConfigError, ADVICE)["settings"]
+    settings: dict[str, Any] = read_json_object(record, RECORD, ConfigError, NO_RECORD)["settings"]
     return settings
 
 

@@ -65,6 +65,10 @@ class RetriedRows(Work):
         """How many these were when they were last looked for."""
         return self._num_rows.get(shard.name, 0)
 
+    def num_images(self, left: Sequence[Shard]) -> int:
+        """The rows of what remained."""
+        return sum(map(self.num_rows, left))
+
     def write(self, made: MadeShard) -> None:
         """Put the pictures in the place of those that are not usable. Raises ShardError if the shard is damaged."""
         if self.is_done(made.shard):

@@ -16,7 +16,8 @@ from gift_shared.parquet_files import write_index
 from gift_shared.schema import INDEX_SCHEMA, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import shard_rows, shard_tar
 
-NOT_IN_JSON = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
+_PLACE = ("image_name", "byte_offset", "byte_size")  # where the image lies is the index's matter, not the sample's
+IN_JSON = tuple(name for name in INDEX_SCHEMA.names if name not in _PLACE)
 
 
 def write_shard(out: Path, shard: str, rows: Sequence[PlanRow], pictures: Sequence[Picture], metadata: dict[str, str]) -> None:
@@ -68,8 +69,11 @@ def _index_row(row: PlanRow, picture: Picture) -> dict[str, Any]:
 
 
 def sample_json(index_row: dict[str, Any]) -> bytes:
-    """The .json member of a sample: its index row, without where in the tar the image lies."""
-    row = {name: index_row[name] for name in INDEX_SCHEMA.names if name not in NOT_IN_JSON}
+    """The .json member of a sample: its index row, without where in the tar the image lies.
+
+    What is null is left out: readers that infer types from the first samples take a null for a type of its own and fail on the first value.
+    """
+    row = {name: index_row[name] for name in IN_JSON if index_row[name] is not None}
     return json.dumps(row, ensure_ascii=False).encode()
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from gift_generate.output.folder import Shard, open_output
 from gift_generate.planning.cost import readable_hours
 from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness, ObservedWorker, WorkerState
+from gift_generate.workers.machines import MachineKind, kinds_lines, machine_kinds
 from gift_shared.errors import ShardError
 from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.shards import shard_rows
@@ -84,6 +85,7 @@ class OutputStatus:
             "has_index": self.has_index,
             "images_per_second": self.images_per_second,
             "seconds_left": self.seconds_left,
+            "machines": [asdict(kind) for kind in self.machines],
             "workers": [_worker_json(worker) for worker in self.workers],
         }
 
@@ -99,7 +101,12 @@ class OutputStatus:
             lines.append(f"rate       {self.images_per_second:.2f} images/s{left}")
         lines += shortfall_lines(self.tasks)
         lines.append("index      " + self._index_line())
-        return [*lines, *_worker_lines(self.workers)]
+        return [*lines, *kinds_lines(self.machines), *_worker_lines(self.workers)]
+
+    @property
+    def machines(self) -> list[MachineKind]:
+        """The kinds of machines that images were made on."""
+        return machine_kinds((worker.record.rank, worker.record.machine) for worker in self.workers if worker.record.images_made)
 
     def _index_line(self) -> str:
         if self.has_index:
@@ -152,6 +159,7 @@ class StatusReader:
         self._out = out
         self._intervals = intervals or HeartbeatIntervals()
         self._output = open_output(out)
+        self._output.require_own_plan()
         self._planned = {entry["values"]: entry["counts"] for entry in pc.value_counts(self._output.plan["task"]).to_pylist()}
         self._counts: dict[tuple[str, str], int] = {}  # settled rows by task and status
         self._left = self._output.shards

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gift_generate.output.dataset_card import card_fault
 from gift_generate.output.folder import OutputFolder, Shard, open_output
 from gift_generate.output.shard_writer import sample_json
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
-from gift_shared.errors import GiftError
+from gift_shared.errors import GiftError, first_line
 from gift_shared.parquet_files import read_index
 from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
@@ -77,6 +78,8 @@ class _IndexCheck:
             yield f"{self._path} exists though not all shards do"
         elif not self._agrees:
             yield f"{self._path} differs from the rows of its shards; delete it and run gift-generate render again"
+        elif self._index is not None and (fault := card_fault(self._path.parent)) is not None:
+            yield fault
 
 
 def _shard_faults(output: OutputFolder, shard: Shard) -> tuple[pa.Table | None, list[str]]:
@@ -149,10 +152,14 @@ def _content_faults(tar: BinaryIO, member: tarfile.TarInfo, row: dict[str, Any],
 
 
 def _is_same_json(content: bytes, row: dict[str, Any]) -> bool:
+    """Shards that were made before nulls were left out hold them: `"class_name": null` says what a missing key says."""
     try:
-        return bool(json.loads(content) == json.loads(sample_json(row)))
+        found = json.loads(content)
     except (ValueError, RecursionError):
         return False
+    if not isinstance(found, dict):
+        return False
+    return bool({name: value for name, value in found.items() if value is not None} == json.loads(sample_json(row)))
 
 
 def _picture_faults(content: bytes, row: dict[str, Any]) -> Iterator[str]:
@@ -162,7 +169,7 @@ def _picture_faults(content: bytes, row: dict[str, Any]) -> Iterator[str]:
             if image.size != (row["width"], row["height"]):
                 yield f"the image is {image.size[0]} x {image.size[1]}, its row claims {row['width']} x {row['height']}"
     except UNDECODABLE as error:
-        yield f"the image does not decode: {error}"
+        yield f"the image does not decode: {first_line(error)}"
 
 
 def _stray_files(output: OutputFolder) -> Iterator[str]:

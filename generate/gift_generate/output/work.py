@@ -61,6 +61,10 @@ class Work(ABC):
         """How many these are."""
 
     @abstractmethod
+    def num_images(self, left: Sequence[Shard]) -> int:
+        """How many images there are to make in all, those that are done included; `left` is what remained at the start."""
+
+    @abstractmethod
     def write(self, made: MadeShard) -> None:
         """Write a shard, unless another worker did meanwhile."""
 
@@ -89,6 +93,10 @@ class NewShards(Work):
     def num_rows(self, shard: Shard) -> int:
         """All of it."""
         return shard.num_rows
+
+    def num_images(self, left: Sequence[Shard]) -> int:
+        """All rows of the plan."""
+        return int(self.output.plan.num_rows)
 
     def write(self, made: MadeShard) -> None:
         """Raises ConfigError if the folder was bound to other settings meanwhile."""

@@ -25,6 +25,9 @@ class RenderJob(NamedTuple):
     seed: int
     guidance_scale: float
     denoising_steps: int
+    negative_prompt: str = ""
+    height: int | None = None  # pixels; None: the renderer's own
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,4 +53,4 @@ class Renderer(Reproducible):
 
     @abstractmethod
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
-        """Render a batch whose jobs share guidance scale and denoising steps. Raises OutOfMemory if it is too large for the device."""
+        """Render a batch whose jobs share guidance scale, steps and size. Raises OutOfMemory if it is too large for the device."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from gift_generate.rendering.approximations import FeatureReuse, guidance_ends
 from gift_generate.rendering.batch_size import largest_batch, largest_batch_on_cpu
 from gift_generate.rendering.compilation import compile_pipeline
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
+from gift_generate.rendering.model_card import license_of
 from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
 from gift_generate.rendering.renderer import OutOfMemory, Rendered, Renderer, RenderJob
 from gift_shared.errors import ConfigError, MachineError, first_line, unknown_name
-from gift_shared.processor import favours_onednn
+from gift_shared.processor import favours_onednn, processor_name
 
 FEWEST_STEPS_OF_OWN_SCHEDULER = 50  # below, the authors' code switches to multistep DPM-Solver (METHODS 3.1)
 MOST_CACHED_CAPTIONS = 2048  # 0.1 MB each for SD v1.5 in half precision
@@ -70,6 +70,7 @@ class StableDiffusionRenderer(Renderer):
         self._width = options.width or own_width
         self._batch_size = options.batch_size
         self._model_sha256 = fingerprint(folder)
+        self._license = license_of(folder)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,10 +96,12 @@ class StableDiffusionRenderer(Renderer):
 
     @property
     def machine(self) -> dict[str, str]:
-        """The model by the name it was asked for, the device, and the versions of the libraries."""
+        """The model by its name, its licence where its card tells it, device, what torch takes of the processor, and library versions."""
         return {
             "model": self._options.model,
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine(),
+            **self._license,
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else processor_name(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),  # also where a GPU renders: noise is drawn on the CPU
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,

@@ -1,9 +1,9 @@
 """A contact sheet: a few pictures per task or per class with their captions beneath, as one PNG to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +15,7 @@ from gift_shared.errors import ConfigError, ShardError, unknown_name
 from gift_shared.schema import SampleStatus
 from gift_shared.shards import read_image_bytes
 
+T = TypeVar("T")
 GROUPINGS = ("task", "class")
 PICTURE = 144  # side of a picture on the sheet, pixels
 MARGIN = 10
@@ -34,28 +35,47 @@ class SheetRequest:
     only: str | None = None
 
 
+@dataclass(frozen=True)
+class Tile:
+    """What `framed` makes of an image and what stands beneath it; None leaves its place empty."""
+
+    image: Image.Image | None
+    caption: str
+
+
 def draw_sheet(out: Path, request: SheetRequest) -> tuple[Image.Image, int]:
     """The sheet, and how many groups found no room on it. Raises ShardError if there is no image to show yet."""
     groups = _groups(out, request)
     shown = list(groups.items())[: request.most_groups]
-    columns = min(request.pictures_per_group, max(len(rows) for _, rows in shown))
+    tiles = {
+        name: [Tile(framed(_image(out, row)), row["caption"]) for row in spread(rows, request.pictures_per_group)] for name, rows in shown
+    }
+    return draw_tiles(tiles), len(groups) - len(shown)
+
+
+def draw_tiles(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:
+    """A line of tiles for each group, below its name."""
+    columns = max(len(tiles) for tiles in groups.values())
     cell_width, cell_height = PICTURE + MARGIN, PICTURE + CAPTION_LINES * LINE + MARGIN
     heading = LINE + 8
-    sheet = Image.new("RGB", (columns * cell_width + MARGIN, len(shown) * (cell_height + heading) + MARGIN), PAPER)
+    sheet = Image.new("RGB", (columns * cell_width + MARGIN, len(groups) * (cell_height + heading) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     # Matplotlib's font and not the imaging library's: it has Greek, Cyrillic and the signs that captions hold.
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     font, bold = (ImageFont.truetype(str(fonts / name), FONT_SIZE) for name in ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"))
     top = MARGIN
-    for name, rows in shown:
+    for name, tiles in groups.items():
         draw.text((MARGIN, top), name, font=bold, fill=HEADING)
-        for column, row in enumerate(_spread(rows, columns)):
+        for column, tile in enumerate(tiles):
             corner = (MARGIN + column * cell_width, top + heading)
-            sheet.paste(_picture(out, row), corner)
-            lines = _wrapped(row["caption"], font, PICTURE)
+            if tile.image is None:
+                draw.rectangle((*corner, corner[0] + PICTURE - 1, corner[1] + PICTURE - 1), outline=HEADING)
+            else:
+                sheet.paste(tile.image, corner)
+            lines = _wrapped(tile.caption, font, PICTURE)
             draw.multiline_text((corner[0], corner[1] + PICTURE + 2), "\n".join(lines), font=font, fill=INK, spacing=1)
         top += cell_height + heading
-    return sheet, len(groups) - len(shown)
+    return sheet
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> None:
@@ -90,25 +110,31 @@ def _group_name(row: dict[str, Any], by: str) -> str:
     return f"{row['source']}: {row['class_name']}" if row["class_name"] is not None else str(row["source"])
 
 
-def _spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def spread(rows: Sequence[T], count: int) -> list[T]:
     """`count` rows at even distances, so that a sheet shows more than the beginning."""
     if len(rows) <= count:
         return list(rows)
     return [rows[position * len(rows) // count] for position in range(count)]
 
 
-def _picture(out: Path, row: dict[str, Any]) -> Image.Image:
+def _image(out: Path, row: dict[str, Any]) -> Image.Image:
     content = read_image_bytes(out, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
-    image = decode_rgb(content, f"{row['image_name']} in {row['shard']}.tar", ShardError)
+    image: Image.Image = decode_rgb(content, f"{row['image_name']} in {row['shard']}.tar", ShardError)
+    return image
+
+
+def framed(image: Image.Image) -> Image.Image:
+    """The image, of any size, in the middle of a square of PICTURE pixels."""
     # Small pictures are enlarged by whole factors with hard edges: what one sees is what the model sees.
     factor = PICTURE // max(image.size)
     if factor >= 2:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     else:
+        image = image.copy()
         image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
-    framed = Image.new("RGB", (PICTURE, PICTURE), PAPER)
-    framed.paste(image, ((PICTURE - image.width) // 2, (PICTURE - image.height) // 2))
-    return framed
+    square = Image.new("RGB", (PICTURE, PICTURE), PAPER)
+    square.paste(image, ((PICTURE - image.width) // 2, (PICTURE - image.height) // 2))
+    return square
 
 
 def _wrapped(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

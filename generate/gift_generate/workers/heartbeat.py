@@ -5,8 +5,9 @@ The files need no locks and no common clock, so workers may run on any machines 
 
 import threading
 import time
+from collections.abc import Container
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -53,7 +54,7 @@ AT_WORK = (WorkerState.RUNNING, WorkerState.WAITING)
 
 RECORD = {
     "worker": FILE_NAME, "rank": int, "world_size": int, "started": str, "state": str, "shard": Maybe(str), "shards_done": int,
-    "images_done": int, "images_made": int, "seconds": float, "message": str, "settings_sha256?": str,
+    "images_done": int, "images_made": int, "seconds": float, "message": str, "settings_sha256?": str, "machine?": {str: str},
 }  # fmt: skip
 RECORD_FIELDS = tuple(name.removesuffix("?") for name in RECORD)
 
@@ -74,6 +75,7 @@ class WorkerRecord:
     seconds: float = 0.0  # since it began to work; waiting for others not counted
     message: str = ""  # of a failure
     settings_sha256: str = ""  # of what it renders with, see `settings_digest`; workers of earlier versions do not say
+    machine: dict[str, str] = field(default_factory=dict)  # hardware and versions, where images depend on them
 
     @property
     def host(self) -> str:
@@ -93,12 +95,16 @@ class Heartbeat:
     Raises OSError if the file cannot be written at the start. A disk that is full later does not stop it: the work itself will meet it.
     """
 
-    def __init__(self, out: Path, worker: Worker, intervals: HeartbeatIntervals) -> None:
+    def __init__(self, out: Path, worker: Worker, intervals: HeartbeatIntervals, machine: dict[str, str] | None = None) -> None:
         self.worker = f"{worker.rank:05d}-{this_process()}"
         self._path = record_path(out, self.worker)
         self._intervals = intervals
         self._record = WorkerRecord(
-            worker=self.worker, rank=worker.rank, world_size=worker.world_size, started=datetime.now(UTC).isoformat(timespec="seconds")
+            worker=self.worker,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine or {},
         )
         self._changing = threading.Lock()  # of the record and of its file, which has one temporary name a process
         self._ended = threading.Event()
@@ -236,10 +242,11 @@ class Liveness:
     def _live_processes(self) -> set[ProcessName | None]:
         return {process_of(worker.record.worker) for worker in self.workers() if worker.is_live}
 
-    def workers(self) -> list[ObservedWorker]:
-        """All workers that ever wrote a record here, by rank and start; one that cannot be read is passed over."""
+    def workers(self, but: Container[str] = ()) -> list[ObservedWorker]:
+        """All workers that ever wrote a record here, by rank and start, `but` these ids; one that cannot be read is passed over."""
         folder = self._out / WORKER_FOLDER
-        observed = [self._observe(path) for path in folder.glob("*.json") if not path.name.startswith(".")] if folder.is_dir() else []
+        paths = folder.glob("*.json") if folder.is_dir() else ()
+        observed = [self._observe(path) for path in paths if not path.name.startswith(".") and path.stem not in but]
         return sorted((worker for worker in observed if worker), key=lambda worker: (worker.record.rank, worker.record.started))
 
     def _observe(self, path: Path) -> ObservedWorker | None:

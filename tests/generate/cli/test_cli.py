@@ -14,13 +14,15 @@ from gift_shared.parquet_files import read_plan
 FLAGS = {
     "plan": {
         "--out", "--order", "--kind", "--images-per-task", "--images-per-class", "--dataset", "--seed", "--seeding", "--draws-per-task",
-        "--pretraining-only", "--caption-file", "--class-name-weight", "--guidance-scale", "--steps",
-        "--images-per-shard", "--manifests", "--images-per-second", "--measured",
+        "--pretraining-only", "--templates", "--class-counts", "--images", "--from", "--caption-file", "--caption-column", "--sampling",
+        "--dedup", "--class-name-weight", "--guidance-scale", "--steps", "--images-per-shard", "--workers", "--minutes-per-shard",
+        "--manifests", "--images-per-second", "--measured",
     },
     "render": {
         "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--threads", "--scheduler", "--height", "--width",
         "--generator-device",
-        "--max-attempts", "--image-format", "--jpeg-quality", "--rank", "--world-size", "--wait",
+        "--max-attempts", "--image-format", "--jpeg-quality", "--processes", "--rank", "--world-size", "--wait", "--retry",
+        "--preview", "--preview-to",
         "--compile", "--vae-slices", "--guidance-until", "--feature-interval",
     },
     "submit": {

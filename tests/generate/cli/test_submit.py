@@ -56,6 +56,13 @@ def test_more_workers_than_shards_are_refused(command, plan, in_folder):
     assert "The plan has 6 shards, so 8 workers are more than can have one each" in result.err
 
 
+def test_the_workers_of_each_job_count(command, plan, in_folder):
+    words = ("render", "--plan", plan, "--out", "x", "--processes", "4")
+    assert "so 8 workers are more than can have one each" in command(*LOCAL, "--jobs", "2", "--", *words).err
+    words = ("render", "--plan", plan, "--out", "x", "--preview", "1")
+    assert "render --preview is the work of one process: give --jobs 1 alone." in command(*LOCAL, "--jobs", "2", "--", *words).err
+
+
 def test_without_slurm_one_line_says_so(command, plan, in_folder, monkeypatch):
     monkeypatch.setenv("PATH", str(in_folder))
     result = command("submit", "--", "render", "--plan", plan, "--out", "x")

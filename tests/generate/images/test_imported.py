@@ -94,7 +94,10 @@ def test_a_changed_caption_is_kept_and_not_given_a_class(command, published: Pat
         ("image,text\r\nfirst.jpg,x\r\n", "line 2: the image 'first.jpg' has no number in its name"),
         ("image,text\r\n0.jpg,x\r\n0.jpg,y\r\n", "line 3: the image '0.jpg' repeats number 0"),
         ("image,text\r\n0.jpg\r\n", "line 2: expected 2 columns, found 1"),
-        ("image,text\r\n90.jpg,x\r\n91.jpg,x\r\n", "2 of the 2 images in image_text.csv are not there"),
+        (
+            "image,text\r\n90.jpg,x\r\n91.jpg,x\r\n",
+            "can be imported: 6 without a line in image_text.csv (first 0.jpg)",
+        ),
     ],
 )
 def test_a_csv_that_makes_no_sense_is_one_line(command, published: Path, tmp_path: Path, content: str, message: str) -> None:
@@ -146,8 +149,8 @@ def test_a_folder_of_other_images_is_told_in_the_words_of_import(command, publis
     out = tmp_path / "out"
     assert command("import", published, "--out", out).code == 0
     result = command("import", published, "--out", out, "--steps", 20)
-    assert result.err == f"error: {out} holds another import: other images, captions or options. Choose another --out.\n"
-    assert command("import", published, "--out", rendered).err == f"error: {rendered} holds rendered images. Choose another --out.\n"
+    assert result.err.endswith(f"error: {out} holds another import: other images, captions or options. Choose another --out.\n")
+    assert command("import", published, "--out", rendered).err.endswith(f"error: {rendered} holds rendered images. Choose another --out.\n")
 
 
 def test_what_an_import_lost_import_alone_makes_again(command, published: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Black, flagged and broken images: tried again with other seeds, bounded, then recorded; and what the user hears of it."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from gift_generate.rendering.renderer import Rendered, RenderJob
 from gift_generate.workers.rank import Worker
 from gift_shared.keys import retry_seed
 from gift_shared.parquet_files import read_output_index
-from gift_shared.schema import SampleStatus
+from gift_shared.schema import PLAN_SCHEMA, SampleStatus
 
 Spoil = Callable[[RenderJob], Rendered | None]
 BLACK = Rendered(np.zeros((16, 16, 3), np.uint8))
@@ -38,7 +38,8 @@ class SpoiltRenderer(FlatColorRenderer):
 
 
 def plan_rows(num_rows: int) -> list[dict]:
-    return [{"caption": f"thing {i}", "sample_seed": 100 + i, "guidance_scale": 7.5, "denoising_steps": 10} for i in range(num_rows)]
+    row = dict.fromkeys(PLAN_SCHEMA.names) | {"guidance_scale": 7.5, "denoising_steps": 10}
+    return [row | {"caption": f"thing {i}", "sample_seed": 100 + i} for i in range(num_rows)]
 
 
 def screened(renderer: FlatColorRenderer, rows: list[dict], max_attempts: int = 3) -> list:
@@ -143,3 +144,46 @@ def test_unusable_images_are_rows_without_an_image_and_a_shortfall(plan: Path, t
     assert status.statuses == {"ok": 20 - len(spoilt), "black": len(spoilt)}
     assert sum(task.shortfall for task in status.tasks) == len(spoilt)
     assert "shortfall  c" in command("status", "--out", out).out
+
+
+def test_a_batch_shares_scale_steps_and_size_and_every_image_keeps_its_own_negative_prompt() -> None:
+    rows = plan_rows(6)
+    for row, (height, negative) in zip(
+        rows, [(None, None), (64, "blur"), (None, "grain"), (64, None), (32, None), (None, None)], strict=True
+    ):
+        row |= {"render_height": height, "render_width": height, "negative_prompt": negative}
+    rows[5]["denoising_steps"] = 5
+    renderer = SpoiltRenderer(lambda job: None)
+    pictures = screened(renderer, rows)
+    told = [[(job.caption, job.negative_prompt, job.height, job.width) for job in batch] for batch in renderer.batches]
+    assert told == [
+        [("thing 5", "", None, None)],
+        [("thing 0", "", None, None), ("thing 2", "grain", None, None)],
+        [("thing 4", "", 32, 32)],
+        [("thing 1", "blur", 64, 64), ("thing 3", "", 64, 64)],
+    ]
+    assert [picture.used_seed for picture in pictures] == [100 + number for number in range(6)]
+
+
+class ShortSighted(SpoiltRenderer):
+    """Flat colours that read eight characters; it remembers what it was asked about."""
+
+    asked: list[str]
+
+    def overlong(self, captions: Iterable[str]) -> list[str]:
+        self.asked += captions
+        return [caption for caption in captions if len(caption) > 8]
+
+
+def test_captions_are_looked_at_once_in_a_folder_and_told_shortened(command, tmp_path: Path) -> None:
+    (tmp_path / "web.txt").write_text("a dog\n" * 2 + "x" * 3_000_000 + "\na cat\n")
+    command("plan", "--caption-file", tmp_path / "web.txt", "--images-per-shard", 1, "--out", tmp_path / "p.parquet")
+    renderer = ShortSighted(lambda job: None)
+    renderer.asked, told = [], []
+    for worker in (Worker(1, 2), Worker(0, 2)):  # all captions by the first, whatever its share
+        source = RenderedImages(renderer, ImageEncoder(), 1)
+        run(tmp_path / "out", tmp_path / "p.parquet", source, worker, told.append)
+        (tmp_path / "out/shards/file_web-00000.parquet").unlink()
+    assert renderer.asked == ["a dog", "x" * 3_000_000, "a cat"]
+    longer = "warning: 1 captions are longer than the tokenizer's context and will be cut: "
+    assert told == [f"{longer}'{'x' * 100}'... (3,000,000 characters)"]

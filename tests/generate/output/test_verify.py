@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -13,8 +14,8 @@ import pytest
 from PIL import Image
 
 from gift_generate.output.shard_writer import TAR_BYTES, TAR_SHA256
-from gift_shared.parquet_files import read_index, write_index
-from gift_shared.schema import INDEX_SCHEMA
+from gift_shared.parquet_files import read_index, read_plan, write_index, write_plan
+from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -100,6 +101,32 @@ def test_an_edited_tar_is_told_even_under_a_right_digest(command, rendered: Path
     assert result.code == 1
     assert fault in result.out
     assert "fault" in result.out.splitlines()[-1]
+
+
+def edit_json(**values: object) -> Callable[[Members], None]:
+    def change(members: Members) -> None:
+        members[2] = (members[2][0], json.dumps(json.loads(members[2][1]) | values).encode())
+
+    return change
+
+
+def test_a_null_in_the_json_says_what_a_missing_key_says(command, rendered: Path) -> None:
+    """Tars of earlier versions hold `"class_name": null` for a caption of a file."""
+    for path in (rendered / "shards/cats-00000.parquet", rendered / "index.parquet", rendered / "plan.parquet"):
+        write, read, schema = (
+            (write_plan, read_plan, PLAN_SCHEMA) if path.name == "plan.parquet" else (write_index, read_index, INDEX_SCHEMA)
+        )
+        rows, metadata = read(path)
+        nameless = [row | {"class_name": None} if row["sample_key"] == "cats-000000" else row for row in rows.to_pylist()]
+        write(path, pa.Table.from_pylist(nameless, schema=schema), metadata)
+    (rendered / "README.md").unlink()
+    rewrite_tar(rendered, "cats-00000", edit_json(class_name=None))
+    assert command("verify", "--out", rendered).out == f"{rendered}: every byte claim holds\n"
+
+
+def test_a_null_in_place_of_a_value_is_told(command, rendered: Path) -> None:
+    rewrite_tar(rendered, "cats-00000", edit_json(class_name=None))
+    assert "'cats-000000.json': the JSON differs from the row" in command("verify", "--out", rendered).out
 
 
 def test_a_changed_byte_is_told(command, rendered: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_plan_of_another_schema_version_is_refused_before_the_model_is_loaded(
     pq.write_table(table.replace_schema_metadata({b"gift_schema_version": b"0"}), plan)
     result = command("render", "--plan", plan, "--out", tmp_path / "out", "--model", "no-such-folder")
     assert result.code == 2
-    assert "has schema version 0, this program reads version 1. Make the plan again." in result.err
+    assert "has schema version 0, this program reads versions 1 and 2. Make the plan again." in result.err
     assert not (tmp_path / "out").exists()
 
 

@@ -204,6 +204,8 @@ def test_the_same_plan_gives_the_same_bytes_whatever_the_workers_and_whenever_re
     record = json.loads((tmp_path / "one" / "render.json").read_text())
     assert (record["settings"]["dtype"], record["settings"]["batch_size"]) == ("float32", 2)
     assert {"torch", "diffusers", "device"} <= record["machine"].keys()
+    assert record["machine"]["license"] == "apache-2.0"  # as the card of the mini model says
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_the_number_of_cpu_threads_is_the_renders_and_not_the_launchers(command, real_plan: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_shards_are_the_same_bytes_on_one_two_and_four_workers(
         start = ("render", "--plan", plan, "--out", out, *TINY, "--world-size", world_size, "--rank")
         assert set(workers.wait(*(workers.start(*start, rank) for rank in range(world_size)), seconds=1200)) == {0}
         contents.append(content(out))
-    assert len(contents[0]) == 2 * 100 + 3
+    assert len(contents[0]) == 2 * 100 + 4
     assert contents[1] == contents[0]
     assert contents[2] == contents[0]
 

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import open_clip
 import pytest
+import tokenizers
 import torch
 import torch.nn.functional as F
+import transformers
 
 from gift_shared.errors import ConfigError
-from gift_train.clip.load import backbone_from_tensors, load_backbone, pick_device
+from gift_train.clip.load import backbone_from_tensors, load_backbone, pick_device, set_matmul_precision
+from gift_train.clip.random_sentences import random_sentences, text_frame
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.icarl import herd
 from gift_train.methods.teacher import Teacher, encode_captions
 from gift_train.parity.replay import Fixture, _replay_batch
-from gift_train.training.task import random_sentences
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +113,58 @@ def test_weights_of_another_model_are_refused(student):
 
 
 def test_random_sentences_start_end_and_pad_as_clip_does():
-    tokens = random_sentences(49408, 77, 50)
+    tokens = random_sentences(text_frame(open_clip.get_tokenizer("ViT-B-16")), 49408, 50)
     assert tokens.shape == (50, 77)
     assert (tokens[:, 0] == 49406).all()
     assert (tokens[:, 11] == 49407).all()
     assert (tokens[:, 12:] == 0).all()
     assert tokens[:, 1:11].max() < 49408
+
+
+# A tokenizer of Hugging Face's around words, what it puts before and after a text, and on which side it pads.
+FRAMES = {
+    "XLM-R and MetaCLIP 2": ("<s> $A </s>", "right", ["<s>"], "</s>"),
+    "BERT": ("[CLS] $A [SEP]", "right", ["[CLS]"], "[SEP]"),
+    "T5 and SigLIP": ("$A </s>", "right", [], "</s>"),
+    "padding alone": ("$A", "right", [], "<pad>"),
+}
+
+
+def hugging_face_tokenizer(folder, template, side):
+    special = ["<pad>", *(word for word in template.split() if word != "$A")]
+    words = tokenizers.models.WordLevel({word: number for number, word in enumerate([*special, "a", "b", "<unk>"])}, unk_token="<unk>")
+    made = tokenizers.Tokenizer(words)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[(word, made.token_to_id(word)) for word in special[1:]]
+    )
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", padding_side=side).save_pretrained(folder)
+    return open_clip.tokenizer.HFTokenizer(str(folder), context_length=16, clean="whitespace")
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_random_sentences_start_end_and_pad_as_the_models_tokenizer_does(tmp_path, kind):
+    template, side, before, end = FRAMES[kind]
+    tokenizer = hugging_face_tokenizer(tmp_path, template, side)
+    ids = tokenizer.tokenizer.convert_tokens_to_ids
+    tokens = random_sentences(text_frame(tokenizer), 1000, 50)
+    assert tokens.shape == (50, 16)
+    assert tokens[:, : len(before)].tolist() == [ids(before)] * 50
+    assert (tokens[:, len(before) + 10] == ids(end)).all()
+    assert (tokens[:, len(before) + 11 :] == ids("<pad>")).all()
+    assert len(set(map(tuple, tokens.tolist()))) == 50  # once, with other tokenizers than OpenAI's, all were one
+
+
+def test_a_tokenizer_that_pads_before_the_text_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="does not say where a text begins and ends"):
+        text_frame(hugging_face_tokenizer(tmp_path, "<s> $A </s>", "left"))
+
+
+def test_bf16_leaves_products_outside_the_towers_in_fp32():
+    for precision, allows in (("tf32", True), ("bf16", False), ("fp32", False)):
+        set_matmul_precision(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is allows
+        assert torch.backends.cudnn.allow_tf32 is allows
 
 
 def test_herding_follows_the_mean_by_hand():

@@ -5,12 +5,17 @@ import subprocess
 import sys
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transform import PreprocessCfg, image_transform, merge_preprocess_dict
 from PIL import Image
 from torchvision import transforms as reference
 
+from gift_shared.errors import ConfigError
 from gift_train.clip.normalise import Normalise
+from gift_train.clip.preprocessing import resize_settings
 from gift_train.data.transforms import LONGEST_RESIZED_WHOLE, centre_crop, image_transforms, random_resized_crop
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -37,6 +42,58 @@ def test_evaluation_transform_equals_torchvision(size):
     assert torch.equal(normalise(images)[0], expected)
     assert torch.equal(normalise(images.contiguous()), normalise(images))
     assert torch.equal(normalise._computed(images), normalise(images))  # what other devices do
+
+
+def ways_of_published_models():
+    """(interpolation, resize_mode, fill_color) of every model and tag that open_clip lists, and the one it has beside them."""
+    found = {("bicubic", "longest", 0), ("bilinear", "longest", 127)}
+    for model, tag in open_clip.list_pretrained():
+        own = open_clip.get_model_config(model).get("preprocess_cfg", {})
+        settings = PreprocessCfg(**merge_preprocess_dict(merge_preprocess_dict(PreprocessCfg(), own), get_pretrained_cfg(model, tag)))
+        found.add((settings.interpolation, settings.resize_mode, settings.fill_color))
+    return sorted(found)
+
+
+def test_the_published_models_ways_are_these():
+    assert {way[:2] for way in ways_of_published_models()} == {
+        (interpolation, mode) for interpolation in ("bicubic", "bilinear") for mode in ("shortest", "squash", "longest")
+    }
+
+
+@pytest.mark.parametrize("way", ways_of_published_models())
+@pytest.mark.parametrize("size", [(750, 500), (61, 100), (224, 224), (30, 400), (225, 224)])
+def test_evaluation_transform_has_the_pixels_of_open_clips(way, size):
+    interpolation, mode, fill = way
+    image = noise(*size)
+    preprocess = image_transform(224, False, (0.0,) * 3, (1.0,) * 3, resize_mode=mode, interpolation=interpolation, fill_color=fill)
+    settings = resize_settings({"interpolation": interpolation, "resize_mode": mode, "fill_color": fill})
+    assert torch.equal(image_transforms(224, settings).evaluation(image), (preprocess(image) * 255).round().to(torch.uint8))
+
+
+def test_transforms_of_other_ways_are_told_apart_and_travel_to_other_processes():
+    ways = [
+        ("bicubic", "shortest", 0),
+        ("bilinear", "shortest", 0),
+        ("bicubic", "squash", 0),
+        ("bicubic", "longest", 0),
+        ("bicubic", "longest", 9),
+    ]
+    keys = ("interpolation", "resize_mode", "fill_color")
+    transforms = [image_transforms(32, resize_settings(dict(zip(keys, way, strict=True)))) for way in ways]
+    assert len({both.evaluation.name for both in transforms}) == 5
+    assert {both.train.name for both in transforms} == {"random-resized-crop", "bilinear-random-resized-crop"}
+    image = noise(48, 40)
+    for both in transforms:
+        assert torch.equal(pickle.loads(pickle.dumps(both)).evaluation(image), both.evaluation(image))
+    torch.manual_seed(0)
+    bicubic = transforms[0].train(image)
+    torch.manual_seed(0)
+    assert not torch.equal(transforms[1].train(image), bicubic)
+
+
+def test_a_way_that_open_clip_has_not_is_refused():
+    with pytest.raises(ConfigError, match="resize_mode"):
+        resize_settings({"resize_mode": "stretch"})
 
 
 def test_training_transform_has_the_crops_of_torchvision():

@@ -55,7 +55,7 @@ def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, mo
 
     student = load_backbone(str(world.root / "model"), None)
     manifest = Manifests((world.root / "manifests",)).task("colours")
-    images = load_test(manifest, world.root / "data", image_transforms(student.image_settings[0]))
+    images = load_test(manifest, world.root / "data", image_transforms(student.image_settings[0], student.resize_settings))
     encoded, encode = [], Backbone.encode_texts
     monkeypatch.setattr(Backbone, "encode_texts", lambda self, tokens: encoded.append(len(tokens)) or encode(self, tokens))
     noted = PredictionRecorder(ZeroShot(ZeroShot.Config()))

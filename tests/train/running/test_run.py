@@ -160,6 +160,7 @@ def test_a_resnet_trains_resumes_and_is_evaluated(quick_run, gift_train, world, 
     run_in_two_starts(quick_run, tmp_path / "resumed", monkeypatch, method, "--model", model)
     assert same_runs(tmp_path / "whole", tmp_path / "resumed")
     last = tmp_path / "whole/checkpoints/task-02-stripes.safetensors"
+    assert read(tmp_path / "whole/run.json")["identity"]["transform"] == "bilinear-squash"
     before, after = load_file(model / "open_clip_model.safetensors"), load_file(last)
     assert torch.equal(before["visual.bn1.running_mean"], after["visual.bn1.running_mean"])
     assert not torch.equal(before["visual.bn1.weight"], after["visual.bn1.weight"])
@@ -173,6 +174,7 @@ def write_resnet(world, folder):
     config = read(folder / "open_clip_config.json")
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     config["model_cfg"]["vision_cfg"] = vision
+    config.setdefault("preprocess_cfg", {}).update(interpolation="bilinear", resize_mode="squash")
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(5)
     text = {key: value for key, value in config["model_cfg"]["text_cfg"].items() if key != "tokenizer_kwargs"}

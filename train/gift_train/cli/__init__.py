@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from gift_shared.console import run_app
+from gift_shared.options import LocalCommand
 from gift_train.cli.data import data_app
 from gift_train.cli.evaluate import evaluate
 from gift_train.cli.parity import parity
@@ -27,10 +28,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 for command in (run, evaluate, report, table):
-    app.command()(command)
-app.command(context_settings={"allow_interspersed_args": False})(submit)
+    app.command(cls=LocalCommand)(command)
+app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit)
 for command in (watch, methods, validate, parity):
-    app.command()(command)
+    app.command(cls=LocalCommand)(command)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gift_shared.options import LocalCommand
 from gift_train.options import DataRoot, Datasets, ManifestFolders
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ data_app = typer.Typer(
 Order = Annotated[str, typer.Option(help="Order whose datasets are meant if none is named.")]
 
 
-@data_app.command()
+@data_app.command(cls=LocalCommand)
 def check(
     datasets: Datasets = None,
     order: Order = "mini",
@@ -35,7 +36,7 @@ def check(
         raise typer.Exit(1)
 
 
-@data_app.command()
+@data_app.command(cls=LocalCommand)
 def fetch(
     datasets: Datasets = None,
     order: Order = "mtil-1",
@@ -58,7 +59,7 @@ def fetch(
         raise DataError(" ".join(problems))
 
 
-@data_app.command()
+@data_app.command(cls=LocalCommand)
 def pack(
     out: Annotated[Path, typer.Option("--out", help="Folder for the tars and the manifests that read them.", show_default=False)],
     datasets: Datasets = None,

@@ -71,8 +71,11 @@ def pick_device(device: str) -> torch.device:
 
 
 def set_matmul_precision(precision: str) -> None:
-    """TF32 on or off, explicitly: PyTorch's own default differs between matrix products and convolutions."""
-    allow = precision != "fp32"
+    """TF32 on or off, explicitly: PyTorch's own default differs between matrix products and convolutions.
+
+    Off with bf16 too, whose towers are cast: what is fp32 beside them, similarities and losses, stays fp32.
+    """
+    allow = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = allow
     torch.backends.cudnn.allow_tf32 = allow
 

@@ -18,6 +18,7 @@ from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
+from gift_train.clip.preprocessing import ResizeSettings, resize_settings
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -29,8 +30,9 @@ COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyo
 class Backbone:
     """One CLIP: two towers and the temperature between them. Features are float32 and L2-normalised.
 
-    `precision` rules the towers only: fp32; tf32, whose matrix products on tensor cores keep 10 bits of a mantissa's 23; or bf16,
-    autocast over fp32 weights, whose products and activations keep 7. Weights, gradients, losses and the optimizer are fp32 in each.
+    `precision` is fp32; bf16, autocast of the towers over fp32 weights, whose products and activations keep 7 bits of a mantissa's 23; or
+    tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
+    sums, softmax and the optimizer are fp32 in each.
     """
 
     def __init__(self, network: torch.nn.Module, tokenizer: Callable[..., Tensor] | None, precision: Precision = "fp32") -> None:
@@ -67,8 +69,15 @@ class Backbone:
         visual = self.network.visual
         settings = getattr(visual, "preprocess_cfg", {})
         mean = settings.get("mean", open_clip.OPENAI_DATASET_MEAN)
-        side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]  # a ResNet has one number
-        return side, mean, settings.get("std", open_clip.OPENAI_DATASET_STD)
+        sides = {visual.image_size} if isinstance(visual.image_size, int) else set(visual.image_size)  # a ResNet has one number
+        if len(sides) > 1:
+            raise ConfigError(f"This model reads images of {' x '.join(map(str, visual.image_size))} pixels; square ones are expected.")
+        return sides.pop(), mean, settings.get("std", open_clip.OPENAI_DATASET_STD)
+
+    @property
+    def resize_settings(self) -> ResizeSettings:
+        """How pictures are made square for it."""
+        return resize_settings(getattr(self.network.visual, "preprocess_cfg", {}))
 
     def residual_blocks(self) -> dict[str, torch.nn.Module]:
         """The transformer blocks of both towers by tower and number: `visual.transformer.0` ..., `transformer.0` ...

@@ -91,10 +91,13 @@ def reference_texts(source: TextSource, file: Path | None, pretraining: TaskMani
         return None
     if file is None:
         raise ConfigError(
-            "The recipe distils on the sentences of a file (the paper: Conceptual Captions): give a .txt, .tsv, .jsonl or .parquet with"
+            "The recipe distils on the sentences of a file (the paper: Conceptual Captions): give caption files with"
             " --reference-captions, or set method_config.reference.texts=pretraining-classes."
         )
     read = read_captions(file)
+    if read.skipped:
+        told = ", ".join(f"{count} {reason}" for reason, count in read.skipped.items())
+        _log.warning("Reference captions: of %s, %s were left out.", file, told)
     return ReferenceTexts(read.texts.to_pylist(), {"path": str(file), "sha256": read.sha256})
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,6 +12,7 @@ from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
 from gift_shared.storage import hold_shards
 from gift_train.clip.model import Backbone
+from gift_train.clip.random_sentences import random_sentences, text_frame
 from gift_train.data.batches import (
     BatchOrder,
     ImageStream,
@@ -32,9 +32,6 @@ from gift_train.methods.base import Method, TaskContext
 from gift_train.recipes.recipe import Recipe
 from gift_train.training.loop import Batches
 from gift_train.training.setup import RunSetup
-
-NUM_RANDOM_SENTENCES = 1000  # LwF-VR (METHODS 2.5)
-RANDOM_SENTENCE_LENGTH = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +146,7 @@ class TaskSetup:
         if texts == TextSource.CLASSES:
             return class_tokens
         if texts == TextSource.RANDOM:
-            return student.trim(random_sentences(student.vocabulary_size, student.context_length))
+            return student.trim(random_sentences(text_frame(student.tokenize), student.vocabulary_size))
         if self.run.reference_texts is not None:
             return student.trim(student.tokenize(list(self.run.reference_texts.sentences)))
         if texts == TextSource.CAPTIONS:
@@ -202,13 +199,3 @@ class TaskSetup:
 
     def _stream(self, dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any], positions: range) -> Iterator[Any]:
         return stream(dataset, order, collate, positions, self.run.plan.options.num_workers, self.run.ranks)
-
-
-def random_sentences(vocabulary_size: int, context_length: int, num_sentences: int = NUM_RANDOM_SENTENCES) -> Tensor:
-    """Token rows [N, L]: start, ten ids uniform over the whole vocabulary (B5), end, zeros. From torch's global generator."""
-    length = min(RANDOM_SENTENCE_LENGTH, context_length - 2)
-    tokens = torch.zeros(num_sentences, context_length, dtype=torch.long)
-    tokens[:, 0] = vocabulary_size - 2
-    tokens[:, 1 : length + 1] = torch.randint(vocabulary_size, (num_sentences, length))
-    tokens[:, length + 1] = vocabulary_size - 1
-    return tokens

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from gift_shared.caption_files import captions_sha256
 from gift_shared.errors import DataError, GiftError
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
@@ -66,10 +67,7 @@ class TableSetting:
     def captions_digest(self) -> str:
         """SHA-256 of the caption file, as runs record it. Raises DataError if there is none."""
         assert self.options.reference_captions is not None
-        if not self.options.reference_captions.is_file():
-            raise DataError(f"--reference-captions: no caption file at {self.options.reference_captions}.")
-        with self.options.reference_captions.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return captions_sha256(self.options.reference_captions)
 
     def images_for(self, method: str) -> Path | None:
         """The reference images of a method; None if none are given."""

@@ -1,0 +1,264 @@
+"""README.md of a finished output folder: the dataset's card, for people, for the hub and for `datasets.load_dataset`.
+
+Its front matter names the tars as the data and says what a sample holds. Without it that library takes every Parquet file of the folder for
+the data, and infers types from the first samples alone. The card follows from index, render.json and this program, so it is the same
+whoever writes it. Its last line holds the digest of what stands above: a card that a user has changed is theirs, and is never written over.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from gift_generate.output.shard_writer import IN_JSON
+from gift_generate.planning.plan import IMPORTED
+from gift_generate.rendering.model_card import CARD_FILE, LICENSE_KEYS
+from gift_shared.atomic import write_text
+from gift_shared.documents import read_json_object
+from gift_shared.errors import ConfigError
+from gift_shared.parquet_files import read_index
+from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, RENDER_FILE, SHARD_FOLDER, SampleStatus
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+LARGEST_SIZE = "10M<n<100M"
+TAGS = ("synthetic", "webdataset", "clip", "continual-learning", "gift")
+UNKNOWN_LICENSE = "unknown"  # one of the hub's own identifiers
+MOST_LINES = 40  # of a table: a pool of a thousand sources stays a page
+ABOUT = (
+    "Captions and the images that a diffusion model painted of them, put into shards by `gift-generate` to train CLIP on one task after\n"
+    "another without forgetting (GIFT, CVPR 2025, arXiv 2503.04229)."
+)
+HOW_TO_LOAD = """## How to load it
+
+A sample is an image (`{suffixes}`), its caption (`txt`) and its row (`json`: task, class name, seed, size and more; what is not known of it
+is no key). `index.parquet` has a row for every image that was planned, with `status` and `message`, and says where the image lies:
+`byte_offset` and `byte_size` in `shards/<shard>.tar`.
+
+```python
+from datasets import load_dataset
+
+pairs = load_dataset("FOLDER_OR_HUB_ID", split="train")  # streaming=True reads as it goes
+image, caption = pairs[0]["{suffix}"], pairs[0]["txt"]
+rows = load_dataset("parquet", data_files="FOLDER/index.parquet", split="train")
+```
+
+```python
+import webdataset
+
+pairs = webdataset.WebDataset("FOLDER/shards/{shard}.tar", shardshuffle=False).decode("pil").to_tuple("{suffixes}", "txt")
+```
+
+```bash
+gift-train run --method gift --shards FOLDER --data-root DATA --out RUN
+```
+
+For open_clip's training: `--dataset-type webdataset --train-num-samples {num_usable}`, and the tars as `--train-data`."""
+
+_SEAL = re.compile(r"<!-- gift-generate: index ([0-9a-f]{64}), card ([0-9a-f]{64}) -->\n?\Z")
+Lines = Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Seal:
+    """What the last line of a card says, held against the rest."""
+
+    index_sha256: str
+    is_untouched: bool  # the card is as it was written
+
+
+def write_card(out: Path) -> str | None:
+    """Write the card of a folder whose index is complete, unless it is there. Returns a line to tell if the user's own file stays."""
+    path = out / CARD_FILE
+    index_sha256 = _file_sha256(out / INDEX_FILE)
+    seal = _read_seal(path)
+    if seal is not None and seal.index_sha256 == index_sha256:
+        return None
+    if path.exists() and (seal is None or not seal.is_untouched):
+        return f"{path} is not as gift-generate writes it, so it stays; without it, the same command writes the dataset's card there."
+    text = _card_text(out)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(path, f"{text}<!-- gift-generate: index {index_sha256}, card {digest} -->\n")
+    return None
+
+
+def remove_card(out: Path) -> None:
+    """Before a shard is made: a card exists only while all shards do. One that a user has changed stays."""
+    seal = _read_seal(out / CARD_FILE)
+    if seal is not None and seal.is_untouched:
+        (out / CARD_FILE).unlink(missing_ok=True)
+
+
+def card_fault(out: Path) -> str | None:
+    """What is wrong with the card beside a sound index; None if nothing is, if there is none, or if it is wholly a user's own."""
+    seal = _read_seal(out / CARD_FILE)
+    if seal is None or seal.index_sha256 == _file_sha256(out / INDEX_FILE):
+        return None
+    return f"{out / CARD_FILE} describes another {INDEX_FILE}; delete it and run the command that filled the folder again"
+
+
+def _read_seal(path: Path) -> _Seal | None:
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    match = _SEAL.search(text)
+    if match is None:
+        return None
+    return _Seal(match[1], hashlib.sha256(text[: match.start()].encode()).hexdigest() == match[2])
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a card tells of: rows and metadata of the index, and what render.json records."""
+
+    rows: pa.Table
+    metadata: dict[str, str]
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+
+    @property
+    def usable(self) -> pa.Table:
+        """Rows with an image."""
+        return self.rows.filter(pc.equal(self.rows["status"], SampleStatus.OK))
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Of the images, without the dot."""
+        suffixes = pc.replace_substring_regex(self.usable["image_name"], pattern=r"^.*\.", replacement="")
+        return sorted(pc.unique(suffixes).to_pylist())
+
+    @property
+    def model(self) -> str:
+        """A hub id as it is; of a path its last part, since the rest is of the machine it lies on. Empty for imported images."""
+        if IMPORTED in self.metadata:
+            return ""
+        model = str(self.machine.get("model") or self.settings.get("model") or "a model without a name")
+        is_path = model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1
+        return (PureWindowsPath(model).name if is_path else "") or model
+
+    @property
+    def title(self) -> str:
+        """Of the card and of the dataset."""
+        return f"Synthetic images by {_plain(self.model)}" if self.model else "Synthetic images, imported"
+
+    @property
+    def license(self) -> dict[str, str]:
+        """Of the checkpoint, by LICENSE_KEYS; empty if it is not known."""
+        return {key: str(self.machine[key]) for key in LICENSE_KEYS if self.machine.get(key)}
+
+
+def _card_text(out: Path) -> str:
+    rows, metadata = read_index(out / INDEX_FILE)
+    record = read_json_object(out / RENDER_FILE, {"settings": {}, "machine?": {}}, ConfigError, "Choose another --out.")
+    described = _Described(rows, metadata, record["settings"], record.get("machine", {}))
+    front = yaml.safe_dump(_front_matter(described), sort_keys=False, allow_unicode=True, width=1000)
+    sections = [
+        f"# {described.title}",
+        ABOUT,
+        _facts(described),
+        "## Tasks\n\n" + _counts(rows, "task"),
+        "## Captions\n\n" + _counts(rows, "source"),
+        _how_to_load(described),
+        "## Settings and versions\n\n" + _settings(described),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n\n"
+
+
+def _front_matter(described: _Described) -> dict[str, Any]:
+    num_images = described.usable.num_rows
+    return {
+        "pretty_name": described.title,
+        **({"license": UNKNOWN_LICENSE} | described.license),
+        "task_categories": ["zero-shot-image-classification"],
+        "size_categories": [next((size for most, size in SIZES if num_images < most), LARGEST_SIZE)],
+        "tags": list(TAGS),
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{SHARD_FOLDER}/*.tar"}]}],
+        "dataset_info": {"config_name": "default", "features": _features(described)},
+    }
+
+
+def _features(described: _Described) -> list[dict[str, Any]]:
+    """Columns of a sample as `datasets` calls them: the suffixes of its members. All keys that the JSON may have are named."""
+    return [
+        *({"name": suffix, "dtype": "image"} for suffix in described.suffixes),
+        {"name": "txt", "dtype": "string"},
+        {"name": "json", "struct": [{"name": name, "dtype": _dtype(INDEX_SCHEMA.field(name).type)} for name in IN_JSON]},
+        {"name": "__key__", "dtype": "string"},
+        {"name": "__url__", "dtype": "string"},
+    ]
+
+
+def _dtype(kind: pa.DataType) -> str:
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+
+
+def _facts(described: _Described) -> str:
+    rows, metadata = described.rows, described.metadata
+    facts = {
+        "Images made by": _code(described.model) or "another program",
+        "Licence of the checkpoint": ", ".join(map(_code, described.license.values())) or "not known here: look before you publish",
+        "Kind of plan": _code(metadata.get("kind", "")),
+        "Order of tasks": _code(metadata.get("order", "")),
+        "Guidance scale": ", ".join(f"{value:g}" for value in _distinct(rows, "guidance_scale")),
+        "Denoising steps": ", ".join(map(str, _distinct(rows, "denoising_steps"))),
+        "Planned images": ", ".join(f"{_num_of(rows, status):,} {status}" for status in SampleStatus),
+        "sha256 of the plan": _code(metadata.get("plan_sha256", "")),
+    }
+    return _table(("", ""), [(name, value) for name, value in facts.items() if value])
+
+
+def _num_of(rows: pa.Table, status: SampleStatus) -> int:
+    return int(pc.sum(pc.equal(rows["status"], status)).as_py())
+
+
+def _distinct(rows: pa.Table, column: str) -> list[Any]:
+    return sorted(pc.unique(rows[column]).to_pylist())
+
+
+def _counts(rows: pa.Table, column: str) -> str:
+    """Planned and usable images by the values of a column, in the order they first stand in."""
+    has_image = pc.cast(pc.equal(rows["status"], SampleStatus.OK), pa.int64())
+    table = pa.table({column: rows[column], "ok": has_image})
+    groups = table.group_by(column, use_threads=False).aggregate([("ok", "count"), ("ok", "sum")]).to_pylist()
+    lines = [(_code(group[column]), f"{group['ok_count']:,}", f"{group['ok_sum']:,}") for group in groups]
+    return _table((column, "planned", "usable"), lines)
+
+
+def _how_to_load(described: _Described) -> str:
+    suffixes = described.suffixes or ["jpg"]
+    shard = described.rows["shard"][0].as_py()
+    return HOW_TO_LOAD.format(suffix=suffixes[0], suffixes=";".join(suffixes), shard=shard, num_usable=described.usable.num_rows)
+
+
+def _settings(described: _Described) -> str:
+    facts = {key: value for key, value in (described.settings | described.machine).items() if key not in ("model", *LICENSE_KEYS)}
+    lines = [(_code(key), _code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))) for key, value in facts.items()]
+    return _table(("", ""), sorted(lines))
+
+
+def _table(header: tuple[str, ...], lines: Lines) -> str:
+    more = [(f"and {len(lines) - MOST_LINES:,} more", *[""] * (len(header) - 1))] if len(lines) > MOST_LINES else []
+    cells = [header, ("---",) * len(header), *lines[:MOST_LINES], *more]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def _code(text: str) -> str:
+    """As code in a cell of a table, without the signs that would end either; nothing if there is nothing."""
+    plain = _plain(text).replace("|", "/").replace("`", "'")
+    return f"`{plain}`" if plain else ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
