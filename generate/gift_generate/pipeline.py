@@ -13,7 +13,7 @@ from gift_generate.images.constants import batch_constants
 from gift_generate.images.first_images import SPREAD_ROWS, NothingUsable
 from gift_generate.images.image_source import ImageSource
 from gift_generate.output.background_writer import BackgroundWriter
-from gift_generate.output.binding import Bound, adopt_settings, bind_retry, bind_settings, open_to_fill
+from gift_generate.output.binding import Bound, adopt_settings, bind_retry, bind_settings, open_to_fill, require_rendered
 from gift_generate.output.dataset_card import write_card
 from gift_generate.output.folder import OutputFolder, Shard
 from gift_generate.output.folder_progress import FolderProgress
@@ -76,12 +76,11 @@ def run(
     policy = policy or WorkerPolicy()
     for line in source.check(batch_constants(plan_path or out / PLAN_FILE)):  # what fails here leaves no folder behind
         tell(line)
-    output = open_to_fill(out, plan_path)
-    adopt_settings(output, source, must_agree=not retry)
+    output = _open(out, plan_path, source, is_retry=bool(retry))
     heartbeat = Heartbeat(out, worker, policy.intervals, source.machine)
     heartbeat.note(settings_sha256=settings_digest(source.settings))
     with heartbeat:
-        work = _retry(output, source, retry) if retry else _render(output, source, heartbeat, policy, tell)
+        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy, tell)
         if (difference := other_machine_warning(output.first_machine, source.machine)) is not None:
             tell(f"warning: {difference}")
         left = work.remaining(worker.preferred(output.shards))
@@ -117,6 +116,15 @@ def run(
     return summary
 
 
+def _open(out: Path, plan_path: Path | None, source: ImageSource, *, is_retry: bool) -> OutputFolder:
+    """The folder with its plan; what can be refused before this worker shows itself is."""
+    if is_retry:
+        require_rendered(out)
+    output = open_to_fill(out, plan_path)
+    adopt_settings(output, source, must_agree=not is_retry)
+    return output
+
+
 def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy, tell: Tell) -> Work:
     """The shards that are not there, and the folder bound to this source's settings. The heartbeat beats by now: others see this worker."""
 
@@ -133,8 +141,11 @@ def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, pol
     return NewShards(output, source.settings)
 
 
-def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus]) -> Work:
+def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus], tell: Tell) -> Work:
     """The rows to make again; a record of the settings only if there are any."""
+    unfinished = len(output.remaining())
+    if unfinished:
+        tell(f"warning: {unfinished} shards are not finished: --retry is for rows of finished ones, render without it makes the others")
     any_such = RetriedRows(output, source.settings, 0, statuses)
     if not any_such.remaining():
         return any_such

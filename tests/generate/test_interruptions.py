@@ -121,8 +121,10 @@ def test_a_time_limit_shorter_than_a_shard_ends_with_the_same_bytes(
     while not (out / "index.parquet").exists():
         codes += stop_after_a_batch(workers, out, kill, "render", "--plan", plan, "--out", out, *LONG)
         assert len(codes) < 30
-    assert len(codes) > 2  # in more starts than there are shards
-    assert set(codes) <= {75 if kill is signal.SIGTERM else -9, 0}
+    stopped = 75 if kill is signal.SIGTERM else -9
+    assert stopped in codes
+    assert set(codes) <= {stopped, 0}
+    assert len(codes) > 2 or kill is signal.SIGTERM  # in more starts than there are shards; one that is only told to leave gets further
     assert command("render", "--plan", plan, "--out", out, *LONG).code == 0
     assert content(out) == content(whole)
     assert not (out / "spool").exists()

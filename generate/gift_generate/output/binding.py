@@ -98,6 +98,12 @@ def require_bound(output: OutputFolder, settings: dict[str, Any]) -> None:
         raise _other_settings(output.path, recorded, settings, "is by now filled with images made")
 
 
+def require_rendered(path: Path) -> None:
+    """Raises ConfigError if nothing was ever made in a folder that could be made again."""
+    if not (path / RENDER_FILE).is_file():
+        raise ConfigError(f"{path} has no {RENDER_FILE}, so there are no rows that --retry could make again. Render without it first.")
+
+
 def bind_retry(output: OutputFolder, source: ImageSource) -> int:
     """The number of the retry with these settings: the one it has in the folder, or the next. Raises ConfigError.
 

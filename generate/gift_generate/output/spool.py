@@ -8,6 +8,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,8 @@ class Spool:
         """Remove what is kept of any shard, and the folder."""
         self.forget("*")
         for folder in (self._folder, self._folder.parent):
-            try:
+            with suppress(OSError):  # not there, or not empty: of another work, or of a worker that wakes up late
                 folder.rmdir()
-            except OSError:  # not there, or not empty: of another work, or of a worker that wakes up late
-                return
 
     def _files(self, shard: str) -> list[Path]:
         return sorted(self._folder.glob(f"{shard}.*{SUFFIX}"))

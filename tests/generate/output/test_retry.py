@@ -189,6 +189,21 @@ def test_what_cannot_be_retried_is_one_line(command, content, rendered: Path, st
     assert content(rendered) == before
 
 
+def test_a_folder_in_which_nothing_was_made_is_one_line(command, plan: Path, tmp_path: Path) -> None:
+    result = command("render", "--plan", plan, "--out", tmp_path / "out", *FLAT, "--retry", "failed")
+    assert result.code == 2
+    assert "has no render.json, so there are no rows that --retry could make again." in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_that_are_not_finished_are_left_to_a_render_and_told(command, spoilt: Path) -> None:
+    (spoilt / "shards" / "cars-00000.parquet").unlink()
+    result = command("render", "--out", spoilt, *FLAT, "--retry", "failed,flagged,black")
+    assert result.code == 0
+    assert "warning: 1 shards are not finished: --retry is for rows of finished ones" in result.err
+    assert not (spoilt / "index.parquet").exists()
+
+
 def test_where_there_is_nothing_to_retry_nothing_changes(command, content, rendered: Path) -> None:
     before = content(rendered)
     result = command("render", "--out", rendered, *FLAT, "--jpeg-quality", 90, "--retry", "failed,flagged,black")

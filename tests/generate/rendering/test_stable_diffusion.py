@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from gift_generate.rendering import devices
 from gift_generate.rendering.batch_size import LARGEST
 from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
 from gift_generate.rendering.model_options import ModelOptions
-from gift_generate.rendering.renderer import RenderJob
+from gift_generate.rendering.renderer import OutOfMemory, RenderJob
 from gift_mini.locations import stable_diffusion_folder
 
 CAPTIONS = ["a picture of a heart.", "the letter Y.", "a picture of a sun.", "a radial texture."]
@@ -298,6 +299,25 @@ def test_a_device_that_is_not_there_is_one_line(command, real_plan: Path, tmp_pa
 )
 def test_too_little_memory_is_known_by_its_error(error: RuntimeError, is_it: bool) -> None:
     assert devices.is_out_of_memory(error) is is_it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds the address space by what /proc tells")
+def test_a_batch_that_finds_too_little_memory_is_given_back_and_a_smaller_one_fits() -> None:
+    renderer = DiffusersRenderer(ModelOptions(device="cpu", batch_size=64, height=256, width=256))
+    jobs = [RenderJob("a picture of a heart.", seed, 1.0, 1) for seed in range(64)]
+    child = os.fork()
+    if child == 0:
+        code = 0
+        try:
+            renderer.render(jobs[:1])
+            in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + 150 * 2**20,) * 2)
+            renderer.render(jobs)
+        except OutOfMemory:
+            code = 10 + len(renderer.render(jobs[:1]))
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
