@@ -226,8 +226,14 @@ def test_a_stalled_worker_that_wakes_up_after_it_was_given_up_harms_nothing(
 def test_two_runs_of_one_rank_started_by_mistake_share_the_work(command, content, workers, long_plan: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert command("render", "--plan", long_plan, "--out", whole, *LARGE).code == 0
-    both = [workers.start("render", "--plan", long_plan, "--out", out, *LARGE) for _ in range(2)]
-    assert workers.wait(*both) == [0, 0]
+    first = workers.start("render", "--plan", long_plan, "--out", out, *LARGE)
+    wait_for(lambda: bool(claimed_by(out)))
+    os.kill(first, signal.SIGSTOP)  # until the other is at work too
+    held = set(claimed_by(out))
+    second = workers.start("render", "--plan", long_plan, "--out", out, *LARGE)
+    wait_for(lambda: bool(set(claimed_by(out)) - held))
+    os.kill(first, signal.SIGCONT)
+    assert workers.wait(first, second) == [0, 0]
     assert content(out) == content(whole)
     assert command("verify", "--out", out).code == 0
     shards_done = [seen.record.shards_done for seen in Liveness(out, HeartbeatIntervals()).workers()]
