@@ -118,10 +118,12 @@ def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterato
     except (EOFError, ConnectionError) as error:
         # A batch was being fetched from a worker that was killed: told as torch tells of it anywhere else. The system closes what a
         # dying process holds, which is what shows here, a moment before it reports the death.
-        if not wait([worker.sentinel for worker in made._workers], timeout=SECONDS_TO_DIE):
+        dying = wait([worker.sentinel for worker in made._workers], timeout=SECONDS_TO_DIE)
+        if not dying:
             raise
-        dead = next(worker.pid for worker in made._workers if not worker.is_alive())
-        raise RuntimeError(f"DataLoader worker (pid {dead}) ended while a batch was fetched from it") from error
+        dead = next(worker for worker in made._workers if worker.sentinel in dying)
+        dead.join(timeout=SECONDS_TO_DIE)
+        raise RuntimeError(f"DataLoader worker (pid {dead.pid}) ended while a batch was fetched from it") from error
     finally:
         _end(made)
 
