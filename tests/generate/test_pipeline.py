@@ -119,6 +119,9 @@ def test_a_folder_with_another_plan_is_refused(command, content, manifests: Path
     assert result.code == 2
     assert "holds images of another plan" in result.err
     assert content(rendered) == before
+    for path in (rendered / "shards").glob("*.parquet"):
+        path.unlink()
+    assert "was begun with another plan" in command("render", "--plan", other, "--out", rendered, *FLAT).err
 
 
 def test_a_folder_of_schema_version_1_goes_on_with_its_plan_made_again(command, content, plan: Path, rendered: Path) -> None:

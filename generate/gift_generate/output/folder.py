@@ -189,8 +189,10 @@ def check_folder(path: Path, plan_path: Path | None) -> None:
             if _is_import(plan_path):  # of which the user knows no plan
                 held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
                 raise ConfigError(f"{path} holds {held}. Choose another --out.")
-            open_output(path).require_own_plan()  # the folder's own may be the one that is wrong
-            raise ConfigError(f"{path} holds images of another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
+            begun = open_output(path)
+            begun.require_own_plan()  # the folder's own may be the one that is wrong
+            what = "holds images of" if begun.has_shards() else "was begun with"
+            raise ConfigError(f"{path} {what} another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
     elif has_begun(path):
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
     elif plan_path is None:
