@@ -34,13 +34,6 @@ http {{
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist a file stays in one process, for its fixtures' sake, and there is one SLURM for all of its files."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A command that was told to leave ignores further signals until its process ends, which in a test is this one."""

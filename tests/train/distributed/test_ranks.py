@@ -17,7 +17,6 @@ PROGRAM = Path(__file__).with_name("program.py")
 DEFINED = runpy.run_path(str(PROGRAM))
 METHODS, LONG, WIDTH = DEFINED["METHODS"], DEFINED["LONG"], DEFINED["WIDTH"]
 BOUND = 1e-5
-pytestmark = pytest.mark.xdist_group("ranks")  # whose processes are started once
 
 
 def start(out, world_size):

@@ -143,6 +143,6 @@ def test_a_run_killed_many_times_ends_as_the_undisturbed_one(world, zygote, tmp_
 def test_a_killed_run_of_a_method_with_a_memory_ends_as_the_undisturbed_one(world, zygote, tmp_path, method):
     settings = {"zscl": ["average_every=3"], "icarl": [], "moe_adapter": ADAPTERS}[method]
     flags = [word for setting in settings for word in ("--set", f"method_config.{setting}")]
-    num_kills = 5 if method == "icarl" else 8
+    num_kills = 5
     kill_until_done(zygote, quick(world, method, *flags, steps=100), tmp_path / "whole", tmp_path / "killed", num_kills, seed=2)
     assert len(zygote.kills) == num_kills
