@@ -45,7 +45,7 @@ test-lowest: install
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(LOWEST_TESTS)
 
 # Where the libraries' numbers, files and private interfaces show.
-LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/images tests/generate/output tests/generate/planning \
+LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output tests/generate/planning \
 	tests/generate/test_pipeline.py tests/train/clip tests/train/data tests/train/parity tests/mini_world tests/storage/test_s3.py \
 	tests/shared/test_submission.py tests/train/running/test_trackers.py
 
