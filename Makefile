@@ -29,7 +29,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile -rs -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -rs -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/pytest -m slow
@@ -42,12 +42,11 @@ test-lowest: install
 	$(BIN)/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
 	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --editable ".[test]" --constraint $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python tests/lowest_versions.py --check
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 -m "not slow and not gpu" $(LOWEST_TESTS)
 
 # Where the libraries' numbers, files and private interfaces show.
-LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output tests/generate/planning \
-	tests/generate/test_pipeline.py tests/train/clip tests/train/data tests/train/parity tests/mini_world tests/storage/test_s3.py \
-	tests/shared/test_submission.py tests/train/running/test_trackers.py
+LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output/test_other_readers.py tests/train/clip \
+	tests/train/parity tests/mini_world tests/storage/test_s3.py tests/shared/test_submission.py tests/train/running/test_trackers.py
 
 install: $(VENV)/.installed
 

@@ -17,6 +17,7 @@ PROGRAM = Path(__file__).with_name("program.py")
 DEFINED = runpy.run_path(str(PROGRAM))
 METHODS, LONG, WIDTH = DEFINED["METHODS"], DEFINED["LONG"], DEFINED["WIDTH"]
 BOUND = 1e-5
+SLOW = pytest.mark.slow
 
 
 def start(out, world_size):
@@ -34,15 +35,21 @@ def start(out, world_size):
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
-    """What every rank found, by number of processes: both groups run at once."""
-    outs = {world_size: tmp_path_factory.mktemp(f"ranks-{world_size}") for world_size in (2, 3)}
-    running = [process for world_size, out in outs.items() for process in start(out, world_size)]
-    for process in running:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-        assert "Traceback" not in said
-        assert "destroy_process_group" not in said
-    return {world_size: [load_file(out / f"rank-{rank}.safetensors") for rank in range(world_size)] for world_size, out in outs.items()}
+    """A function: number of processes -> what each of them found."""
+    found = {}
+
+    def ranks(world_size):
+        if world_size not in found:
+            out = tmp_path_factory.mktemp(f"ranks-{world_size}")
+            for process in start(out, world_size):
+                _, said = process.communicate(timeout=300)
+                assert process.returncode == 0, said
+                assert "Traceback" not in said
+                assert "destroy_process_group" not in said
+            found[world_size] = [load_file(out / f"rank-{rank}.safetensors") for rank in range(world_size)]
+        return found[world_size]
+
+    return ranks
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +65,11 @@ def moved(name, tensor):
     return torch.cat([tensor[:WIDTH], tensor[2 * WIDTH :]]) if name.endswith("attn.in_proj_bias") else tensor
 
 
-@pytest.mark.parametrize(("variant", "world_size"), [*((variant, 2) for variant in METHODS), *((variant, 3) for variant in LONG)])
+@pytest.mark.parametrize(
+    ("variant", "world_size"), [*((variant, 2) for variant in METHODS), *(pytest.param(variant, 3, marks=SLOW) for variant in LONG)]
+)
 def test_losses_and_weights_are_those_of_one_process(by_rank, alone, variant, world_size):
-    expected, together = alone(variant), by_rank[world_size][0]
+    expected, together = alone(variant), by_rank(world_size)[0]
     for name, tensor in expected.items():
         found = together[f"train/{variant}/{name}"]
         if tensor.dtype == torch.long:
@@ -73,32 +82,34 @@ def test_losses_and_weights_are_those_of_one_process(by_rank, alone, variant, wo
         assert max(travelled) > 20 * BOUND
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=SLOW)])
 def test_ranks_stay_equal_bit_for_bit(by_rank, world_size):
-    first, *others = ({name: tensor for name, tensor in found.items() if name.startswith("train/")} for found in by_rank[world_size])
+    first, *others = ({name: tensor for name, tensor in found.items() if name.startswith("train/")} for found in by_rank(world_size))
     for other in others:
         assert first.keys() == other.keys()
         assert all(torch.equal(tensor, other[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize("num_rows", [1, 2, 7])
 def test_gathering_gives_autograds_gradient_also_for_uneven_shares(by_rank, world_size, num_rows):
     expected = DEFINED["gathered"](num_rows, SINGLE)
-    for found in by_rank[world_size]:
+    for found in by_rank(world_size):
         for name, tensor in expected.items():
             torch.testing.assert_close(found[f"gather {num_rows}/{name}"], tensor)
 
 
+@SLOW
 def test_a_gradient_that_some_ranks_have_is_summed_and_one_that_none_has_stays_none(by_rank):
-    for found in by_rank[3]:
+    for found in by_rank(3):
         assert "talk/gradient of none" not in found
         assert found["talk/gradient of one"].tolist() == [1.0, 2.0]
         assert found["talk/gradient of all"].tolist() == [3.0, 3.0]
 
 
+@SLOW
 def test_ranks_tell_each_other(by_rank):
-    for found in by_rank[3]:
+    for found in by_rank(3):
         assert found["talk/object"] == 7
         assert found["talk/collected"].tolist() == [0, 10, 20]
         assert found["talk/any"].tolist() == [True, False]
@@ -107,7 +118,7 @@ def test_ranks_tell_each_other(by_rank):
         assert found["talk/from main number"].tolist() == [5.0]
         assert found["talk/from main counts"].tolist() == [[1, 2]]
         assert found["talk/from main empty"].shape == (0,)
-        assert torch.equal(found["talk/drawn"], by_rank[3][0]["talk/drawn"])
+        assert torch.equal(found["talk/drawn"], by_rank(3)[0]["talk/drawn"])
 
 
 @pytest.mark.parametrize("num_rows", [3, 4, 10, 11])
