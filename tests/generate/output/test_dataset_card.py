@@ -49,7 +49,7 @@ def test_the_card_says_what_is_there(rendered: Path) -> None:
     ("model", "shown"),
     [
         ("owner/name", "owner/name"),
-        ("/home/me/models/sd 15", "sd 15"),
+        ("/models/sd 15", "sd 15"),
         ("./models/", "models"),
         ("C:\\models\\sd15", "sd15"),
         ("a|b`c\nd", "a/b'c d"),
