@@ -1,10 +1,14 @@
-"""For all tests: how they share the cores, and a real web server, nginx on a free port of the loopback that logs every request."""
+"""For all tests: how they share the cores, and two servers on free ports of the loopback that log every request.
+
+One is a real web server, nginx; the other is a look-alike of the Hugging Face hub, for its real client.
+"""
 
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -111,6 +115,57 @@ def listening() -> Iterator[Callable[[Callable[[int], list[str]]], int]]:
     for process in processes:
         process.kill()
         process.wait()
+
+
+@dataclass
+class HubSite:
+    """The look-alike of the hub."""
+
+    port: int
+    log: Path
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """For a process that shall see this hub and no other, and upload by a protocol that can be looked at (not xet)."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{self.port}", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_DISABLE_XET": "1"}
+        return (
+            kept
+            | hub
+            | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(self.log.parent / "home")}
+            | ({"HF_TOKEN": token} if token else {})
+        )
+
+    def run(self, program: str, *arguments: object, token: str = "hf_good") -> str:
+        """What a Python program prints that sees this hub, as somebody who may write."""
+        line = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.run(line, env=self.environment(token), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    def commit(self, dataset: str, path: str, content: Path) -> str:
+        """Put a file into a dataset's main branch by the hub's client; the new commit."""
+        program = "import sys, huggingface_hub as hub; print(hub.HfApi().upload_file(repo_id=sys.argv[1], path_in_repo=sys.argv[2],"
+        return self.run(f"{program} path_or_fileobj=sys.argv[3], repo_type='dataset').oid)", dataset, path, content)
+
+    def requests(self, method: str) -> list[str]:
+        """Paths that were asked for so far."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.partition(" ")[2] for line in lines if line.startswith(f"{method} ")]
+
+    def fetched(self) -> set[str]:
+        """Names of files that were asked for with their content."""
+        return {path.partition("/resolve/")[2].partition("/")[2] for path in self.requests("GET") if "/resolve/" in path}
+
+
+@pytest.fixture(scope="module")
+def hub_site(listening: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], HubSite]:
+    """`hub_site(folder)` starts a hub that holds folder/models/<owner>/<name> and folder/datasets/<owner>/<name>."""
+
+    def start(folder: Path) -> HubSite:
+        log = tmp_path_factory.mktemp("hub") / "log"
+        program = Path(__file__).with_name("hub_lookalike.py")
+        port = listening(lambda port: [sys.executable, str(program), str(port), str(folder), str(log)])
+        return HubSite(port, log)
+
+    return start
 
 
 @pytest.fixture
