@@ -3,6 +3,7 @@
 One is a real web server, nginx; the other is a look-alike of the Hugging Face hub, for its real client.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +137,23 @@ class HubSite:
             | ({"HF_TOKEN": token} if token else {})
         )
 
+    def use(self, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+        """Let the process of the tests see this hub, as nobody or as the owner of a token."""
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+        # The library reads these variables when it is imported, which may have been before.
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(self.log.parent / "no-token"))
+
+    def control(self, **settings: object) -> None:
+        """Tell the look-alike how to behave: see hub_lookalike.py."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/control", json.dumps(settings).encode(), method="POST")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+
     def run(self, program: str, *arguments: object, token: str = "hf_good") -> str:
         """What a Python program prints that sees this hub, as somebody who may write."""
         line = [sys.executable, "-c", program, *map(str, arguments)]
@@ -146,9 +165,9 @@ class HubSite:
         return self.run(f"{program} path_or_fileobj=sys.argv[3], repo_type='dataset').oid)", dataset, path, content)
 
     def requests(self, method: str) -> list[str]:
-        """Paths that were asked for so far."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [line.partition(" ")[2] for line in lines if line.startswith(f"{method} ")]
+        """Paths that were asked for so far and not refused."""
+        lines = [line.split(" ") for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [path for asked, path, status in lines if asked == method and int(status) < 400]
 
     def fetched(self) -> set[str]:
         """Names of files that were asked for with their content."""

@@ -91,9 +91,9 @@ class Hub(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_GET
 
-    def log_message(self, *_: object) -> None:
+    def log_request(self, code: object = "", size: object = "") -> None:
         with self.log.open("a") as log:
-            log.write(f"{self.command} {unquote(self.path)}\n")
+            log.write(f"{self.command} {unquote(self.path)} {code}\n")
 
     def _answer(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -177,7 +177,7 @@ class Hub(BaseHTTPRequestHandler):
             tree = repository.commits[self._oid(repository, rest)]
             paths = [file["path"] for file in json.loads(self.body)["files"]]
             modes = [{"path": path, "uploadMode": "lfs" if is_large(path) else "regular", "shouldIgnore": False} for path in paths]
-            return as_json({"files": [mode | {"oid": self._blob_of(tree, mode["path"])} for mode in modes]})
+            return as_json({"files": [mode | {"oid": self._known_as(tree, mode["path"])} for mode in modes]})
         assert what == "commit"
         return self._commit(repository, name, rest)
 
@@ -241,8 +241,11 @@ class Hub(BaseHTTPRequestHandler):
             raise RefusedError(404, "RevisionNotFound", "Invalid rev id")
         return oid
 
-    def _blob_of(self, tree: Tree, path: str) -> str | None:
-        return self.store.blob_id(path, tree[path]) if path in tree else None
+    def _known_as(self, tree: Tree, path: str) -> str | None:
+        """By what the client sees that a file has not changed: a large one's sha256, git's sha1 of others."""
+        if path not in tree:
+            return None
+        return tree[path] if is_large(path) else self.store.blob_id(path, tree[path])
 
     def _entry(self, path: str, digest: str) -> dict:
         size = len(self.store.contents[digest])

@@ -30,9 +30,7 @@ def hub(written, hub_site, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def here(hub, monkeypatch):
     """The process of the tests asks the look-alike, as somebody who is not logged in."""
-    for name, value in hub.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.use(monkeypatch)
 
 
 def test_index_and_images_are_those_of_the_folder(remote, out, places):

@@ -78,8 +78,7 @@ def test_a_run_that_is_told_to_leave_while_shards_are_fetched_does_so_soon(
 def test_a_run_from_the_hub_goes_on_with_the_shards_it_began_with(quick_run, hub_site, world, tmp_path, monkeypatch):
     shutil.copytree(world.root / "shards", tmp_path / "repositories/datasets/our/shards")
     hub = hub_site(tmp_path / "repositories")
-    for name, value in hub.environment().items():
-        monkeypatch.setenv(name, value)
+    hub.use(monkeypatch)
     flags = ("--shards=hf://datasets/our/shards", f"--shard-cache={tmp_path / 'cache'}", "--set", "steps=3")
     begun = quick_run("gift", tmp_path / "run", *flags, "--stop-after=1")
     assert begun.code == 0, begun.err
