@@ -35,7 +35,8 @@ class Backbone:
     tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
     sums, softmax and the optimizer are fp32 in each.
 
-    `config` is the model as open_clip_config.json tells it (`model_config`); empty for a network that was made by hand.
+    `config` is the model as open_clip_config.json tells it (`model_config`); empty for a network that was made by hand. `name` is how
+    `--model` finds it and its tokenizer again, None if it cannot.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.config: ModelConfig = dict(config or {})
+        self.name: str | None = None
         self._run_block: towers.RunBlock = towers.block_output
         self._normalise: Normalise | None = None
         self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
