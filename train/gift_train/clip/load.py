@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.clip.model import Backbone, Precision, check_same_model
+from gift_train.clip.model_config import build, described
 from gift_train.clip.model_folder import CONFIG_FILE, check_sizes, read_config
 from gift_train.clip.openai_files import openai_weights
 
@@ -50,12 +51,15 @@ def load_backbone(model: str, pretrained: str | None, device: str = "cpu", preci
     if name.startswith(LOCAL_PREFIX):
         if pretrained is not None:
             raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
-        network, tokenizer = _load_folder(Path(name.removeprefix(LOCAL_PREFIX)))
+        folder = Path(name.removeprefix(LOCAL_PREFIX))
+        model_cfg = read_config(folder)["model_cfg"]
+        network, tokenizer = _load_folder(folder)
     else:
+        model_cfg = open_clip.get_model_config(name)
         network, tokenizer = _load_named(name, pretrained)
     if getattr(network, "logit_bias", None) is not None:
         raise ConfigError(f"{model!r} has a logit bias (SigLIP); the methods here are defined for CLIP's softmax losses.")
-    return Backbone(network.to(pick_device(device)).eval(), tokenizer, cast("Precision", precision))
+    return Backbone(network.to(pick_device(device)).eval(), tokenizer, cast("Precision", precision), described(model_cfg, network))
 
 
 def pick_device(device: str) -> torch.device:
@@ -91,27 +95,29 @@ def backbone_from_tensors(weights: Mapping[str, Tensor]) -> Backbone:
         context_length, text_width = weights["positional_embedding"].shape
         sizes = {
             "embed_dim": weights["text_projection"].shape[1],
-            "vision_cfg": open_clip.CLIPVisionCfg(
-                image_size=patch * round((positions - 1) ** 0.5),
-                patch_size=patch,
-                width=vision_width,
-                layers=_num_blocks(weights, "visual.transformer.resblocks."),
-                head_width=64,
-            ),
-            "text_cfg": open_clip.CLIPTextCfg(
-                context_length=context_length,
-                vocab_size=weights["token_embedding.weight"].shape[0],
-                width=text_width,
-                heads=text_width // 64,
-                layers=_num_blocks(weights, "transformer.resblocks."),
-            ),
+            "vision_cfg": {
+                "image_size": patch * round((positions - 1) ** 0.5),
+                "patch_size": patch,
+                "width": vision_width,
+                "layers": _num_blocks(weights, "visual.transformer.resblocks."),
+                "head_width": 64,
+            },
+            "text_cfg": {
+                "context_length": context_length,
+                "vocab_size": weights["token_embedding.weight"].shape[0],
+                "width": text_width,
+                "heads": text_width // 64,
+                "layers": _num_blocks(weights, "transformer.resblocks."),
+            },
+            "quick_gelu": True,
         }
         with torch.device("meta"):  # takes no memory, whatever the sizes
-            outline = open_clip.CLIP(**sizes, quick_gelu=True).state_dict()
+            outline = build({"model_cfg": sizes}).state_dict()
     except _MISFIT as error:
         raise ConfigError(f"These tensors are not a CLIP of the OpenAI form: {error!r}.") from error
     check_same_model(outline, weights)
-    backbone = Backbone(open_clip.CLIP(**sizes, quick_gelu=True).eval(), None)
+    network = build({"model_cfg": sizes})
+    backbone = Backbone(network, None, config=described(sizes, network))
     backbone.load_weights(weights)
     return backbone
 
