@@ -27,11 +27,12 @@ from gift_train.clip.model import Backbone, Precision, check_same_model
 from gift_train.clip.model_config import build, described
 from gift_train.clip.model_folder import CONFIG_FILE, check_sizes, read_config
 from gift_train.clip.openai_files import openai_weights
+from gift_train.clip.tokenizers import load_tokenizer
 
 MINI = "mini"
 LOCAL_PREFIX = "local-dir:"
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
-_MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+_MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, ImportError)
 
 
 def load_backbone(model: str, pretrained: str | None, device: str = "cpu", precision: str = "fp32") -> Backbone:
@@ -57,8 +58,6 @@ def load_backbone(model: str, pretrained: str | None, device: str = "cpu", preci
     else:
         model_cfg = open_clip.get_model_config(name)
         network, tokenizer = _load_named(name, pretrained)
-    if getattr(network, "logit_bias", None) is not None:
-        raise ConfigError(f"{model!r} has a logit bias (SigLIP); the methods here are defined for CLIP's softmax losses.")
     return Backbone(network.to(pick_device(device)).eval(), tokenizer, cast("Precision", precision), described(model_cfg, network))
 
 
@@ -155,8 +154,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, Callable[..., Tensor]]:
         overrides["bpe_path"] = str(folder / merges)
         if not (folder / merges).is_file():
             raise ConfigError(f"{folder / CONFIG_FILE} names the tokenizer merges {merges!r}, which are not in {folder}.")
-    with _telling(f"{folder}, tokenizer {merges or ''}".strip()):
-        return network, open_clip.get_tokenizer(name, **overrides)
+    return network, load_tokenizer(name, **overrides)
 
 
 def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Callable[..., Tensor]]:
@@ -164,7 +162,7 @@ def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Cal
     if pretrained is None:
         raise ConfigError(f"--model {name} needs --pretrained: a weights file, 'random', or one of {', '.join(tags) or '(no tags)'}.")
     if pretrained == "random":
-        return _create(name), open_clip.get_tokenizer(name)
+        return _create(name), load_tokenizer(name)
     settings = open_clip.get_pretrained_cfg(name, pretrained)
     if not settings and not Path(pretrained).is_file():
         raise ConfigError(f"{unknown_name('pretrained tag', pretrained, [*tags, 'random'])} There is no file of that name either.")
@@ -172,10 +170,10 @@ def _load_named(name: str, pretrained: str | None) -> tuple[torch.nn.Module, Cal
         with _telling(f"{name} from {pretrained}"):
             weights = openai_weights(Path(pretrained))
         if weights is not None:
-            return _with_openai_weights(name, pretrained, weights), open_clip.get_tokenizer(name)
+            return _with_openai_weights(name, pretrained, weights), load_tokenizer(name)
     # open_clip only warns where a tag was trained with QuickGELU and the plain model name says GELU (ViT-B-16 with openai).
     use_quick_gelu = bool(settings.get("quick_gelu", False))
-    return _create(name, pretrained=pretrained, force_quick_gelu=use_quick_gelu), open_clip.get_tokenizer(name)
+    return _create(name, pretrained=pretrained, force_quick_gelu=use_quick_gelu), load_tokenizer(name)
 
 
 def _with_openai_weights(name: str, pretrained: str, weights: Mapping[str, Tensor]) -> torch.nn.Module:

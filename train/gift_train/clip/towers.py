@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip import CLIP
+from open_clip import CLIP, CoCa
+from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
@@ -53,6 +54,31 @@ def is_causal(network: Any) -> bool:
     return isinstance(network, CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
 
 
+def text_tower(network: Any) -> Any:
+    """What texts pass: a CLIP holds its text transformer in itself, all others in `text`."""
+    return network if isinstance(network, CLIP) else network.text
+
+
+def is_read(network: nn.Module, name: str) -> bool:
+    """Whether image or text features depend on the parameter of that name. A CoCa's decoder, which writes captions, is not read."""
+    return not (isinstance(network, CoCa) and name.startswith("text_decoder."))
+
+
+def num_columns_read(network: Any, tokens: Tensor) -> int:
+    """How many of the columns of tokens [K, L] the features depend on; K and L at least 1.
+
+    A causal tower reads up to where the last text ends. A tower of transformers masks its padding, so columns of nothing else at the
+    right are not there for it. Any other is told nothing of padding (SigLIP), and reads all.
+    """
+    if is_causal(network):
+        return int(text_ends(network, tokens).max()) + 1
+    tower = text_tower(network)
+    if isinstance(tower, HFTextEncoder) and tower.config.pad_token_id is not None:
+        is_text = (tokens != tower.config.pad_token_id).any(dim=0)
+        return int(is_text.nonzero().max()) + 1 if is_text.any() else 1
+    return tokens.shape[1]
+
+
 def text_ends(network: Any, tokens: Tensor) -> Tensor:
     """Where open_clip reads each text's feature: [K, L] -> [K], the first end token, or the first of the largest ids."""
     if network.text_pool_type == "eos":
@@ -61,8 +87,8 @@ def text_ends(network: Any, tokens: Tensor) -> Tensor:
 
 
 def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """The transformer blocks by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
-    modules = network.named_modules()
+    """The transformer blocks that features pass, by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
+    modules = ((name, module) for name, module in network.named_modules() if is_read(network, f"{name}."))
     return {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
 
 

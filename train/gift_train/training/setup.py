@@ -21,7 +21,6 @@ from gift_shared.storage import Folder, index_file, open_folder
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.clip.random_sentences import text_frame
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -31,7 +30,7 @@ from gift_train.data.reference_images import (
     require_reference_images,
 )
 from gift_train.data.selection import ReplaySelection, select_replay
-from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
@@ -115,9 +114,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     if ranks.is_main:
         check_place(options.out, identity)
     student = _load_student(plan, ranks)
+    method.check_model(student)
     identity["initial_weights"] = _weights_digest(options, student)
-    if method.text_source() == TextSource.RANDOM:
-        text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = {
