@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch.compiler.config
 import torch.nn.functional as F
 from torch import Tensor
 
+from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.model_config import ModelConfig
@@ -27,6 +29,8 @@ FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
 TEXT_BLOCK = 256
 TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
+
+_log = logging.getLogger(__name__)
 
 
 class Backbone:
@@ -209,6 +213,12 @@ class Backbone:
         distinct = list(dict.fromkeys(texts))
         lengths = num_tokens(self.tokenizer, distinct)
         return [text for text, length in zip(distinct, lengths, strict=True) if length > self.context_length]
+
+    def warn_of_long(self, texts: Sequence[str]) -> None:
+        """Tell in one line which texts are cut, if any."""
+        long = self.too_long(texts)
+        if long:
+            _log.warning("%d texts are longer than the model's %d tokens and are cut: %s", len(long), self.context_length, some_of(long))
 
     def trim(self, tokens: Tensor) -> Tensor:
         """Cut [K, L] on the CPU to the columns that the features depend on; values are the same up to the order of sums."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests, OrderManifest
@@ -44,8 +42,6 @@ from gift_train.records.identity import manifests_digest
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +118,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
     }
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
-    _warn_of_long_captions(student, tasks, replay_rows, texts)
+    _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
         if isinstance(images, ReferenceImages) and options.reference_images is not None:
@@ -220,15 +216,12 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
     return rows
 
 
-def _warn_of_long_captions(
+def _warn_of_long_texts(
     student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
 ) -> None:
-    captions = [caption for task in tasks.values() for caption in task.manifest.first_template_captions]
-    captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
-    captions += [] if texts is None else texts.sentences
-    long = student.too_long(captions)
-    if long:
-        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
+    found = [prompt for task in tasks.values() for prompt in task.manifest.prompts]
+    found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
+    student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
 
 
 def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
