@@ -10,6 +10,7 @@ import importlib.util
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -22,6 +23,9 @@ from gift_shared.hub import is_unreachable
 Tokenizer = Callable[..., Tensor]
 _IN_FOLDER = "local-dir:"  # open_clip's word for a model folder
 _PACKAGES = {"transformers": "transformers", "sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # by what is imported
+_NAMED_WHERE_MISSING = ("sentencepiece", "protobuf", "tiktoken")  # the last is what transformers tries without sentencepiece
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.gz")  # of Hugging Face's kinds, and merges of open_clip's
+_COPY = "Copy the folder again, its tokenizer's files with it."
 _CLIPS_SPECIAL = 3  # what HFTokenizer's mode "clips" puts around a text: start, end, class
 
 
@@ -32,7 +36,10 @@ def load_tokenizer(name: str, **overrides: object) -> Tokenizer:
     """
     with _telling(name):
         tokenizer: Tokenizer = open_clip.get_tokenizer(name, **overrides)
-        return tokenizer
+        one, other = tokenizer(["a", "b"])
+    if one.equal(other):  # transformers makes one of no words where a folder holds its settings alone
+        raise ConfigError(f"The tokenizer {_where(name)} knows no words: its vocabulary is missing. {_COPY}")
+    return tokenizer
 
 
 def num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
@@ -66,21 +73,29 @@ def _telling(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = textwrap.shorten(str(error) or repr(error), 400)
-        where = f"in {name.removeprefix(_IN_FOLDER)}" if name.startswith(_IN_FOLDER) else f"of {name}"
-        raise ConfigError(f"The tokenizer {where} could not be loaded: {reason} {_advice(name, error)}".rstrip()) from error
+        reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}"
+        raise ConfigError(f"The tokenizer {_where(name)} could not be loaded. {_advice(name, error)} ({reason})") from error
+
+
+def _where(name: str) -> str:
+    return f"in {name.removeprefix(_IN_FOLDER)}" if name.startswith(_IN_FOLDER) else f"of {name}"
 
 
 def _advice(name: str, error: Exception) -> str:
     missing = [package for module, package in _PACKAGES.items() if not _is_installed(module)]
-    if isinstance(error, ImportError) or any(package in str(error) for package in missing):
-        return f"Install what is missing: pip install {' '.join(missing)}" if missing else ""
-    if name.startswith(_IN_FOLDER):
-        return "Copy the folder again, its tokenizer's files with it."
+    folder = Path(name.removeprefix(_IN_FOLDER)) if name.startswith(_IN_FOLDER) else None
+    if folder is not None and not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        return f"The folder holds no vocabulary ({', '.join(_VOCABULARIES)}). {_COPY}"
+    if missing and (
+        isinstance(error, ImportError) or any(word in str(error).lower() for word in ("sentencepiece", "tiktoken", "protobuf"))
+    ):
+        return f"It needs what is not installed here: pip install {' '.join(missing)}."
+    if folder is not None:
+        return _COPY
     source = _text_settings(name).get("hf_tokenizer_name")
     if source and is_unreachable(error):
-        return f"It comes from the hub: where there is a network, `hf download {source}`, and bring the cache (HF_HOME) here."
-    return ""
+        return f"It comes from the hub: where there is a network, run `hf download {source}`, and bring its cache (HF_HOME) here."
+    return "Take another model, or a folder with its tokenizer's files."
 
 
 def _text_settings(name: str) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from open_clip import CLIP, CoCa
 from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from gift_train.clip.linear import linear
@@ -46,12 +46,18 @@ def can_read_images(network: nn.Module) -> bool:
 
 def can_read_texts(network: Any) -> bool:
     """Whether `text_features` computes what this network's own text tower would."""
-    return is_causal(network) and _is_plain(network.transformer)
+    return is_causal(network) and _is_plain(text_tower(network).transformer)
 
 
 def is_causal(network: Any) -> bool:
-    """Whether the network is a CLIP whose texts are read at their end, nothing after which matters."""
-    return isinstance(network, CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
+    """Whether texts are read at their end, and nothing after it matters: open_clip's text transformer under a causal mask.
+
+    Not a CoCa's, which puts a class token of its own behind the padding.
+    """
+    tower = text_tower(network)
+    if not isinstance(tower, CLIP | TextTransformer) or tower.attn_mask is None or _pooling(tower)[0] not in ("argmax", "eos"):
+        return False
+    return isinstance(tower, CLIP) or (tower.cls_emb is None and not tower.output_tokens)
 
 
 def text_tower(network: Any) -> Any:
@@ -81,9 +87,15 @@ def num_columns_read(network: Any, tokens: Tensor) -> int:
 
 def text_ends(network: Any, tokens: Tensor) -> Tensor:
     """Where open_clip reads each text's feature: [K, L] -> [K], the first end token, or the first of the largest ids."""
-    if network.text_pool_type == "eos":
-        return torch.as_tensor((tokens == network.text_eos_id).int().argmax(dim=1))
+    pool_type, end_id = _pooling(text_tower(network))
+    if pool_type == "eos":
+        return torch.as_tensor((tokens == end_id).int().argmax(dim=1))
     return tokens.argmax(dim=1)
+
+
+def _pooling(tower: Any) -> tuple[str, int]:
+    """Where a text transformer is read, and the id of the token there if it is told by its id."""
+    return (tower.text_pool_type, tower.text_eos_id) if isinstance(tower, CLIP) else (tower.pool_type, tower.eos_id)
 
 
 def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
@@ -109,14 +121,15 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
 
 def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tensor:
     """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
-    hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
+    tower = text_tower(network)
+    hidden = tower.token_embedding(texts.tokens) + tower.positional_embedding[texts.positions]
     attends = texts.attends[:, None]  # the same for every head
-    *blocks, last = network.transformer.resblocks
+    *blocks, last = tower.transformer.resblocks
     for block in blocks:
         hidden = run_block(block, hidden, attends)
     mixed = _attention(last, hidden, attends)
     ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
-    return _projected(network, network.ln_final(ended))
+    return _projected(tower, tower.ln_final(ended))
 
 
 def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
@@ -124,15 +137,15 @@ def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
 
     open_clip's encode_text insists on the full context length; these are the same layers on a shorter one, causal masks allowing.
     """
-    length = tokens.shape[1]
-    hidden = network.token_embedding(tokens) + network.positional_embedding[:length]
-    hidden = network.ln_final(network.transformer(hidden, attn_mask=network.attn_mask[:length, :length]))
-    return _projected(network, hidden[torch.arange(len(hidden), device=hidden.device), text_ends(network, tokens)])
+    tower, length = text_tower(network), tokens.shape[1]
+    hidden = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
+    return _projected(tower, hidden[torch.arange(len(hidden), device=hidden.device), text_ends(network, tokens)])
 
 
-def _projected(network: Any, pooled: Tensor) -> Tensor:
+def _projected(tower: Any, pooled: Tensor) -> Tensor:
     """[K, W] -> [K, D]."""
-    projection = network.text_projection
+    projection = tower.text_projection
     if projection is not None:
         pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
     return torch.as_tensor(pooled)
