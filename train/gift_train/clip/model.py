@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from gift_train.clip.tokenizers import num_tokens
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
 TEXT_BLOCK = 256
+_SAMPLE_TEXT = "a photo of the Quick brown fox's den, 7 of 10."
 TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 
@@ -40,7 +42,8 @@ class Backbone:
     tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
     sums, softmax and the optimizer are fp32 in each.
 
-    `config` is the model as open_clip_config.json tells it (`model_config`); empty for a network that was made by hand.
+    `config` is the model as open_clip_config.json tells it (`model_config`); empty for a network that was made by hand. `name` is how
+    `--model` finds it and its tokenizer again, None if it cannot.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.config: ModelConfig = dict(config or {})
+        self.name: str | None = None
         self._run_block: towers.RunBlock = towers.block_output
         self._normalise: Normalise | None = None
         self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
@@ -239,6 +243,16 @@ class Backbone:
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def fingerprint(student: Backbone) -> str | None:
+    """What a model's tokenizer makes of a text, padding aside, as eight hex digits: two that differ cannot read each other's prompts."""
+    if student.tokenizer is None:
+        return None
+    ids = student.tokenize([_SAMPLE_TEXT])[0].tolist()
+    while len(ids) > 1 and ids[-1] == ids[-2]:
+        ids.pop()
+    return f"{zlib.crc32(str(ids).encode()):08x}"
 
 
 def in_blocks(encode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

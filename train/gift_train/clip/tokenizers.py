@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, basic_clean, canonicalize_text
+from open_clip.tokenizer import HFTokenizer, basic_clean, canonicalize_text
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
@@ -44,8 +44,9 @@ def load_tokenizer(name: str, **overrides: object) -> Tokenizer:
 
 def num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """How many tokens each text has uncut, all that the tokenizer puts around it included."""
-    if isinstance(tokenizer, SimpleTokenizer):
-        return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end
+    encode = getattr(tokenizer, "encode", None)  # of CLIP's kind, ours for folders of transformers too
+    if encode is not None:
+        return [len(encode(text)) + 2 for text in texts]  # start and end
     inner, cleaned = _hugging_face(tokenizer), [_cleaned(tokenizer, text) for text in texts]
     if not cleaned:
         return []

@@ -109,7 +109,7 @@ class Method:
         return NoTaskSource.NONE
 
     def check_model(self, student: Backbone) -> None:
-        """Whether the method can train this model; asked first of all, before anything is read or prepared. Raises ConfigError."""
+        """Whether the method can train this model; asked before its weights are read. Raises ConfigError."""
 
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         """Once per run, before any weights are loaded: add parameters to the student (adapters, a router per task)."""
