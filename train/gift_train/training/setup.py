@@ -17,7 +17,7 @@ from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
-from gift_shared.storage import Folder, index_file, open_folder
+from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
 from gift_train.clip.description import MINI, decided_by_flag
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
@@ -42,6 +42,7 @@ from gift_train.methods.registry import method_class
 from gift_train.options import RunOptions, is_quick_gelu
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
+from gift_train.records.files import RUN_FILE, read_record
 from gift_train.records.identity import manifests_digest
 from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
@@ -122,6 +123,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     plan = plan_run(options)
     method = method_class(plan.recipe.method)(plan.recipe.method_config)
     _check_shares(plan.recipe, method, ranks)
+    _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
@@ -224,6 +226,18 @@ def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
                 raise ConfigError(f"{key} is {value!r} for process {rank}, {found[0][key]!r} for process 0. Give all the same files.")
 
 
+def _uses_shards(plan: RunPlan, method: Method) -> bool:
+    return plan.recipe.replay is not None or method.no_task_source() == NoTaskSource.SYNTHETIC
+
+
+def _pin_shards(plan: RunPlan, method: Method) -> None:
+    """A run that goes on reads the shards it began with, also where a branch of the hub has moved since."""
+    if isinstance(plan.shards, RemoteFolder) and _uses_shards(plan, method):
+        out = plan.options.out
+        begun = read_record(out).get("shards") if (out / RUN_FILE).is_file() else None
+        plan.shards.pin(None if begun is None else begun["path"])
+
+
 def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -> dict[str, pa.Table]:
     if method.replay_source() != ReplaySource.SYNTHETIC:
         return {}
@@ -266,7 +280,7 @@ def _configuration(options: RunOptions, student: Backbone) -> str:
 def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> dict[str, Any]:
     """What makes two runs the same run; the rest of run.json is circumstance."""
     options, recipe, shards = plan.options, plan.recipe, None
-    if plan.shards is not None and (recipe.replay is not None or method.no_task_source() == NoTaskSource.SYNTHETIC):
+    if plan.shards is not None and _uses_shards(plan, method):
         index_sha256 = hashlib.sha256(index_file(plan.shards).read_bytes()).hexdigest()
         shards = {"path": str(plan.shards), "index_sha256": index_sha256}
     return {
