@@ -121,15 +121,15 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
 
 def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tensor:
     """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
-    tower = text_tower(network)
-    hidden = tower.token_embedding(texts.tokens) + tower.positional_embedding[texts.positions]
+    network = text_tower(network)
+    hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
     attends = texts.attends[:, None]  # the same for every head
-    *blocks, last = tower.transformer.resblocks
+    *blocks, last = network.transformer.resblocks
     for block in blocks:
         hidden = run_block(block, hidden, attends)
     mixed = _attention(last, hidden, attends)
     ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
-    return _projected(tower, tower.ln_final(ended))
+    return _projected(network, network.ln_final(ended))
 
 
 def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
