@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import tomllib
 
 import open_clip
@@ -163,14 +164,17 @@ def test_a_checkpoint_evaluates_as_in_its_run(finished, gift_train, world, folde
     assert list(json.loads(outcome.out)["accuracy"].values()) == matrix[-1]
 
 
-def test_adapters_are_refused_before_anything_is_read(siglip_run, world, tmp_path):
-    outcome = siglip_run("moe_adapter", tmp_path / "run", world.shards, "--data-root", tmp_path / "not there")
+def test_adapters_are_refused_before_weights_are_read(quick_run, folder, world, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    weights = tmp_path / "model/open_clip_model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    outcome = quick_run("moe_adapter", tmp_path / "run", world.shards, "--model", tmp_path / "model")
     assert outcome.code == 2
     assert "this model's image tower, TimmModel, has none" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_sigmoid_is_refused_on_a_model_without_a_bias_before_anything_is_read(quick_run, tmp_path):
+def test_sigmoid_is_refused_on_a_model_without_a_bias(quick_run, tmp_path):
     for recipe, more in (("gift_sigmoid", ()), ("zscl", ("--set", "method_config.contrastive_loss=sigmoid"))):
         outcome = quick_run(recipe, tmp_path / "run", "--data-root", tmp_path / "not there", *more)
         assert outcome.code == 2
