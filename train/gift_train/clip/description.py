@@ -31,7 +31,7 @@ HUB_PREFIX = hub.PREFIX
 LOCAL_PREFIX = "local-dir:"
 RANDOM = "random"
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
-MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, ImportError)
 _ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
 _log = logging.getLogger(__name__)
 

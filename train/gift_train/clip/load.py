@@ -20,11 +20,17 @@ from gift_train.clip.description import LOCAL_PREFIX, MISFIT, Description, descr
 from gift_train.clip.model import Backbone, Precision, check_same_model
 from gift_train.clip.model_config import build, described
 from gift_train.clip.model_folder import CONFIG_FILE, weights_file
+from gift_train.clip.tokenizers import load_tokenizer
 from gift_train.clip.weights_files import put_tensors, put_weights
 
 
 def load_backbone(
-    model: str, pretrained: str | None, device: str = "cpu", precision: str = "fp32", quick_gelu: bool | None = None
+    model: str,
+    pretrained: str | None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    quick_gelu: bool | None = None,
+    check: Callable[[Backbone], None] | None = None,
 ) -> Backbone:
     """Load a CLIP.
 
@@ -34,10 +40,13 @@ def load_backbone(
         device: anything torch.device takes; `auto` is the accelerator if there is one.
         precision: fp32, tf32 or bf16, see Backbone.
         quick_gelu: whether it was trained with QuickGELU, where neither names nor files say so.
+        check: asked of the model before any weights are read or fetched; what it raises is raised.
     Raises: ConfigError if there is no such model or precision, or the model's files are incomplete or contradict each other.
     """
     description = describe(model, pretrained, quick_gelu)
     backbone = backbone_of(description, device, precision)
+    if check is not None:
+        check(backbone)
     with telling(f"{description.name} from {pretrained}" if pretrained else description.name):
         _load_weights(backbone.network, description)
     return backbone
@@ -50,8 +59,6 @@ def backbone_of(description: Description, device: str = "cpu", precision: str = 
     set_matmul_precision(precision)
     with telling(description.name):
         network: Any = build(description.config)
-    if getattr(network, "logit_bias", None) is not None:
-        raise ConfigError(f"{description.name!r} has a logit bias (SigLIP); the methods here are defined for CLIP's softmax losses.")
     config = described(description.config["model_cfg"], network)
     return Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config, description.name)
 
@@ -132,11 +139,9 @@ def _load_weights(network: torch.nn.Module, description: Description) -> None:
 
 
 def _tokenizer(description: Description) -> Callable[..., Tensor]:
-    tokenizer: Callable[..., Tensor]
     folder = description.folder
     if folder is None:
-        tokenizer = open_clip.get_tokenizer(description.name)
-        return tokenizer
+        return load_tokenizer(description.name)
     if description.is_transformers_form:
         return transformers_folder.FolderTokenizer(folder, description.config["model_cfg"])
     overrides = {}
@@ -146,6 +151,4 @@ def _tokenizer(description: Description) -> Callable[..., Tensor]:
         overrides["bpe_path"] = str(folder / merges)
         if not (folder / merges).is_file():
             raise ConfigError(f"{folder / CONFIG_FILE} names the tokenizer merges {merges!r}, which are not in {folder}.")
-    with telling(f"{folder}, tokenizer {merges or ''}".strip()):
-        tokenizer = open_clip.get_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)
-    return tokenizer
+    return load_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests, OrderManifest
@@ -25,7 +23,6 @@ from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.clip.random_sentences import text_frame
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -35,7 +32,7 @@ from gift_train.data.reference_images import (
     require_reference_images,
 )
 from gift_train.data.selection import ReplaySelection, select_replay
-from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
@@ -51,8 +48,6 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,17 +131,15 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity = _identity(plan, method, texts)
     if ranks.is_main:
         check_place(options.out, identity)
-    student = _load_student(plan, ranks)
+    student = _load_student(plan, method, ranks)
     identity["initial_weights"] = _weights_digest(options, student)
-    if method.text_source() == TextSource.RANDOM:
-        text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = {
         name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
     }
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
-    _warn_of_long_captions(student, tasks, replay_rows, texts)
+    _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
         if isinstance(images, ReferenceImages) and options.reference_images is not None:
@@ -179,11 +172,12 @@ def require_same_run(run: Run) -> None:
     ranks.broadcast(run.setup.initial_weights.values())
 
 
-def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
+def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     options = plan.options
     seed_everything(options.seed)  # decides the weights of `--pretrained random`, nothing else
     device = options.device if ranks.world_size == 1 else str(ranks.device)
-    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, is_quick_gelu(options.quick_gelu))
+    quick_gelu = is_quick_gelu(options.quick_gelu)
+    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
     if options.compiles:
         student.compile_blocks()
     return student
@@ -256,15 +250,12 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
     return rows
 
 
-def _warn_of_long_captions(
+def _warn_of_long_texts(
     student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
 ) -> None:
-    captions = [caption for task in tasks.values() for caption in task.manifest.first_template_captions]
-    captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
-    captions += [] if texts is None else texts.sentences
-    long = student.too_long(captions)
-    if long:
-        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
+    found = [prompt for task in tasks.values() for prompt in task.manifest.prompts]
+    found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
+    student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
 
 
 def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
