@@ -101,6 +101,11 @@ def test_a_base_model_and_a_dataset_of_the_hub_are_named_in_the_front_matter(gif
 def test_an_export_again_changes_nothing_completes_what_is_missing_and_leaves_an_edited_card(gift_train, finished, tmp_path):
     to = tmp_path / "model"
     assert gift_train("export", finished, "--to", to).code == 0
+    weights = {(to / "open_clip_model.safetensors").read_bytes()}
+    for number in range(4):
+        assert gift_train("export", finished, "--to", tmp_path / str(number)).code == 0
+        weights.add((tmp_path / str(number) / "open_clip_model.safetensors").read_bytes())
+    assert len(weights) == 1, "the weights depend on the folder's name, or on nothing at all"
     before = {path.name: path.read_bytes() for path in to.iterdir()}
     (to / "config.json").unlink()
     assert gift_train("export", finished, "--to", to).code == 0

@@ -44,7 +44,7 @@ def write_forms(backbone: Backbone, folder: Path, name: str) -> Forms:
     has_tokenizer = _write_tokenizer(backbone, folder, config["model_cfg"]["text_cfg"], name, is_wanted=reason is None)
     (folder / CONFIG_FILE).write_text(json_text(config), encoding="utf-8")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.network.state_dict().items()}
-    write_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", METADATA_KEY: json.dumps(config, sort_keys=True)})
+    write_tensors(folder / WEIGHTS_FILE, weights, {METADATA_KEY: _as_weights_tell_it(config)})
     if reason is None:
         theirs = transformers_export.config_of(backbone)
         write_tensors(folder / TRANSFORMERS_WEIGHTS_FILE, transformers_export.weights_of(backbone, theirs), {"format": "pt"})
@@ -72,6 +72,17 @@ def _write_tokenizer(backbone: Backbone, folder: Path, text_cfg: dict[str, Any],
         del text_cfg["tokenizer_kwargs"]["bpe_path"]
         text_cfg["hf_tokenizer_name"] = name
     return is_wanted
+
+
+def _as_weights_tell_it(config: dict[str, Any]) -> str:
+    """The model for the metadata of its weights, which are the same whatever the folder is called: without the tokenizer's place.
+
+    One key of metadata and no more: safetensors writes several in any order.
+    """
+    told = copy.deepcopy(config)
+    for key in ("tokenizer_kwargs", "hf_tokenizer_name"):
+        told["model_cfg"]["text_cfg"].pop(key, None)
+    return json.dumps(told, sort_keys=True)
 
 
 def _source_of(backbone: Backbone) -> Path:
