@@ -164,6 +164,9 @@ def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
     student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision)
     if options.compiles:
         student.compile_blocks()
+    if options.gradient_checkpointing:
+        student.recompute_blocks()
+    student.micro_batch_size = options.micro_batch_size
     return student
 
 
