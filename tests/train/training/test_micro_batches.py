@@ -3,6 +3,7 @@
 In float64, so that the bound leaves room for the order of sums and for nothing else.
 """
 
+import itertools
 import runpy
 from pathlib import Path
 
@@ -22,6 +23,8 @@ SAVINGS = {
     "recomputed blocks": (None, True),
     "both": (2, True),
 }
+FOR_ALL = ("micro-batches of 3", "both")  # the other ways are slow tests, but for these methods
+ALL_WAYS = ("gift", "moe_adapter_balanced")
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +53,13 @@ def whole():
     return lambda variant: found[variant] if variant in found else found.setdefault(variant, steps(variant))
 
 
-@pytest.mark.parametrize("saving", SAVINGS)
-@pytest.mark.parametrize("variant", DEFINED["METHODS"])
+@pytest.mark.parametrize(
+    ("variant", "saving"),
+    [
+        pytest.param(variant, saving, marks=() if variant in ALL_WAYS or saving in FOR_ALL else pytest.mark.slow)
+        for variant, saving in itertools.product(DEFINED["METHODS"], SAVINGS)
+    ],
+)
 def test_a_step_is_that_of_the_whole_batch(whole, variant, saving):
     expected, found = whole(variant), steps(variant, *SAVINGS[saving])
     assert found.keys() == expected.keys()

@@ -10,6 +10,7 @@ held in a context variable. Code that counts or collects while it is passed asks
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
@@ -97,9 +98,13 @@ def recompute_blocks(tower: nn.Module) -> int:
     """
     blocks = list(_blocks(tower))
     for block in blocks:
-        if not isinstance(block, _Recomputed):
-            block.__class__ = type(type(block).__name__, (_Recomputed, type(block)), {})
+        block.__class__ = _recomputed_class(type(block))
     return len(blocks)
+
+
+@functools.cache
+def _recomputed_class(block_class: type[nn.Module]) -> type[nn.Module]:
+    return block_class if issubclass(block_class, _Recomputed) else type(block_class.__name__, (_Recomputed, block_class), {})
 
 
 class _Recomputed:
