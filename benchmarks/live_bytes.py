@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive at the same time: counted, not measured, and so the same on every machine and for tensors without data."""
+"""How many bytes of tensors are alive at once: counted, so that every machine says the same, and tensors without data as well."""
 
 import weakref
 from typing import Any

@@ -10,7 +10,6 @@ held in a context variable. Code that counts or collects while it is passed asks
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
@@ -33,6 +32,7 @@ class MicroBatch:
     shared: dict[Any, Any]
 
 
+_classes: dict[type[nn.Module], type[nn.Module]] = {}  # of blocks, and what they become
 _is_repetition = ContextVar("is_repetition", default=False)
 _micro_batch: ContextVar[MicroBatch | None] = ContextVar("micro_batch", default=None)
 
@@ -102,9 +102,13 @@ def recompute_blocks(tower: nn.Module) -> int:
     return len(blocks)
 
 
-@functools.cache
 def _recomputed_class(block_class: type[nn.Module]) -> type[nn.Module]:
-    return block_class if issubclass(block_class, _Recomputed) else type(block_class.__name__, (_Recomputed, block_class), {})
+    """One for each class, so that blocks of one class stay of one class."""
+    if issubclass(block_class, _Recomputed):
+        return block_class
+    if block_class not in _classes:
+        _classes[block_class] = type(block_class.__name__, (_Recomputed, block_class), {})
+    return _classes[block_class]
 
 
 class _Recomputed:

@@ -73,7 +73,7 @@ def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def image_features(visual: Any, images: Tensor, run_block: RunBlock, call: Call = plainly) -> Tensor:
-    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not; `call` calls it, and what the last block does."""
+    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not; `call` calls it, and the last block's."""
     patch = visual.patch_size[0]
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)

@@ -211,15 +211,13 @@ class Mixture(nn.Module):
         assert self._training is not None
         ranks, num_rows = self._training.ranks, self._num_sequences
 
-        def whole(rows: Sequence[Tensor | None]) -> Tensor | None:
-            own = [part for part in rows if part is not None]
-            return ranks.all_gather(torch.cat(own), num_rows) if own else None
+        def whole(rows: Sequence[Tensor]) -> Tensor:
+            return ranks.all_gather(torch.cat(list(rows)), num_rows)
 
-        clean, noisy, chosen, weights, deviation = (
-            whole([getattr(part, name) for part in parts]) for name in ("clean", "noisy", "chosen", "weights", "deviation")
-        )
-        assert clean is not None and noisy is not None and chosen is not None and weights is not None
-        return balance(clean, noisy, deviation, chosen, weights)
+        clean, noisy = whole([part.clean for part in parts]), whole([part.noisy for part in parts])
+        chosen, weights = whole([part.chosen for part in parts]), whole([part.weights for part in parts])
+        deviations = [part.deviation for part in parts if part.deviation is not None]
+        return balance(clean, noisy, whole(deviations) if deviations else None, chosen, weights)
 
     def _dropout(self, hidden: Tensor) -> Tensor | None:
         """Factors [B k, L, r] on the inside of experts, a row for each sequence and expert it chose; None outside training."""
