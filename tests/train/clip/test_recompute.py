@@ -15,7 +15,7 @@ from transformers import BertConfig
 from gift_shared.errors import ConfigError
 from gift_train.clip import recompute, towers
 from gift_train.clip.model import Backbone
-from gift_train.clip.prefix_tree import LONGEST_ROW, build_prefix_tree, split_tree
+from gift_train.clip.prefix_tree import LONGEST_ROW, build_prefix_tree, split_tree, texts_in_rows
 from gift_train.methods.moe_adapter.adapters import Batch, MixtureSettings, Route, attach_mixtures
 
 LiveBytes = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks/live_bytes.py"))["LiveBytes"]
@@ -44,6 +44,7 @@ NETWORKS = {
     "ViT": clip,
     "ViT, mean of tokens": partial(clip, {"pool_type": "avg"}),
     "layer scale": partial(clip, {"ls_init_value": 0.5}, {"ls_init_value": 0.5}),
+    "patch dropout": partial(clip, {"patch_dropout": 0.5}),  # which eval mode silences
     "ResNet": partial(clip, {"layers": [2, 1, 1, 2], "width": 8, "head_width": 8}),
     "timm ViT": partial(with_timm, "test_vit", 160),  # the size it is made for: others resample its positions in float32
     "timm ConvNeXt": partial(with_timm, "test_convnext", 32),
@@ -55,6 +56,12 @@ NETWORKS = {
         open_clip.CLIPVisionCfg(**VIT, attentional_pool=True, attn_pooler_heads=2, output_tokens=True),
     ),
 }
+
+
+@pytest.fixture
+def short_rows(monkeypatch):
+    """So few tokens in a row that a handful of texts are several."""
+    monkeypatch.setattr("gift_train.clip.prefix_tree.LONGEST_ROW", 8)
 
 
 @pytest.fixture
@@ -101,7 +108,7 @@ def saving(student, micro_batch_size=None, *, recomputes_blocks=False):
     return student
 
 
-@pytest.mark.usefixtures("in_float64")
+@pytest.mark.usefixtures("in_float64", "short_rows")
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_features_and_gradients_are_the_plain_ones(kind):
     build = NETWORKS[kind]
@@ -119,6 +126,7 @@ def test_recomputed_blocks_change_no_bit(precision):
     assert all(torch.equal(found[name], tensor) for name, tensor in plain.items())
 
 
+@pytest.mark.usefixtures("short_rows")
 def test_micro_batches_in_bf16_are_those_of_the_batch_up_to_its_rounding():
     plain, found = gradients(backbone(precision="bf16")), gradients(saving(backbone(precision="bf16"), 2))
     for name, tensor in plain.items():
@@ -184,6 +192,15 @@ def test_a_tree_is_cut_between_its_rows_and_nothing_is_encoded_twice():
     assert torch.equal(paths, tokens.argmax(dim=1))
     assert (ends == END).all()
     assert tree.tokens.shape[1] <= LONGEST_ROW
+
+
+@pytest.mark.usefixtures("short_rows")
+def test_the_trees_of_these_tests_have_several_parts():
+    assert len(backbone()._prefix_tree(prompts(), 2).parts) > 1
+
+
+def test_plain_texts_pass_as_many_at_once_as_fill_the_rows_of_a_tree():
+    assert [texts_in_rows(4, length) for length in (16, 77, 512)] == [48, 8, 4]
 
 
 def test_a_tree_of_few_rows_stays_whole():

@@ -10,6 +10,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from gift_train.clip import prefix_tree
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
@@ -192,6 +193,7 @@ def main(out):
     with init_distributed("cpu") as ranks:
         variants = METHODS if ranks.world_size == 2 else LONG
         found = {f"train/{variant}/{name}": tensor for variant in variants for name, tensor in train(variant, ranks).items()}
+        prefix_tree.LONGEST_ROW = 8  # so that a handful of texts are several micro-batches
         for variant in IN_MICRO_BATCHES:
             found |= {f"train/{variant} in 2s/{name}": tensor for name, tensor in train(variant, ranks, 2, recomputes_blocks=True).items()}
         for num_rows in (1, 2, 7):

@@ -17,7 +17,7 @@ from torch import Tensor
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.normalise import Normalise
-from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree
+from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
 from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
 
@@ -40,7 +40,7 @@ class Backbone:
         self.network: Any = network  # open_clip's classes are not typed
         self.tokenizer = tokenizer
         self.precision: Precision = precision
-        self.micro_batch_size: int | None = None  # rows that pass a tower at once where gradients are wanted; None = all
+        self.micro_batch_size: int | None = None  # images, or rows of texts, that pass at once where gradients are wanted; None = all
         self._run_block: towers.RunBlock = towers.block_output
         self._call_block: Call = plainly
         self._normalise: Normalise | None = None
@@ -164,9 +164,11 @@ class Backbone:
 
         Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
         """
+        num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
         if not towers.can_read_texts(self.network):
-            return in_micro_batches(self._encode_texts, tokens, self.micro_batch_size)
-        texts = self._prefix_tree(tokens, self.micro_batch_size if torch.is_grad_enabled() else None)
+            num_texts = None if num_rows is None else texts_in_rows(num_rows, tokens.shape[1])
+            return in_micro_batches(self._encode_texts, tokens, num_texts)
+        texts = self._prefix_tree(tokens, num_rows)
         if texts.places is None:
             return self._encode_tree(*texts.parts)
         return torch.cat([recomputed(self._encode_tree, part) for part in texts.parts])[texts.places]

@@ -67,6 +67,11 @@ def split_tree(tree: PrefixTree, max_rows: int | None) -> SplitTree:
     return SplitTree(parts=tuple(parts), places=part_of.argsort(stable=True).argsort())
 
 
+def texts_in_rows(num_rows: int, length: int) -> int:
+    """How many plain texts of so many tokens are as much work as so many rows of a tree; at least as many texts as rows."""
+    return num_rows * max(1, LONGEST_ROW // length)
+
+
 def build_prefix_tree(tokens: Tensor, last: Tensor) -> PrefixTree:
     """The tree of these texts, in rows.
 
