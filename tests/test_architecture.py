@@ -33,7 +33,8 @@ ROOMS = {
         {"cli"},
     ],
     "gift_train": [
-        {"options", "distributed", "clip"},
+        {"options", "devices", "clip"},
+        {"distributed"},
         {"data"},
         {"methods", "evaluation"},
         {"recipes"},
