@@ -69,7 +69,9 @@ def own_accelerator(device: str, num_visible: int, environment: Mapping[str, str
     if device == "cpu" or (device == "auto" and num_visible == 0):
         return None
     if num_visible == 0:
-        raise ConfigError(f"--device cuda: a process on {socket.gethostname()} finds no accelerator. Give each process one, or --device cpu.")
+        raise ConfigError(
+            f"--device cuda: a process on {socket.gethostname()} finds no accelerator. Give each process one, or --device cpu."
+        )
     local_rank = local_rank_from(environment, default=-1)
     if local_rank < 0 and num_visible > 1:
         raise ConfigError(

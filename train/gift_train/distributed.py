@@ -315,7 +315,9 @@ def _meet(device: str, world_size: int) -> Ranks:
     # accelerate computes on cuda:LOCAL_RANK and gives that number to barriers, so it is told the device's index among those seen here,
     # which is not the process's number where every process sees its own device alone.
     with _environment_variable("LOCAL_RANK", str(number_from(os.environ, "LOCAL_RANK", default=0) if own.index is None else own.index)):
-        state = PartialState(cpu=own.index is None, timeout=PATIENCE, store=store, rank=rank, world_size=world_size)  # `_state` finds it again
+        state = PartialState(
+            cpu=own.index is None, timeout=PATIENCE, store=store, rank=rank, world_size=world_size
+        )  # `_state` finds it again
     if state.num_processes != world_size:
         raise ConfigError(f"The launcher speaks of {world_size} processes, {state.num_processes} met. Start them all in the same way.")
     return Ranks(rank, world_size, CPU if own.index is None else state.device, share_of_cores(places, rank))

@@ -19,6 +19,7 @@ from gift_train.clip import towers
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
+from gift_train.clip.tokenizer import Tokenizer
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -165,11 +166,12 @@ class Backbone:
                 features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
         return F.normalize(features.float(), dim=-1)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """[K, L] on the CPU, padded to the context length; longer texts are cut (see `too_long`)."""
+    @property
+    def tokenize(self) -> Tokenizer:
+        """texts -> [K, L] token ids on the CPU: a function that knows nothing of the model. Raises ConfigError if there is none."""
         if self.tokenizer is None:
             raise ConfigError("This model has no tokenizer.")
-        return self.tokenizer(list(texts), context_length=self.context_length)
+        return Tokenizer(self.tokenizer, self.context_length)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that do not fit the context with their start and end tokens."""

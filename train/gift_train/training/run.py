@@ -134,7 +134,7 @@ def _hand_on(run: Run, task: TaskSetup, recorder: TaskRecorder, waited: float) -
     folder, done = run.folder, recorder.reached(task.num_updates)
     folder.add_time("train", task.name, done.train_seconds)
     folder.add_waiting(task.name, waited)
-    warn_if_starved(task.label, waited, task.run.plan.options.num_workers)
+    warn_if_starved(task.label, waited, task.run.loading.num_workers)
     if run.setup.ranks.is_main:
         checkpoint.save_task(folder.checkpoints, done, run.student, run.method.state_dict())
         checkpoint.clear_progress(folder.checkpoints)
@@ -193,8 +193,8 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
         run.student,
         {name: (task.manifest, task.test) for name, task in setup.tasks.items()},
         batch_size=recipe.evaluation_batch_size,
-        num_workers=options.num_workers,
-        cache=None if cache is None else EvaluationCache(cache, options.num_workers),
+        loading=setup.loading,
+        cache=None if cache is None else EvaluationCache(cache, setup.loading),
         ranks=setup.ranks,
         description=description,
         before_dataset=partial(setup.preemption.check, what_is_left),
