@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import transformers
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.description import describe
 from gift_train.clip.load import backbone_from_tensors, load_backbone, pick_device, set_matmul_precision
 from gift_train.clip.random_sentences import random_sentences, text_frame
 from gift_train.data.sources import ReplaySource
@@ -174,16 +175,9 @@ def test_herding_follows_the_mean_by_hand():
     assert herd(features, 10).tolist() == [1, 0, 2]
 
 
-def test_openai_tag_brings_quickgelu_under_the_plain_model_name(student, monkeypatch):
-    asked = {}
-
-    def create_without_download(name, **options):
-        asked.update(options)
-        return student.network
-
-    monkeypatch.setattr("gift_train.clip.load._create", create_without_download)
-    load_backbone("ViT-B-16", "openai")
-    assert asked == {"pretrained": "openai", "force_quick_gelu": True}
+def test_openai_tag_brings_quickgelu_under_the_plain_model_name():
+    described = {tag: describe("ViT-B-16", tag).config["model_cfg"].get("quick_gelu") for tag in ("openai", "laion2b_s34b_b88k", "dfn2b")}
+    assert described == {"openai": True, "laion2b_s34b_b88k": False, "dfn2b": True}
 
 
 @pytest.mark.parametrize(

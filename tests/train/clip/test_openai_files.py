@@ -9,10 +9,13 @@ import zipfile
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.description import describe
 from gift_train.clip.load import load_backbone
+from gift_train.clip.model_config import asks_for_activation, uses_quick_gelu
 from gift_train.clip.openai_files import read_torchscript
 
 TINY = {
@@ -34,10 +37,11 @@ class Holder(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_model(tmp_path_factory):
-    """Makes `tiny-CLIP` a name of open_clip."""
-    path = tmp_path_factory.mktemp("configs") / "tiny-CLIP.json"
-    path.write_text(json.dumps(TINY))
-    open_clip.add_model_config(path)
+    """Makes `tiny-CLIP` and `tiny-CLIP-quickgelu` names of open_clip."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, more in (("tiny-CLIP", {}), ("tiny-CLIP-quickgelu", {"quick_gelu": True})):
+        (folder / f"{name}.json").write_text(json.dumps(TINY | more))
+    open_clip.add_model_config(folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +111,87 @@ def test_openais_state_dict_is_read_with_quickgelu(halves, tmp_path, wrap):
     assert torch.allclose(ours, expected(halves, quick_gelu=True), atol=1e-5)
 
 
-def test_a_training_checkpoint_of_open_clip_is_read_as_its_model_says(halves, tmp_path):
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_a_training_checkpoint_of_open_clip_is_read_as_it_is_said_to_be_trained(halves, tmp_path, quick_gelu):
     checkpoint = {"epoch": 7, "name": "mine", "state_dict": {f"module.{name}": tensor.float() for name, tensor in halves.items()}}
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
     torch.save(checkpoint | {"optimizer": optimizer.state_dict()}, tmp_path / "epoch_7.pt")
-    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "epoch_7.pt")))
-    assert torch.allclose(ours, expected(halves, quick_gelu=False), atol=1e-5)
+    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "epoch_7.pt"), quick_gelu=quick_gelu))
+    assert torch.allclose(ours, expected(halves, quick_gelu=quick_gelu), atol=1e-5)
+
+
+WRAPPED = {
+    "compiled and distributed": lambda state: {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
+    "distributed and compiled": lambda state: {"state_dict": {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()}},
+    "a compiled tower": lambda state: {name.replace("visual.", "visual._orig_mod."): tensor for name, tensor in state.items()},
+    "averaged by torch": lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": tensor for name, tensor in state.items()},
+    "as plain PyTorch saves it": lambda state: {"model_state_dict": state, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_training_wraps_around_names_is_taken_off(halves, tmp_path, kind):
+    torch.save(WRAPPED[kind](halves), tmp_path / "mine.pt")
+    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "mine.pt"), quick_gelu=True))
+    assert torch.allclose(ours, expected(halves, quick_gelu=True), atol=1e-5)
+
+
+def test_of_weights_and_their_average_the_weights_are_taken_and_that_is_told(halves, tmp_path, caplog):
+    averaged = {name: tensor + 1 for name, tensor in halves.items()}
+    torch.save({"state_dict": halves, "state_dict_ema": averaged}, tmp_path / "both.pt")
+    ours = features(load_backbone("tiny-CLIP", str(tmp_path / "both.pt"), quick_gelu=True))
+    assert torch.allclose(ours, expected(halves, quick_gelu=True), atol=1e-5)
+    assert "both.pt holds averaged weights as well (state_dict_ema): the averages are passed over" in caplog.text
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "optimizer": {"state": {}}}, [1, 2], {}])
+def test_a_file_without_weights_is_told(tmp_path, content):
+    torch.save(content, tmp_path / "epoch.pt")
+    with pytest.raises(ConfigError, match=r"epoch\.pt holds no weights: expected names and tensors"):
+        load_backbone("tiny-CLIP", str(tmp_path / "epoch.pt"), quick_gelu=True)
+
+
+def test_a_file_that_does_not_say_how_it_was_trained_is_asked_about(halves, tmp_path):
+    path = tmp_path / "mine.pt"
+    torch.save(halves, path)
+    with pytest.raises(ConfigError, match=r"Neither .*mine\.pt nor the name tiny-CLIP says .* give --quick-gelu yes .* or --quick-gelu no"):
+        load_backbone("tiny-CLIP", str(path))
+    assert describe("tiny-CLIP", str(path), True).flag_decides
+    assert not describe("tiny-CLIP-quickgelu", str(path), True).flag_decides
+    assert uses_quick_gelu(load_backbone("tiny-CLIP-quickgelu", str(path)).network)
+    with pytest.raises(ConfigError, match="--model tiny-CLIP-quickgelu says QuickGELU, --quick-gelu no says GELU"):
+        load_backbone("tiny-CLIP-quickgelu", str(path), quick_gelu=False)
+
+
+def test_what_a_file_says_of_itself_is_not_overruled(halves, tmp_path):
+    torch.save(halves | SIZES, tmp_path / "openai.pt")
+    with pytest.raises(ConfigError, match=r"openai\.pt, by OpenAI's marks, says QuickGELU, --quick-gelu no says GELU"):
+        load_backbone("tiny-CLIP", str(tmp_path / "openai.pt"), quick_gelu=False)
+    assert not describe("tiny-CLIP", str(tmp_path / "openai.pt"), True).flag_decides
+
+
+def test_a_configuration_beside_a_file_says_what_it_is(halves, tmp_path):
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file(halves, path)
+    beside = {"model_cfg": TINY | {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(beside))
+    backbone = load_backbone("tiny-CLIP", str(path))
+    assert torch.allclose(features(backbone), expected(halves, quick_gelu=True), atol=1e-5)
+    assert (backbone.image_settings[1], backbone.resize_settings.mode) == ([0.5] * 3, "squash")
+    other = beside | {"model_cfg": TINY | {"text_cfg": TINY["text_cfg"] | {"layers": 3}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(other))
+    with pytest.raises(
+        ConfigError, match=r"is of another model: text_cfg\.layers is 3 for .*open_clip_config.json and 2 for --model tiny-CLIP"
+    ):
+        load_backbone("tiny-CLIP", str(path))
+
+
+def test_towers_of_other_libraries_are_not_asked_about(tmp_path):
+    text = {"hf_model_name": "xlm-roberta-base"}
+    assert not asks_for_activation(TINY | {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}, "text_cfg": text})
+    assert asks_for_activation(TINY | {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}})
+    assert asks_for_activation(TINY | {"text_cfg": text})
+    assert not asks_for_activation(TINY | {"vision_cfg": {"layers": [1, 1, 1, 1]}, "text_cfg": text})
 
 
 def test_torchscript_without_openais_sizes_is_told_to_be_taken_for_theirs(halves, tmp_path, caplog):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
+from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
@@ -34,12 +35,23 @@ class Backbone:
     `precision` is fp32; bf16, autocast of the towers over fp32 weights, whose products and activations keep 7 bits of a mantissa's 23; or
     tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
     sums, softmax and the optimizer are fp32 in each.
+
+    `config` is the model as open_clip_config.json tells it (`model_config`); empty for a network that was made by hand. `name` is how
+    `--model` finds it and its tokenizer again, None if it cannot.
     """
 
-    def __init__(self, network: torch.nn.Module, tokenizer: Callable[..., Tensor] | None, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        tokenizer: Callable[..., Tensor] | None,
+        precision: Precision = "fp32",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.network: Any = network  # open_clip's classes are not typed
         self.tokenizer = tokenizer
         self.precision: Precision = precision
+        self.config: ModelConfig = dict(config or {})
+        self.name: str | None = None
         self._run_block: towers.RunBlock = towers.block_output
         self._normalise: Normalise | None = None
         self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
@@ -117,7 +129,7 @@ class Backbone:
         """A copy that never trains: for teachers."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         network.zero_grad(set_to_none=True)
-        frozen = Backbone(network, self.tokenizer, self.precision)
+        frozen = Backbone(network, self.tokenizer, self.precision, self.config)
         frozen._run_block = self._run_block
         return frozen
 

@@ -36,17 +36,22 @@ def openai_weights(path: Path) -> dict[str, Tensor] | None:
     Such a model was trained with QuickGELU. Marks: TorchScript, or the tensors MARKS in a state dict, which are left out here.
     Raises: pickle.UnpicklingError, KeyError, RuntimeError ... for damaged files, as torch.load does.
     """
+    if not is_openai_file(path):
+        return None
     if _is_torchscript(path):
         tensors = read_torchscript(path)
         if not tensors.keys() >= set(MARKS):
             _log.warning("%s is TorchScript without the sizes that OpenAI's files hold. It is read as one of theirs, with QuickGELU.", path)
-    elif path.suffix == ".safetensors" or path.suffix in (".npz", ".npy"):
-        return None
     else:
-        if not _state_dict(torch.load(path, map_location="meta", weights_only=True)).keys() >= set(MARKS):
-            return None
         tensors = dict(_state_dict(torch.load(path, map_location="cpu", weights_only=True)))
     return {name: tensor for name, tensor in tensors.items() if name not in MARKS and name.rpartition(".")[2] != _COMPUTED}
+
+
+def is_openai_file(path: Path) -> bool:
+    """Whether a weights file carries OpenAI's marks; its numbers are not read. Raises what torch.load does for damaged files."""
+    if path.suffix in (".safetensors", ".npz", ".npy"):
+        return False
+    return _is_torchscript(path) or _state_dict(torch.load(path, map_location="meta", weights_only=True)).keys() >= set(MARKS)
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
