@@ -13,5 +13,5 @@ def test_a_launchers_variable_goes_before_slurms_and_an_empty_one_is_none(enviro
 
 
 def test_what_is_no_number_is_told():
-    with pytest.raises(ConfigError, match="The variable LOCAL_RANK of a launcher must be a number, found 'one'. Unset it"):
+    with pytest.raises(ConfigError, match=r"The variable LOCAL_RANK of a launcher must be a number, found 'one'. Unset it"):
         number_from({"LOCAL_RANK": "one"}, "LOCAL_RANK", default=0)

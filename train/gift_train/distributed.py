@@ -7,9 +7,10 @@ gradients is the gradient that one process would have. That holds where paramete
 One process is the rule: then everything here hands back what it is given, and torch.distributed is not touched.
 
 accelerate starts the process group (`PartialState`), once all ranks have told each other through its store where they are and none takes
-another's device; and it carries what travels: gather, reduce and broadcast of tensors and objects, barriers. It is imported where several ranks meet: one process does without, and starts 0.15 s earlier. Ours is what accelerate does not
-have, each with its reason where it stands: whose rows are whose (`share`), a gather with its own gradient (`_Gathered`), gradients summed
-in buckets, `synchronize_rng` and `all_or_none`.
+another's device; and it carries what travels: gather, reduce and broadcast of tensors and objects, barriers. It is imported where several
+ranks meet: one process does without, and starts 0.15 s earlier. Ours is what accelerate does not have, each with its reason where it
+stands: whose rows are whose (`share`), a gather with its own gradient (`_Gathered`), gradients summed in buckets, `synchronize_rng` and
+`all_or_none`.
 """
 
 import json
@@ -26,9 +27,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from gift_shared.errors import ConfigError, GiftError, NonFiniteError, Preempted
+from gift_shared.errors import ConfigError, GiftError, NonFiniteError, Preempted, first_line
 from gift_shared.launchers import number_from
 from gift_shared.progress import Progress
 from gift_train.devices import Place, look_around, require_own_accelerators, share_of_cores
@@ -305,7 +307,7 @@ def _meet(device: str, world_size: int) -> Ranks:
         require_own_accelerators(places)
     except dist.DistError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ConfigError(f"{world_size} processes could not meet at {where} (MASTER_ADDR, MASTER_PORT): {_first_line(error)}") from error
+        raise ConfigError(f"{world_size} processes could not meet at {where} (MASTER_ADDR, MASTER_PORT): {first_line(error)}") from error
     except ConfigError as error:
         if rank == MAIN:
             raise
@@ -323,9 +325,9 @@ def _meet(device: str, world_size: int) -> Ranks:
     return Ranks(rank, world_size, CPU if own.index is None else state.device, share_of_cores(places, rank))
 
 
-def _tell_places(store: dist.Store, own: Place, rank: int, world_size: int) -> list[Place]:
+def _tell_places(store: Store, own: Place, rank: int, world_size: int) -> list[Place]:
     """The places of all ranks, through the store in which they meet: before there is a group, which would fail where two share a device."""
-    places = dist.PrefixStore("gift/places", store)
+    places = PrefixStore("gift/places", store)
     places.set(str(rank), json.dumps(own.to_plain()))
     found = [Place.from_plain(json.loads(places.get(str(other)))) for other in range(world_size)]
     places.set(f"{rank} has read", "")
@@ -345,10 +347,6 @@ def _environment_variable(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _state() -> "PartialState":

@@ -65,7 +65,7 @@ def test_the_cpu_is_taken_where_it_is_asked_for_or_all_there_is(device, num_visi
 
 
 def test_an_accelerator_that_is_asked_for_and_not_there_is_told():
-    with pytest.raises(ConfigError, match="finds no accelerator. Give each process one, or --device cpu"):
+    with pytest.raises(ConfigError, match=r"finds no accelerator\. Give each process one, or --device cpu"):
         own_accelerator("cuda", 0, {"LOCAL_RANK": "0"})
 
 

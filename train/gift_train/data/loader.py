@@ -182,8 +182,8 @@ def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) 
         if error.errno != errno.ENOSPC:
             raise
         raise MachineError(
-            f"{SHARED_MEMORY} is full, which {loading.num_workers} processes that load images need for their locks. Free some of it, give the"
-            " container more (docker run --shm-size 8g), or --num-workers 0."
+            f"{SHARED_MEMORY} is full, which {loading.num_workers} processes that load images need for their locks. Free some of it, give"
+            " the container more (docker run --shm-size 8g), or --num-workers 0."
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_shared.preemption import PreemptionNotice
+from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
@@ -19,7 +20,6 @@ from gift_train.records import checkpoint
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
-from gift_train.records.provenance import git_commit
 from gift_train.training.data_time import warn_if_starved
 from gift_train.training.faults import machine_faults
 from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
