@@ -21,7 +21,11 @@ DataRoot = Annotated[Path, typer.Option(help="Folder that holds the datasets.")]
 ManifestFolders = Annotated[list[Path] | None, typer.Option("--manifests", help="A folder of your own manifests; repeatable.")]
 Pretrained = Annotated[str | None, typer.Option(help="With an open_clip name: a tag (openai), a weights file, or random.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe, for trials; repeatable.")]
-MODEL_HELP = "mini, an open_clip name (ViT-B-16), or a folder with open_clip_config.json and weights."
+QuickGelu = Annotated[
+    Literal["yes", "no"] | None,
+    typer.Option(help="Whether the weights were trained with QuickGELU, where neither names nor files say so.", show_default=False),
+]
+MODEL_HELP = "mini, an open_clip name (ViT-B-16), a folder in open_clip's or transformers' form, or hf-hub:owner/name."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,7 @@ class RunOptions(MachineOptions):
     out: Annotated[Path, typer.Option("--out", help="Run folder; given again, the run goes on where it stopped.", show_default=False)]
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini"
     pretrained: Pretrained = None
+    quick_gelu: QuickGelu = None
     shards: Annotated[str | None, typer.Option(help="Output folder of gift-generate render, or its URL (http, https, s3).")] = None
     reference_images: Annotated[
         Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
@@ -154,6 +159,7 @@ class TableOptions(MachineOptions):
         str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai on mtil, mini on mini]", show_default=False)
     ] = None
     pretrained: Pretrained = None
+    quick_gelu: QuickGelu = None
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over every recipe, for trials; repeatable.")] = None
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the table as .txt, .md, .tex, .csv.  [default: RUNS/<order>/tables]")
@@ -167,15 +173,25 @@ class TableOptions(MachineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions, ComputeOptions):
-    """An evaluation of a model or a checkpoint."""
+    """An evaluation of a model or a checkpoint. What is None is as in the checkpoint's run."""
 
-    order: Order = "mini"
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini"
+    order: Annotated[
+        str | None, typer.Option(help="Order of tasks, by name or as a .toml file.  [default: the run's, or mini]", show_default=False)
+    ] = None
+    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP}  [default: the run's, or mini]", show_default=False)] = None
     pretrained: Pretrained = None
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights of a run: RUN/checkpoints/task-*.safetensors.")] = None
+    quick_gelu: QuickGelu = None
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of a run, RUN/checkpoints/task-*.safetensors: read as that run reads them.")
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None
+
+
+def is_quick_gelu(told: str | None) -> bool | None:
+    """What `--quick-gelu` says."""
+    return None if told is None else told == "yes"
 
 
 def recipe_overrides(overrides: Sequence[str] | None, precision: str | None) -> list[str]:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gift_shared.errors import ConfigError, GiftError
 from gift_shared.options import takes_options
-from gift_train.options import Datasets, EvaluateOptions
+from gift_train.options import Datasets, EvaluateOptions, is_quick_gelu
 
 if TYPE_CHECKING:
-    from gift_shared.manifests import TaskManifest
+    from gift_shared.manifests import Manifests, OrderManifest, TaskManifest
 
 
 @takes_options
@@ -21,12 +22,13 @@ def evaluate(
 ) -> None:
     """Accuracy of a model or a checkpoint: zero-shot classifier from class names and all templates.
 
-    A checkpoint in its run's folder is read by that run's method (moe_adapter: adapters and selector).
+    A checkpoint is evaluated as in its run: its model, QuickGELU, precision, batch size, order, and the method that reads it (moe_adapter:
+    adapters and selector). A model that contradicts it is refused.
     """
     from gift_shared.manifests import Manifests
 
     lookup = Manifests(tuple(options.manifests or ()))
-    chosen = [lookup.task(name) for name in datasets or lookup.order(options.order).tasks]
+    chosen = [lookup.task(name) for name in datasets or _order(options, lookup).tasks]
     from gift_train.training.faults import machine_faults
 
     with machine_faults():
@@ -43,22 +45,43 @@ def evaluate(
         typer.echo(f"{'mean, ' + reading:24} {sum(accuracies.values()) / len(accuracies):6.1f}")
 
 
+def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
+    """The order that is asked for, else that of the checkpoint's run, else the mini world's."""
+    if options.order is not None or options.checkpoint is None:
+        return lookup.order(options.order or "mini")
+    from gift_train.records.reading import reading_of
+
+    reading = reading_of(options.checkpoint)
+    if reading is None:
+        return lookup.order("mini")
+    try:
+        return lookup.order(reading.order)
+    except GiftError as error:
+        raise ConfigError(f"{options.checkpoint} is of order {reading.order!r}: {error} Give its --manifests, or --order.") from error
+
+
 def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]") -> dict[str, dict[str, float]]:
     """Accuracy in percent by reading of the weights ("" = the method's own) and dataset."""
-    from gift_train.clip.load import load_backbone
     from gift_train.data.loader import resolved_loading
     from gift_train.data.tasks import load_test
     from gift_train.data.transforms import image_transforms
     from gift_train.distributed import require_one_process
     from gift_train.evaluation.cache import EvaluationCache
     from gift_train.evaluation.evaluate import evaluate_readings
-    from gift_train.records.restore import plain_clip, restore
+    from gift_train.records.restore import Asked, plain_clip, restore
 
     require_one_process("gift-train evaluate")
-    student = load_backbone(options.model, options.pretrained, options.device, options.precision or "fp32")
+    asked = Asked(
+        model=options.model,
+        pretrained=options.pretrained,
+        quick_gelu=is_quick_gelu(options.quick_gelu),
+        precision=options.precision,
+        device=options.device,
+    )
+    restored = plain_clip(asked) if options.checkpoint is None else restore(options.checkpoint, asked)
+    student = restored.student
     if options.compiles:
         student.compile_blocks()
-    restored = plain_clip() if options.checkpoint is None else restore(options.checkpoint, student)
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
     tests = {

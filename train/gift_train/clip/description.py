@@ -21,6 +21,7 @@ from gift_train.clip.openai_files import is_openai_file
 from gift_train.clip.weights_files import config_of_file
 
 MINI = "mini"
+HUB_PREFIX = hub.PREFIX
 LOCAL_PREFIX = "local-dir:"
 RANDOM = "random"
 _ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
@@ -47,18 +48,26 @@ class Description:
         return self.folder is not None and not (self.folder / CONFIG_FILE).is_file()
 
 
-def describe(model: str, pretrained: str | None, quick_gelu: bool | None = None, *, with_weights: bool = True) -> Description:
+def describe(
+    model: str,
+    pretrained: str | None,
+    quick_gelu: bool | None = None,
+    *,
+    with_weights: bool = True,
+    also: Mapping[str, bool] | None = None,
+) -> Description:
     """Look up a model; reads configurations, and of weights files what they say of themselves.
 
     Args:
         model, pretrained: see `load.load_backbone`.
         quick_gelu: what `--quick-gelu` says, None if it is not given.
         with_weights: whether a folder's must be there, and those of a repository of the hub be downloaded.
+        also: who else says whether it runs QuickGELU, e.g. a checkpoint.
     Raises: ConfigError for names that are not there, and where two say different things of one model or nobody says what must be known.
     """
     folder, name = _folder(model, with_weights=with_weights)
     if folder is None:
-        return _named(model, pretrained, quick_gelu)
+        return _named(model, pretrained, quick_gelu, also or {})
     if pretrained is not None:
         raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
     if (folder / CONFIG_FILE).is_file() or not (folder / transformers_folder.CONFIG_FILE).is_file():
@@ -67,8 +76,18 @@ def describe(model: str, pretrained: str | None, quick_gelu: bool | None = None,
         config = transformers_folder.read_config(folder, with_weights=with_weights)
     said = bool(config["model_cfg"].get("quick_gelu", False))
     if asks_for_activation(config["model_cfg"]):
-        _one_of({f"--model {model}": said}, quick_gelu)
+        _one_of({f"--model {model}": said, **(also or {})}, quick_gelu)
     return Description(name=name, config=config, folder=folder)
+
+
+def is_named(model: str) -> bool:
+    """Whether it is a name of open_clip, which says nothing of weights."""
+    return model in open_clip.list_models()
+
+
+def decided_by_flag(model: str, pretrained: str | None, quick_gelu: str | None) -> bool | None:
+    """True where `--quick-gelu yes` and nothing else says that the model runs QuickGELU, so that records must; else None."""
+    return True if quick_gelu == "yes" and describe(model, pretrained, True).flag_decides else None
 
 
 def stated_config(name: str, model_cfg: Mapping[str, Any], path: Path) -> tuple[dict[str, bool], Mapping[str, Any] | None]:
@@ -105,7 +124,7 @@ def _folder(model: str, *, with_weights: bool) -> tuple[Path | None, str]:
     if model.startswith(LOCAL_PREFIX) or Path(model).is_dir():
         folder = Path(model.removeprefix(LOCAL_PREFIX))
         return folder, os.path.abspath(folder)
-    if model not in open_clip.list_models():
+    if not is_named(model):
         known = unknown_name("model", model, [MINI, *open_clip.list_models()])
         on_the_hub = (
             f", {hub.PREFIX}{model} is a repository of the hub" if model.count("/") == 1 else f", one of the hub as {hub.PREFIX}owner/name"
@@ -114,7 +133,7 @@ def _folder(model: str, *, with_weights: bool) -> tuple[Path | None, str]:
     return None, model
 
 
-def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> Description:
+def _named(name: str, pretrained: str | None, quick_gelu: bool | None, also: Mapping[str, bool]) -> Description:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise ConfigError(f"--model {name} needs --pretrained: a weights file, 'random', or one of {', '.join(tags) or '(no tags)'}.")
@@ -123,7 +142,7 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> Descri
     preprocess_cfg: Mapping[str, Any] | None = None
     settings, is_file = open_clip.get_pretrained_cfg(name, pretrained), Path(pretrained).is_file()
     if pretrained == RANDOM:
-        said = said or ({} if quick_gelu is not None else {f"--model {name}": False})
+        said = said or ({} if also or quick_gelu is not None else {f"--model {name}": False})
     elif settings:
         # open_clip only warns where a tag was trained with QuickGELU and the plain model name says GELU (ViT-B-16 with openai).
         said = said or {f"--pretrained {pretrained}": bool(settings.get("quick_gelu", False))}
@@ -133,6 +152,7 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> Descri
         said |= more
     else:
         raise ConfigError(f"{unknown_name('pretrained tag', pretrained, [*tags, RANDOM])} There is no file of that name either.")
+    said |= also
     if asks_for_activation(model_cfg):
         if not said and quick_gelu is None:
             raise ConfigError(

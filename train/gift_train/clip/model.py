@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from gift_train.clip.tokenizer import Tokenizer
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
 TEXT_BLOCK = 256
+_SAMPLE_TEXT = "a photo of the Quick brown fox's den, 7 of 10."
 TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 
@@ -213,6 +215,16 @@ class Backbone:
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def fingerprint(student: Backbone) -> str | None:
+    """What a model's tokenizer makes of a text, padding aside, as eight hex digits: two that differ cannot read each other's prompts."""
+    if student.tokenizer is None:
+        return None
+    ids = student.tokenize([_SAMPLE_TEXT])[0].tolist()
+    while len(ids) > 1 and ids[-1] == ids[-2]:
+        ids.pop()
+    return f"{zlib.crc32(str(ids).encode()):08x}"
 
 
 def in_blocks(encode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Whole run state as safetensors with JSON metadata: written beside, renamed, never pickled.
 
-After a task: `task-01-<name>.safetensors`, plain weights under open_clip's own names, which open_clip loads as they are, and
-`task-01-<name>.state.safetensors` where the method keeps something between tasks. Inside a task: `progress/`, the last two.
+After a task: `task-01-<name>.safetensors`, plain weights under open_clip's own names, which open_clip loads as they are, with the model
+and how it is read in the metadata; and `task-01-<name>.state.safetensors` where the method keeps something between tasks.
+Inside a task: `progress/`, the last two.
 """
 
 import errno
@@ -26,8 +27,10 @@ from torch import Tensor
 from gift_shared.atomic import atomic_path
 from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.model import Backbone
+from gift_train.clip.model_config import METADATA_KEY as CONFIG_KEY
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method
+from gift_train.records.reading import READING_KEY, Reading
 
 KEEP_PROGRESS = 2
 METADATA_KEY = "gift"
@@ -66,12 +69,15 @@ def task_file(folder: Path, task_index: int, task_name: str) -> Path:
     return folder / f"task-{task_index + 1:02d}-{task_name}.safetensors"
 
 
-def save_task(folder: Path, point: ResumePoint, student: Backbone, method_state: Mapping[str, Tensor]) -> None:
-    """Save what a task hands on. The weights come last: once they are there, the task is done."""
+def save_task(
+    folder: Path, point: ResumePoint, student: Backbone, method_state: Mapping[str, Tensor], reading: Reading | None = None
+) -> None:
+    """Save what a task hands on, with the model and how it is read. The weights come last: once they are there, the task is done."""
     path = task_file(folder, point.task_index, point.task_name)
     if method_state:
         _save(path.with_suffix(".state.safetensors"), method_state, point)
-    _save(path, student.network.state_dict(), point)
+    about = {CONFIG_KEY: json.dumps(student.config, sort_keys=True)} if student.config else {}
+    _save(path, student.network.state_dict(), point, about if reading is None else about | reading.as_metadata())
 
 
 def load_task(path: Path, student: Backbone, method: Method | None = None, ranks: Ranks = SINGLE) -> ResumePoint:
@@ -257,10 +263,10 @@ def _progress_files(folder: Path) -> list[Path]:
     return sorted((folder / "progress").glob("task-*-step-*.safetensors"))
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], point: ResumePoint) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], point: ResumePoint, about: Mapping[str, str] | None = None) -> None:
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps(asdict(point))
-    metadata = {METADATA_KEY: told, CHECKSUM_KEY: checksum(told, here), "format": "pt"}
+    metadata = {METADATA_KEY: json.dumps(asdict(point)), "format": "pt", **(about or {})}
+    metadata[CHECKSUM_KEY] = checksum(_told(metadata), here)
     with atomic_path(path) as temporary:
         try:
             save_file(here, temporary, metadata=metadata)
@@ -287,9 +293,14 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a readable safetensors file: {error}. Copy it again, or remove it.") from error
     expected = metadata.get(CHECKSUM_KEY)
-    if expected is not None and checksum(metadata.get(METADATA_KEY, ""), tensors) != expected:
+    if expected is not None and checksum(_told(metadata), tensors) != expected:
         raise DataError(f"{path} is damaged: its bytes are not those that were written (CRC-32). Copy it again, or remove it.")
     return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _told(metadata: Mapping[str, str]) -> str:
+    """What the checksum covers beside the tensors. Files of before have the first alone."""
+    return "".join(metadata.get(key, "") for key in (METADATA_KEY, CONFIG_KEY, READING_KEY))
 
 
 def _point(metadata: dict[str, Any] | None, path: Path) -> ResumePoint:

@@ -136,7 +136,7 @@ def _hand_on(run: Run, task: TaskSetup, recorder: TaskRecorder, waited: float) -
     folder.add_waiting(task.name, waited)
     warn_if_starved(task.label, waited, task.run.loading.num_workers)
     if run.setup.ranks.is_main:
-        checkpoint.save_task(folder.checkpoints, done, run.student, run.method.state_dict())
+        checkpoint.save_task(folder.checkpoints, done, run.student, run.method.state_dict(), run.setup.reading(run.student))
         checkpoint.clear_progress(folder.checkpoints)
     recorder.event("task_ended", seconds=round(done.train_seconds, 3), waited=round(waited, 4))
 

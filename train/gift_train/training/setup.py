@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ from gift_shared.manifests import Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
 from gift_shared.storage import Folder, index_file, open_folder
+from gift_train.clip.description import MINI, decided_by_flag
 from gift_train.clip.load import load_backbone
-from gift_train.clip.model import Backbone
+from gift_train.clip.model import Backbone, fingerprint
+from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.clip.random_sentences import text_frame
 from gift_train.data.loader import Loading, resolved_loading
@@ -39,10 +43,11 @@ from gift_train.distributed import Ranks
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
 from gift_train.methods.registry import method_class
-from gift_train.options import RunOptions
+from gift_train.options import RunOptions, is_quick_gelu
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
 from gift_train.records.identity import manifests_digest
+from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
@@ -76,6 +81,21 @@ class RunSetup:
     loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
+
+    def reading(self, student: Backbone) -> Reading:
+        """How the run reads the weights it hands on."""
+        options, recipe, order = self.plan.options, self.plan.recipe, self.plan.options.order
+        return Reading(
+            model=student.name,
+            pretrained=options.pretrained,
+            method=recipe.method,
+            method_config=recipe.as_table()["method_config"],
+            num_tasks=len(self.plan.order.tasks),
+            precision=recipe.precision,
+            evaluation_batch_size=recipe.evaluation_batch_size,
+            order=os.path.abspath(order) if Path(order).is_file() else order,
+            tokens=fingerprint(student),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +185,7 @@ def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
     options = plan.options
     seed_everything(options.seed)  # decides the weights of `--pretrained random`, nothing else
     device = options.device if ranks.world_size == 1 else str(ranks.device)
-    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision)
+    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, is_quick_gelu(options.quick_gelu))
     if options.compiles:
         student.compile_blocks()
     return student
@@ -239,11 +259,22 @@ def _warn_of_long_captions(
 
 
 def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
-    """Of the weights that were loaded, None for random ones, which the seed decides; and of a folder's configuration."""
+    """Of the weights that were loaded, None for random ones, which the seed decides; and of what files say of them beside their shapes."""
     if options.pretrained == "random":
         return None
+    return checksum(_configuration(options, student), student.network.state_dict())
+
+
+def _configuration(options: RunOptions, student: Backbone) -> str:
+    """What decides features beside the weights, where neither a name nor a tag does. Older runs noted that of folders alone."""
     described = Path(options.model, CONFIG_FILE)
-    return checksum(described.read_text(encoding="utf-8") if described.is_file() else "", student.network.state_dict())
+    if described.is_file():
+        return described.read_text(encoding="utf-8")
+    preprocess_cfg, is_file = student.config["preprocess_cfg"], options.pretrained is not None and Path(options.pretrained).is_file()
+    is_usual = all(preprocess_cfg[key] == OPENAI_PREPROCESSING[key] for key in ("mean", "std"))
+    if (options.pretrained is None and options.model != MINI) or (is_file and not is_usual):
+        return json.dumps(student.config, sort_keys=True)
+    return ""
 
 
 def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> dict[str, Any]:
@@ -261,6 +292,8 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,
+        # Told by nothing that is loaded: a flag alone decides it. Where a file says so too, its digest does.
+        "quick_gelu": decided_by_flag(options.model, options.pretrained, options.quick_gelu),
         "shards": shards,
         "reference_images": None if options.reference_images is None else str(options.reference_images),
         "reference_captions": None if texts is None else texts.record,

@@ -17,6 +17,7 @@ from gift_shared.errors import DataError, GiftError
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
 from gift_shared.storage import Folder, index_file
+from gift_train.clip.description import decided_by_flag
 from gift_train.data.selection import ReplaySelection, ReplayShortage, select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.methods.base import Method
@@ -51,6 +52,11 @@ class TableSetting:
     def overrides(self) -> list[str]:
         """What is set over every recipe."""
         return self.options.recipe_overrides
+
+    @cached_property
+    def quick_gelu(self) -> bool | None:
+        """As runs record it."""
+        return decided_by_flag(self.model, self.pretrained, self.options.quick_gelu)
 
     @cached_property
     def index_digests(self) -> dict[str | None, str]:
@@ -205,6 +211,7 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: TableSetting) -> 
         "seed": seed,
         "model": setting.model,
         "pretrained": setting.pretrained,
+        "quick_gelu": setting.quick_gelu,
         "overrides": list(setting.overrides),
         "recipe": recipe.as_table(),
     }

@@ -24,6 +24,7 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
         overrides=setting.options.overrides,
         model=setting.model,
         pretrained=setting.pretrained,
+        quick_gelu=setting.options.quick_gelu,
         shards=None if shards is None else str(shards),
         reference_images=setting.images_for(needed.recipe.method) if needed.needs_reference_images else None,
         reference_captions=setting.options.reference_captions if needed.needs_reference_captions else None,
