@@ -17,11 +17,11 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
+from gift_train.clip.bound_tokenizer import BoundTokenizer
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
-from gift_train.clip.tokenizer import Tokenizer
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -181,11 +181,11 @@ class Backbone:
         return F.normalize(features.float(), dim=-1)
 
     @property
-    def tokenize(self) -> Tokenizer:
+    def tokenize(self) -> BoundTokenizer:
         """texts -> [K, L] token ids on the CPU: a function that knows nothing of the model. Raises ConfigError if there is none."""
         if self.tokenizer is None:
             raise ConfigError("This model has no tokenizer.")
-        return Tokenizer(self.tokenizer, self.context_length)
+        return BoundTokenizer(self.tokenizer, self.context_length)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that do not fit the context with their start and end tokens."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Tokenizer:
-    """A tokenizer of open_clip's with the length that its model reads. Can be pickled."""
+class BoundTokenizer:
+    """A tokenizer of open_clip's, bound to the length that its model reads. Can be pickled."""
 
     encode: Callable[..., Tensor]
     context_length: int
