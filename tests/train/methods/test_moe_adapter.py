@@ -15,7 +15,7 @@ from gift_train.data.batches import TaskBatch
 from gift_train.methods.base import TaskContext
 from gift_train.methods.moe_adapter.adapters import Batch, Expert, Mixture, MixtureSettings, Route, balance
 from gift_train.methods.moe_adapter.method import MoeAdapter
-from gift_train.parity.bounds import LOSS_BOUND, WEIGHT_BOUND
+from gift_train.parity.bounds import ON_CPU
 from gift_train.parity.replay import check_fixture
 from gift_train.recipes.recipe import load_recipe
 from gift_train.recipes.typed_table import parse_table
@@ -81,8 +81,8 @@ def task_batch(batch_size=6):
 def test_published_numbers_are_met_exactly():
     (result,) = check_fixture(GOLDEN)
     assert result.agrees
-    assert result.loss_difference <= LOSS_BOUND
-    assert result.weight_difference <= WEIGHT_BOUND
+    assert result.loss_difference <= ON_CPU.loss
+    assert result.weight_difference <= ON_CPU.weight
     assert "expert counts equal" in result.note
 
 

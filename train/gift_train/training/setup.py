@@ -26,6 +26,8 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.clip.random_sentences import text_frame
+from gift_train.data.datasets.images import Selected
+from gift_train.data.few_shot import write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -143,9 +145,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
-    tasks = {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
-    }
+    tasks = _load_tasks(plan, transforms)
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     _warn_of_long_captions(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
@@ -191,6 +191,14 @@ def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
     return student
 
 
+def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
+    options, shots = plan.options, plan.order.shots
+    return {
+        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+        for name in plan.order.tasks
+    }
+
+
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
     """Those that are replayed from --reference-images, and those that stand for no task; None where the method wants none."""
     options = plan.options
@@ -204,7 +212,7 @@ def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTra
 
 
 def _open_folder(setup: RunSetup, identity: Mapping[str, Any]) -> RunFolder:
-    """The run's folder, with the rows that each task replays in it."""
+    """The run's folder, with the rows that each task replays in it, and its training images if they are few of many."""
     options, ranks = setup.plan.options, setup.ranks
     resolved = {"num_workers": setup.loading.num_workers, "worker_start_method": setup.loading.start_method}
     told = {name: _plain(value) for name, value in (dataclasses.asdict(options) | resolved).items()}
@@ -212,6 +220,9 @@ def _open_folder(setup: RunSetup, identity: Mapping[str, Any]) -> RunFolder:
     if setup.plan.shards is not None and ranks.is_main:
         for name, rows in setup.replay_rows.items():
             write_index(folder.replay / f"{name}.parquet", rows, {"shards": str(setup.plan.shards)})
+    for name, task in setup.tasks.items():
+        if isinstance(task.train.source, Selected) and setup.plan.order.shots is not None and ranks.is_main:
+            write_few_shot(folder.few_shot / f"{name}.json", task.manifest, task.train.source)
     return folder
 
 
@@ -289,6 +300,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "overrides": options.recipe_overrides,
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
+        "shots": plan.order.shots,
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,
