@@ -15,7 +15,7 @@ import torch
 from gift_shared.errors import ConfigError
 from gift_shared.launchers import local_rank_from, number_from
 
-PLACES = ("auto", "cpu", "cuda")  # what --device may be for several processes
+KINDS = ("auto", "cpu", "cuda")  # what --device may be for several processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,12 @@ def look_around(device: str, environment: Mapping[str, str] = os.environ) -> Pla
     )
 
 
+def require_kind(device: str) -> None:
+    """Raises ConfigError for a device that several processes cannot have each."""
+    if device not in KINDS:
+        raise ConfigError(f"--device {device} names one device for several processes; take cpu, cuda or auto.")
+
+
 def own_accelerator(device: str, num_visible: int, environment: Mapping[str, str]) -> int | None:
     """Which of the accelerators that this process sees, counted from 0, is the one it computes on; None: it computes on the CPU.
 
@@ -62,10 +68,8 @@ def own_accelerator(device: str, num_visible: int, environment: Mapping[str, str
     modulo what is visible is both, and also right where each sees several of its own; that no two processes came by one accelerator is
     seen once all of them have told theirs, see `require_own_accelerators`.
 
-    Raises: ConfigError for a device that is not for several processes or not there, or if no launcher told the process's number.
+    Raises: ConfigError for a device that is not there, or if no launcher told the process's number.
     """
-    if device not in PLACES:
-        raise ConfigError(f"--device {device} names one device for several processes; take cpu, cuda or auto.")
     if device == "cpu" or (device == "auto" and num_visible == 0):
         return None
     if num_visible == 0:

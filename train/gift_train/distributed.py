@@ -31,9 +31,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gift_shared.errors import ConfigError, GiftError, NonFiniteError, Preempted, first_line
-from gift_shared.launchers import number_from
+from gift_shared.launchers import local_rank_from, number_from
 from gift_shared.progress import Progress
-from gift_train.devices import Place, look_around, require_own_accelerators, share_of_cores
+from gift_train.devices import Place, look_around, require_kind, require_own_accelerators, share_of_cores
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -43,7 +43,7 @@ MAIN = 0
 CPU = torch.device("cpu")
 PATIENCE = timedelta(minutes=20)  # for a rank that does not answer; a launcher ends the others at once when one of them dies
 STEPS_BETWEEN_SYNCS = 10  # between two questions to all ranks: answering makes the host wait for the device
-DEFAULT_PORT = "29500"  # torchrun's and accelerate's own
+DEFAULT_PORT = 29500  # torchrun's and accelerate's own
 BUCKET_ENTRIES = 2**24  # gradients that travel together: 64 MiB of float32
 
 
@@ -293,21 +293,22 @@ def init_distributed(device: str) -> Iterator[Ranks]:
 
 def _meet(device: str, world_size: int) -> Ranks:
     """Start the process group: on the CPU, or with each rank on its own accelerator."""
-    own = look_around(device)
+    require_kind(device)
     rank = number_from(os.environ, "RANK", default=-1)
     if not 0 <= rank < world_size or "MASTER_ADDR" not in os.environ:
         raise ConfigError(
             f"A launcher set WORLD_SIZE = {world_size}, but not RANK (0 to {world_size - 1}) and MASTER_ADDR as well. Start all processes"
             " with torchrun or accelerate launch, or unset WORLD_SIZE to train in one."
         )
-    os.environ.setdefault("MASTER_PORT", DEFAULT_PORT)
+    port = number_from(os.environ, "MASTER_PORT", default=DEFAULT_PORT)
+    os.environ["MASTER_PORT"] = str(port)
     try:
         store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-        places = _tell_places(store, own, rank, world_size)
+        places = _tell_places(store, device, rank, world_size)
         require_own_accelerators(places)
     except dist.DistError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ConfigError(f"{world_size} processes could not meet at {where} (MASTER_ADDR, MASTER_PORT): {first_line(error)}") from error
+        where = f"{os.environ['MASTER_ADDR']}:{port} (MASTER_ADDR, MASTER_PORT)"
+        raise ConfigError(f"{world_size} processes could not meet at {where}: {first_line(error)}") from error
     except ConfigError as error:
         if rank == MAIN:
             raise
@@ -315,25 +316,34 @@ def _meet(device: str, world_size: int) -> Ranks:
     from accelerate import PartialState
 
     # accelerate computes on cuda:LOCAL_RANK and gives that number to barriers, so it is told the device's index among those seen here,
-    # which is not the process's number where every process sees its own device alone.
-    with _environment_variable("LOCAL_RANK", str(number_from(os.environ, "LOCAL_RANK", default=0) if own.index is None else own.index)):
-        state = PartialState(
-            cpu=own.index is None, timeout=PATIENCE, store=store, rank=rank, world_size=world_size
-        )  # `_state` finds it again
+    # which is not the process's number where every process sees its own device alone. What it makes here, `_state` finds again.
+    index = places[rank].index
+    with _environment_variable("LOCAL_RANK", str(local_rank_from(os.environ, default=0) if index is None else index)):
+        state = PartialState(cpu=index is None, timeout=PATIENCE, store=store, rank=rank, world_size=world_size)
     if state.num_processes != world_size:
         raise ConfigError(f"The launcher speaks of {world_size} processes, {state.num_processes} met. Start them all in the same way.")
-    return Ranks(rank, world_size, CPU if own.index is None else state.device, share_of_cores(places, rank))
+    return Ranks(rank, world_size, CPU if index is None else state.device, share_of_cores(places, rank))
 
 
-def _tell_places(store: Store, own: Place, rank: int, world_size: int) -> list[Place]:
-    """The places of all ranks, through the store in which they meet: before there is a group, which would fail where two share a device."""
+def _tell_places(store: Store, device: str, rank: int, world_size: int) -> list[Place]:
+    """The places of all ranks, through the store in which they meet: before there is a group, which would fail where two share a device.
+
+    Raises: ConfigError, on all ranks, if one of them has none.
+    """
+    try:
+        own = look_around(device).to_plain()
+    except ConfigError as error:
+        own = {"fault": str(error)}
     places = PrefixStore("gift/places", store)
-    places.set(str(rank), json.dumps(own.to_plain()))
-    found = [Place.from_plain(json.loads(places.get(str(other)))) for other in range(world_size)]
+    places.set(str(rank), json.dumps(own))
+    told = [json.loads(places.get(str(other))) for other in range(world_size)]
     places.set(f"{rank} has read", "")
     if rank == MAIN:  # the store may end with this process
         places.wait([f"{other} has read" for other in range(world_size)])
-    return found
+    for other, place in enumerate(told):
+        if "fault" in place:
+            raise ConfigError(f"Process {other} of {world_size}: {place['fault']}")
+    return [Place.from_plain(place) for place in told]
 
 
 @contextmanager

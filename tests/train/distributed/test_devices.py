@@ -17,7 +17,11 @@ import json, sys
 from gift_shared.errors import ConfigError
 from gift_train import devices, distributed
 told = json.loads(sys.argv[1])
-distributed.look_around = lambda device: devices.Place.from_plain(told)
+def look_around(device):
+    if "fault" in told:
+        raise ConfigError(told["fault"])
+    return devices.Place.from_plain(told)
+distributed.look_around = look_around
 try:
     with distributed.init_distributed("cpu") as ranks:
         print(ranks.rank, ranks.num_cores, ranks.gather_object(ranks.rank))
@@ -104,14 +108,14 @@ def test_cores_are_shared_by_those_that_may_run_on_them(places, shares):
 
 
 def meet(*places):
-    """(exit code, stdout, stderr) of two processes that are where they are told to be, and have no launcher but us."""
+    """((stdout, stderr), exit code) of two processes that are where they are told to be, and have no launcher but us."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", MEET, json.dumps(one.to_plain())],
+            [sys.executable, "-c", MEET, json.dumps(one if isinstance(one, dict) else one.to_plain())],
             env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank, one in enumerate(places)
@@ -130,3 +134,10 @@ def test_ranks_that_would_share_an_accelerator_all_leave_and_one_tells_it():
     assert first_code == second_code == 2
     assert re.fullmatch("Processes 0 and 1 on node would compute on one accelerator, GPU-a: .*\n", first[1])
     assert second == ("", "")
+
+
+@pytest.mark.slow
+def test_a_rank_that_finds_no_accelerator_keeps_nobody_waiting():
+    (first, first_code), (second, second_code) = meet(place("GPU-a"), {"fault": "it finds no accelerator."})
+    assert first_code == second_code == 2
+    assert (first[1], second) == ("Process 1 of 2: it finds no accelerator.\n", ("", ""))
