@@ -1,11 +1,17 @@
-"""For all tests: how they share the cores, and a real web server, nginx on a free port of the loopback that logs every request."""
+"""For all tests: how they share the cores, and two servers on free ports of the loopback that log every request.
 
+One is a real web server, nginx; the other is a look-alike of the Hugging Face hub, for its real client.
+"""
+
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +117,74 @@ def listening() -> Iterator[Callable[[Callable[[int], list[str]]], int]]:
     for process in processes:
         process.kill()
         process.wait()
+
+
+@dataclass
+class HubSite:
+    """The look-alike of the hub."""
+
+    port: int
+    log: Path
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """For a process that shall see this hub and no other, and upload by a protocol that can be looked at (not xet)."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{self.port}", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_DISABLE_XET": "1"}
+        return (
+            kept
+            | hub
+            | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(self.log.parent / "home")}
+            | ({"HF_TOKEN": token} if token else {})
+        )
+
+    def use(self, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+        """Let the process of the tests see this hub, as nobody or as the owner of a token."""
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+        # The library reads these variables when it is imported, which may have been before.
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(self.log.parent / "no-token"))
+
+    def control(self, **settings: object) -> None:
+        """Tell the look-alike how to behave: see hub_lookalike.py."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/control", json.dumps(settings).encode(), method="POST")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+
+    def run(self, program: str, *arguments: object, token: str = "hf_good") -> str:
+        """What a Python program prints that sees this hub, as somebody who may write."""
+        line = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.run(line, env=self.environment(token), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    def commit(self, dataset: str, path: str, content: Path) -> str:
+        """Put a file into a dataset's main branch by the hub's client; the new commit."""
+        program = "import sys, huggingface_hub as hub; print(hub.HfApi().upload_file(repo_id=sys.argv[1], path_in_repo=sys.argv[2],"
+        return self.run(f"{program} path_or_fileobj=sys.argv[3], repo_type='dataset').oid)", dataset, path, content)
+
+    def requests(self, method: str) -> list[str]:
+        """Paths that were asked for so far and not refused."""
+        lines = [line.split(" ") for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [path for asked, path, status in lines if asked == method and int(status) < 400]
+
+    def fetched(self) -> set[str]:
+        """Names of files that were asked for with their content."""
+        return {path.partition("/resolve/")[2].partition("/")[2] for path in self.requests("GET") if "/resolve/" in path}
+
+
+@pytest.fixture(scope="module")
+def hub_site(listening: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], HubSite]:
+    """`hub_site(folder)` starts a hub that holds folder/models/<owner>/<name> and folder/datasets/<owner>/<name>."""
+
+    def start(folder: Path) -> HubSite:
+        log = tmp_path_factory.mktemp("hub") / "log"
+        program = Path(__file__).with_name("hub_lookalike.py")
+        port = listening(lambda port: [sys.executable, str(program), str(port), str(folder), str(log)])
+        return HubSite(port, log)
+
+    return start
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ PACKAGES = {
 }
 HEAVY = {
     "torch", "torchvision", "diffusers", "transformers", "open_clip", "safetensors", "accelerate", "webdataset",
-    "numpy", "scipy", "sklearn", "pyarrow", "PIL", "matplotlib", "tqdm",
+    "numpy", "scipy", "sklearn", "pyarrow", "PIL", "matplotlib", "tqdm", "huggingface_hub",
 }  # fmt: skip
 
 # The rooms of a package, lowest first: files at its top are rooms too. A room may import those of the lines above its own, and no other.
@@ -148,6 +148,13 @@ def test_the_drawing_of_the_architecture_is_the_code() -> None:
 def test_one_module_speaks_to_servers_of_shards(library: str) -> None:
     found = {package: importers(package, library) for package in PACKAGES}
     assert {package: files for package, files in found.items() if files} == {"gift_shared": {"remote_files.py"}}
+
+
+def test_few_modules_speak_to_the_hub() -> None:
+    found = {package: importers(package, "huggingface_hub") for package in PACKAGES}
+    doors = {"gift_shared": {"hub.py", "hub_files.py", "hub_upload.py"}, "gift_generate": {"rendering/hub.py"}}
+    doors["gift_train"] = {"clip/hub.py"}
+    assert {package: files for package, files in found.items() if files} == doors
 
 
 @pytest.mark.parametrize("package", ["gift_generate", "gift_train"])

@@ -16,7 +16,8 @@ from gift_shared.errors import ConfigError, first_line
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 SECONDS_TO_ANSWER = 30.0
 UNKNOWN_TOKEN, FORBIDDEN = 401, 403
-HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # of which the hub's library happens to use one
+# What the client for HTTP raises without an answer: httpx's, under the name by which this version of the hub's library has it.
+HTTP_ERROR: type[Exception] = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)
 Answer = TypeVar("Answer")
 
 
@@ -102,7 +103,7 @@ def is_unreachable(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno is None
-    return type(error).__module__.partition(".")[0] in HTTP_CLIENTS
+    return isinstance(error, HTTP_ERROR)
 
 
 def _why_unreachable(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -98,5 +99,7 @@ class ImageTable:
         return {key: place for place, key in enumerate(self.keys)}
 
     def _image(self, row: dict[str, Any]) -> Image.Image:
+        if isinstance(self.folder, Path) and not self.folder.is_dir():
+            raise ShardError(f"The shards of these rows are not here: no folder {self.folder}. Say where they are (shards=...).")
         content = read_image_bytes(self.folder, row["shard"], row["byte_offset"], row["byte_size"], row["sha256"])
         return decode_rgb(content, f"{tar_name(self.folder, row['shard'])} ({row['sample_key']})", ShardError)

@@ -36,6 +36,11 @@ class TaskManifest:
         """Training prompts and generation captions, in label order: the first template only (METHODS 1.4)."""
         return tuple(self.templates[0].replace("{}", name) for name in self.class_names)
 
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """What evaluation reads: every template of a class, class after class in label order (METHODS 1.12)."""
+        return tuple(template.replace("{}", name) for name in self.class_names for template in self.templates)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrderManifest:

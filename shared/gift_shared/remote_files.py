@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from gift_shared.errors import ConfigError, ShardError
+from gift_shared.errors import ConfigError, GiftError, ShardError
 
 T = TypeVar("T")
 BLOCK_BYTES = 16 * 2**20  # of one request: what is lost when a connection breaks, and held in memory
@@ -77,7 +77,7 @@ class RemoteFiles:
         self.patience = patience or Patience()
         self.is_given_up = False
         self._opened: tuple[int, Any, tuple[type[Exception], ...]] | None = None
-        _ = self._file_system  # a missing package is told at once
+        _ = self._errors  # a missing package is told at once
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
@@ -86,19 +86,22 @@ class RemoteFiles:
         """The URL of a file, as errors name it."""
         return f"{self.url}/{relative}"
 
+    def pin(self, recorded: str | None = None) -> None:
+        """Decide which of several versions of the whole is read from now on, where a server keeps more than one. See HubFiles."""
+
     def facts(self, relative: str) -> RemoteFacts:
         """Size and version of a file. Raises ShardError (NotThereError) if it is not there, or its server does not answer."""
-        info = self._tried(relative, lambda: self._ask("info", self.url_of(relative)))
-        version = info.get("ETag") or info.get("Last-Modified") or info.get("LastModified")
-        if info.get("size") is None:
-            raise ShardError(f"{self.url_of(relative)}: its server tells no length, so nobody could see that it is cut short.")
-        return RemoteFacts(info["size"], None if version is None else str(version))
+        url = self.url_of(relative)
+        size, version = self._tried(url, lambda: self._facts(relative))
+        if size is None:
+            raise ShardError(f"{url}: its server tells no length, so nobody could see that it is cut short.")
+        return RemoteFacts(size, version)
 
     def blocks(self, relative: str, size: int) -> Iterator[bytes]:
         """The content of a file of `size` bytes, piece by piece; one that breaks off is asked for again. Raises as `facts` does."""
         position = 0
         while position < size:
-            block = self._tried(relative, partial(self._block, relative, position, size))
+            block = self._tried(self.url_of(relative), partial(self._block, relative, position, size))
             yield block
             position += len(block)
 
@@ -109,6 +112,14 @@ class RemoteFiles:
             time.sleep(min(left, LOOK))
         if self.is_given_up:
             raise GivenUpError
+
+    def _facts(self, relative: str) -> tuple[int | None, str | None]:
+        info = self._ask("info", self.url_of(relative))
+        version = info.get("ETag") or info.get("Last-Modified") or info.get("LastModified")
+        return info.get("size"), None if version is None else str(version)
+
+    def _piece(self, relative: str, start: int, end: int) -> bytes:
+        return bytes(self._ask("cat_file", self.url_of(relative), start=start, end=end))
 
     def _ask(self, method: str, url: str, **arguments: int) -> Any:
         """One request, which can be given up, and fails when it takes too long however steadily it drips."""
@@ -130,19 +141,19 @@ class RemoteFiles:
 
     def _block(self, relative: str, start: int, size: int) -> bytes:
         end = min(start + BLOCK_BYTES, size)
-        content = bytes(self._ask("cat_file", self.url_of(relative), start=start, end=end))
+        content = self._piece(relative, start, end)
         is_whole = start == 0 and len(content) == size  # from a server that knows no ranges
         if len(content) != end - start and not is_whole:
             raise ConnectionError(f"{len(content)} of {end - start} bytes came")
         return content
 
-    def _tried(self, relative: str, request: Callable[[], T]) -> T:
-        url, started = self.url_of(relative), time.monotonic()
+    def _tried(self, url: str, request: Callable[[], T]) -> T:
+        started = time.monotonic()
         for failures in range(1, self.patience.attempts + 1):
             try:
                 return request()
             except self._errors as error:
-                final, reason = _judged(error)
+                final, reason = self._judged(error)
                 if final is not None:
                     raise final(f"{url} {reason}") from error
                 if failures == self.patience.attempts:
@@ -155,6 +166,9 @@ class RemoteFiles:
             f"{url} could not be read in {self.patience.attempts} attempts over {seconds:.0f} s: {reason}."
             " See whether its server is well; the same command goes on."
         )
+
+    def _judged(self, error: Exception) -> tuple[type[GiftError] | None, str]:
+        return _judged(error)
 
     @property
     def _file_system(self) -> Any:
@@ -216,7 +230,7 @@ def _settings(key: str, *protocols: str) -> dict[str, Any]:
     return {name: value for protocol in protocols for name, value in (conf.get(protocol, {}).get(key) or {}).items()}
 
 
-def _judged(error: BaseException) -> tuple[type[ShardError] | None, str]:
+def _judged(error: BaseException) -> tuple[type[GiftError] | None, str]:
     """What went wrong, and the error to raise at once; None if trying again can help. fsspec wraps errors, so the first cause decides."""
     told = str(error)
     while error.__cause__ is not None:

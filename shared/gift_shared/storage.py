@@ -48,13 +48,17 @@ class RemoteFolder:
     """An output folder behind a URL. Can be pickled and forked: every process has its own connections, all share the cache."""
 
     def __init__(self, url: str, cache: FileCache | None = None, patience: Patience | None = None) -> None:
-        self.files = RemoteFiles(url, patience)
+        self.files = _remote_files(url, patience)
         self.cache = cache or FileCache()
         self._index: Path | None = None
         self._held: dict[str, frozenset[str]] = {}  # shards by purpose
 
     def __str__(self) -> str:
         return self.files.url
+
+    def pin(self, recorded: str | None) -> None:
+        """Read what a run began with, whose record has this location, if the server still keeps it: see HubFiles.pin."""
+        self.files.pin(recorded)
 
     def index(self) -> Path:
         """A copy of the index: one version as long as this object lives, fetched anew if the server has another than the copy."""
@@ -134,6 +138,7 @@ class RemoteFolder:
 
     def _in_threads(self, most: int, calls: Sequence[Callable[[], T]], may_leave: MayLeave) -> list[T]:
         """The results of calls that ask the server, in their order. After an error, or Ctrl-C, what is under way is given up."""
+        self.files.pin()
         with ThreadPoolExecutor(most) as pool:
             jobs = [pool.submit(call) for call in calls]
             pending = set(jobs)
@@ -223,7 +228,7 @@ Check = Callable[[Path, str], None]  # a fetched file and its sha256; raises _Da
 
 
 def open_folder(location: str | Path, cache: FileCache | None = None) -> Folder:
-    """The output folder at a path or URL (http, https, s3, file, and what else fsspec knows). Nothing is read yet.
+    """The output folder at a path or URL (http, https, s3, hf://datasets/..., file, and what else fsspec knows). Nothing is read yet.
 
     Raises: ConfigError for a URL that carries credentials, which would be written into every record, and for a missing package.
     """
@@ -240,6 +245,16 @@ def open_folder(location: str | Path, cache: FileCache | None = None) -> Folder:
         shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
         raise ConfigError(f"{shown}: a URL of shards has no user, ? or #. Give credentials through the environment or fsspec's settings.")
     return RemoteFolder(location, cache)
+
+
+def _remote_files(url: str, patience: Patience | None) -> RemoteFiles:
+    if not url.startswith("hf://"):
+        return RemoteFiles(url, patience)
+    try:
+        from gift_shared.hub_files import HubFiles  # takes a while, and few runs want it
+    except ImportError as error:
+        raise ConfigError(f'{url} needs the package {error.name}: pip install "gift-cl[remote]".') from error
+    return HubFiles(url, patience)
 
 
 def index_file(folder: Folder) -> Path:

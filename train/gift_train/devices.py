@@ -126,6 +126,13 @@ def share_of_cores(places: Sequence[Place], rank: int) -> int:
     return max(1, math.floor(share + 1e-6))
 
 
+def cores_alone(environment: Mapping[str, str] = os.environ) -> int:
+    """How many cores the only process of a run has: those it may run on, and no more than SLURM grants."""
+    granted, granted_to = _granted_by_slurm(environment)
+    own = Place(host="", accelerator=None, index=None, cores=usable_cores(), granted=granted, granted_to=granted_to)
+    return share_of_cores([own], 0)
+
+
 def _granted_by_slurm(environment: Mapping[str, str]) -> tuple[int | None, str]:
     """Cores that SLURM gives, and the task they are for; empty: all of the node's."""
     per_task = number_from(environment, "SLURM_CPUS_PER_TASK", default=0)

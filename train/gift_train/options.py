@@ -101,7 +101,9 @@ class RunOptions(MachineOptions):
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini"
     pretrained: Pretrained = None
     quick_gelu: QuickGelu = None
-    shards: Annotated[str | None, typer.Option(help="Output folder of gift-generate render, or its URL (http, https, s3).")] = None
+    shards: Annotated[
+        str | None, typer.Option(help="Output folder of gift-generate render, or its URL (http, https, s3, hf://datasets/owner/name).")
+    ] = None
     reference_images: Annotated[
         Path | None, typer.Option(help="Folder or tars of images beside the tasks: no task (moe_adapter), reference set (zscl).")
     ] = None

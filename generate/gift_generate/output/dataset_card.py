@@ -2,13 +2,11 @@
 
 Its front matter names the tars as the data and says what a sample holds. Without it that library takes every Parquet file of the folder for
 the data, and infers types from the first samples alone. The card follows from index, render.json and this program, so it is the same
-whoever writes it. Its last line holds the digest of what stands above: a card that a user has changed is theirs, and is never written over.
+whoever writes it. It is sealed (gift_shared/cards.py): a card that a user has changed is theirs, and is never written over.
 """
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -19,8 +17,9 @@ import yaml
 
 from gift_generate.output.shard_writer import IN_JSON
 from gift_generate.planning.plan import IMPORTED
-from gift_generate.rendering.model_card import CARD_FILE, LICENSE_KEYS
+from gift_generate.rendering.model_card import LICENSE_KEYS
 from gift_shared.atomic import write_text
+from gift_shared.cards import CARD_FILE, Seal, code, plain, read_seal, sealed, table
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError
 from gift_shared.parquet_files import read_index
@@ -30,7 +29,6 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 LARGEST_SIZE = "10M<n<100M"
 TAGS = ("synthetic", "webdataset", "clip", "continual-learning", "gift")
 UNKNOWN_LICENSE = "unknown"  # one of the hub's own identifiers
-MOST_LINES = 40  # of a table: a pool of a thousand sources stays a page
 ABOUT = (
     "Captions and the images that a diffusion model painted of them, put into shards by `gift-generate` to train CLIP on one task after\n"
     "another without forgetting (GIFT, CVPR 2025, arXiv 2503.04229)."
@@ -61,57 +59,45 @@ gift-train run --method gift --shards FOLDER --data-root DATA --out RUN
 
 For open_clip's training: `--dataset-type webdataset --train-num-samples {num_usable}`, and the tars as `--train-data`."""
 
-_SEAL = re.compile(r"<!-- gift-generate: index ([0-9a-f]{64}), card ([0-9a-f]{64}) -->\n?\Z")
-Lines = Sequence[tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class _Seal:
-    """What the last line of a card says, held against the rest."""
-
-    index_sha256: str
-    is_untouched: bool  # the card is as it was written
-
 
 def write_card(out: Path) -> str | None:
     """Write the card of a folder whose index is complete, unless it is there. Returns a line to tell if the user's own file stays."""
     path = out / CARD_FILE
-    index_sha256 = _file_sha256(out / INDEX_FILE)
-    seal = _read_seal(path)
-    if seal is not None and seal.index_sha256 == index_sha256:
+    facts = _index_fact(out)
+    seal = _seal_of(path)
+    if seal is not None and seal.facts == facts:
         return None
     if path.exists() and (seal is None or not seal.is_untouched):
         return f"{path} is not as gift-generate writes it, so it stays; without it, the same command writes the dataset's card there."
-    text = _card_text(out)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_text(path, f"{text}<!-- gift-generate: index {index_sha256}, card {digest} -->\n")
+    write_text(path, sealed(_card_text(out), "gift-generate", facts))
     return None
 
 
 def remove_card(out: Path) -> None:
     """Before a shard is made: a card exists only while all shards do. One that a user has changed stays."""
-    seal = _read_seal(out / CARD_FILE)
+    seal = _seal_of(out / CARD_FILE)
     if seal is not None and seal.is_untouched:
         (out / CARD_FILE).unlink(missing_ok=True)
 
 
 def card_fault(out: Path) -> str | None:
     """What is wrong with the card beside a sound index; None if nothing is, if there is none, or if it is wholly a user's own."""
-    seal = _read_seal(out / CARD_FILE)
-    if seal is None or seal.index_sha256 == _file_sha256(out / INDEX_FILE):
+    seal = _seal_of(out / CARD_FILE)
+    if seal is None or seal.facts == _index_fact(out):
         return None
     return f"{out / CARD_FILE} describes another {INDEX_FILE}; delete it and run the command that filled the folder again"
 
 
-def _read_seal(path: Path) -> _Seal | None:
+def _seal_of(path: Path) -> Seal | None:
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError):
+        return read_seal(path.read_bytes())
+    except OSError:
         return None
-    match = _SEAL.search(text)
-    if match is None:
-        return None
-    return _Seal(match[1], hashlib.sha256(text[: match.start()].encode()).hexdigest() == match[2])
+
+
+def _index_fact(out: Path) -> str:
+    """What a card notes beside its seal."""
+    return f"index {_file_sha256(out / INDEX_FILE)}, "
 
 
 def _file_sha256(path: Path) -> str:
@@ -151,7 +137,7 @@ class _Described:
     @property
     def title(self) -> str:
         """Of the card and of the dataset."""
-        return f"Synthetic images by {_plain(self.model)}" if self.model else "Synthetic images, imported"
+        return f"Synthetic images by {plain(self.model)}" if self.model else "Synthetic images, imported"
 
     @property
     def license(self) -> dict[str, str]:
@@ -207,16 +193,16 @@ def _dtype(kind: pa.DataType) -> str:
 def _facts(described: _Described) -> str:
     rows, metadata = described.rows, described.metadata
     facts = {
-        "Images made by": _code(described.model) or "another program",
-        "Licence of the checkpoint": ", ".join(map(_code, described.license.values())) or "not known here: look before you publish",
-        "Kind of plan": _code(metadata.get("kind", "")),
-        "Order of tasks": _code(metadata.get("order", "")),
+        "Images made by": code(described.model) or "another program",
+        "Licence of the checkpoint": ", ".join(map(code, described.license.values())) or "not known here: look before you publish",
+        "Kind of plan": code(metadata.get("kind", "")),
+        "Order of tasks": code(metadata.get("order", "")),
         "Guidance scale": ", ".join(f"{value:g}" for value in _distinct(rows, "guidance_scale")),
         "Denoising steps": ", ".join(map(str, _distinct(rows, "denoising_steps"))),
         "Planned images": ", ".join(f"{_num_of(rows, status):,} {status}" for status in SampleStatus),
-        "sha256 of the plan": _code(metadata.get("plan_sha256", "")),
+        "sha256 of the plan": code(metadata.get("plan_sha256", "")),
     }
-    return _table(("", ""), [(name, value) for name, value in facts.items() if value])
+    return table(("", ""), [(name, value) for name, value in facts.items() if value])
 
 
 def _num_of(rows: pa.Table, status: SampleStatus) -> int:
@@ -230,10 +216,10 @@ def _distinct(rows: pa.Table, column: str) -> list[Any]:
 def _counts(rows: pa.Table, column: str) -> str:
     """Planned and usable images by the values of a column, in the order they first stand in."""
     has_image = pc.cast(pc.equal(rows["status"], SampleStatus.OK), pa.int64())
-    table = pa.table({column: rows[column], "ok": has_image})
-    groups = table.group_by(column, use_threads=False).aggregate([("ok", "count"), ("ok", "sum")]).to_pylist()
-    lines = [(_code(group[column]), f"{group['ok_count']:,}", f"{group['ok_sum']:,}") for group in groups]
-    return _table((column, "planned", "usable"), lines)
+    marked = pa.table({column: rows[column], "ok": has_image})
+    groups = marked.group_by(column, use_threads=False).aggregate([("ok", "count"), ("ok", "sum")]).to_pylist()
+    lines = [(code(group[column]), f"{group['ok_count']:,}", f"{group['ok_sum']:,}") for group in groups]
+    return table((column, "planned", "usable"), lines)
 
 
 def _how_to_load(described: _Described) -> str:
@@ -244,21 +230,5 @@ def _how_to_load(described: _Described) -> str:
 
 def _settings(described: _Described) -> str:
     facts = {key: value for key, value in (described.settings | described.machine).items() if key not in ("model", *LICENSE_KEYS)}
-    lines = [(_code(key), _code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))) for key, value in facts.items()]
-    return _table(("", ""), sorted(lines))
-
-
-def _table(header: tuple[str, ...], lines: Lines) -> str:
-    more = [(f"and {len(lines) - MOST_LINES:,} more", *[""] * (len(header) - 1))] if len(lines) > MOST_LINES else []
-    cells = [header, ("---",) * len(header), *lines[:MOST_LINES], *more]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def _code(text: str) -> str:
-    """As code in a cell of a table, without the signs that would end either; nothing if there is nothing."""
-    plain = _plain(text).replace("|", "/").replace("`", "'")
-    return f"`{plain}`" if plain else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+    lines = [(code(key), code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))) for key, value in facts.items()]
+    return table(("", ""), sorted(lines))

@@ -8,7 +8,6 @@ from typing import TypeVar
 import huggingface_hub
 from huggingface_hub import errors
 
-from gift_generate.rendering.model_card import CARD_FILE
 from gift_generate.rendering.model_folder import (
     CONFIGURATION_SUFFIXES,
     MODEL_INDEX,
@@ -19,6 +18,7 @@ from gift_generate.rendering.model_folder import (
     read_index,
     require_variant,
 )
+from gift_shared.cards import CARD_FILE
 from gift_shared.errors import ConfigError
 from gift_shared.hub import SECONDS_TO_ANSWER, Repository, UnreachableError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-CARD_FILE = "README.md"
+from gift_shared.cards import CARD_FILE
+
 MOST_CARD_BYTES = 2**20
 LICENSE_KEYS = ("license", "license_name", "license_link")  # the last two name a licence that is "other"
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.IGNORECASE)

@@ -37,6 +37,7 @@ FLAGS = {
     "import": {
         "folder", "--out", "--order", "--seed", "--guidance-scale", "--steps", "--images-per-task", "--images-per-shard", "--manifests",
     },
+    "push": {"name", "--out", "--private", "--revision", "--replace"},
 }  # fmt: skip
 
 

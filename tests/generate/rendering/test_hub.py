@@ -1,12 +1,12 @@
 """The hub, by its own client against a look-alike on the loopback: what is wrong is told apart, and no byte too much is fetched."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,57 +42,47 @@ FILES = {
 
 
 @dataclass
-class Hub:
-    """The look-alike, and a cache that is used with it."""
+class Asker:
+    """Asks the look-alike, with a cache of its own."""
 
-    port: int
-    log: Path
+    site: Any
     cache: Path
 
     def ask(self, *questions: tuple, token: str | None = None, **environment: str) -> list[dict]:
         """For each (name, revision, variant, components left out): where it lies and its variant, or the error."""
-        changed = {"HF_ENDPOINT": f"http://127.0.0.1:{self.port}", "HF_HOME": str(self.cache), "NO_PROXY": "127.0.0.1", **environment}
-        changed |= {"HF_TOKEN": token} if token else {}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         line = [sys.executable, "-c", QUESTION, json.dumps([[*question, *[None, None, []][len(question) - 1 :]] for question in questions])]
-        done = subprocess.run(line, env=kept | changed, capture_output=True, text=True, check=False)
+        changed = self.site.environment(token) | {"HF_HOME": str(self.cache), **environment}
+        done = subprocess.run(line, env=changed, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
-
-    def fetched(self) -> set[str]:
-        """Names of files that were asked for with their content."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return {line.partition("/resolve/")[2].partition("/")[2] for line in lines if line.startswith("GET") and "/resolve/" in line}
 
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repositories")
+    models = root / "models" / "our"
     for name in ("open", "gated", "private", "closed"):
         for component, files in FILES.items():
-            (root / "our" / name / component).mkdir(parents=True)
+            (models / name / component).mkdir(parents=True)
             for file in files:
-                (root / "our" / name / component / file).write_text(f"{component}/{file}")
+                (models / name / component / file).write_text(f"{component}/{file}")
         index = {"_class_name": "StableDiffusionPipeline", **COMPONENTS}
-        (root / "our" / name / "model_index.json").write_text(json.dumps(index))
-        (root / "our" / name / "whole-model.safetensors").write_text("gigabytes")
-    (root / "our" / "half").mkdir()
-    (root / "our" / "half" / "README.md").write_text("no diffusers")
-    code = root / "our" / "code"
+        (models / name / "model_index.json").write_text(json.dumps(index))
+        (models / name / "whole-model.safetensors").write_text("gigabytes")
+    (models / "half").mkdir()
+    (models / "half" / "README.md").write_text("no diffusers")
+    code = models / "code"
     code.mkdir()
     (code / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["my_unet", "MyUNet"]}))
     return root
 
 
 @pytest.fixture
-def hub(repositories: Path, listening: Callable, tmp_path: Path) -> Hub:
-    program = Path(__file__).with_name("hub_lookalike.py")
-    log = tmp_path / "log"
-    port = listening(lambda port: [sys.executable, str(program), str(port), str(repositories), str(log)])
-    return Hub(port, log, tmp_path / "cache")
+def hub(repositories: Path, hub_site: Callable[[Path], Any], tmp_path: Path) -> Asker:
+    return Asker(hub_site(repositories), tmp_path / "cache")
 
 
-def test_what_is_wrong_is_told_apart_before_any_weight_is_fetched(hub: Hub) -> None:
+def test_what_is_wrong_is_told_apart_before_any_weight_is_fetched(hub: Asker) -> None:
     names = ("our/gated", "our/misspelt", "our/private", "our/closed", "our/half", "our/code")
     answers = hub.ask(*((name,) for name in names), ("our/open", "v2"), ("our/open", None, "bf16"))
     gated, misspelt, private, closed, half, code, revision, variant = (answer["error"] for answer in answers)
@@ -104,10 +94,10 @@ def test_what_is_wrong_is_told_apart_before_any_weight_is_fetched(hub: Hub) -> N
     assert "component unet comes from 'my_unet'; code that ships with a model is never run" in code
     assert "our/open' has no revision 'v2'" in revision
     assert "--variant bf16: our/open has no weights named so" in variant
-    assert hub.fetched() <= {"model_index.json"}
+    assert hub.site.fetched() <= {"model_index.json"}
 
 
-def test_a_token_opens_what_is_private_and_tells_what_is_misspelt(hub: Hub) -> None:
+def test_a_token_opens_what_is_private_and_tells_what_is_misspelt(hub: Asker) -> None:
     gated, private, misspelt = hub.ask(("our/gated",), ("our/private",), ("our/misspelt",), token="hf_good")
     assert "folder" in gated
     assert "folder" in private
@@ -116,21 +106,21 @@ def test_a_token_opens_what_is_private_and_tells_what_is_misspelt(hub: Hub) -> N
     assert "the hub does not know your token" in stranger["error"] or "your token may not read it" in stranger["error"]
 
 
-def test_only_the_files_that_are_loaded_are_fetched(hub: Hub) -> None:
+def test_only_the_files_that_are_loaded_are_fetched(hub: Asker) -> None:
     (plain,) = hub.ask(("our/open", None, None, ["safety_checker"]))
     configurations = {
         "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
         "tokenizer/spiece.model", "unet/config.json",
     }  # fmt: skip
-    assert hub.fetched() == configurations | {"text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"}
+    assert hub.site.fetched() == configurations | {"text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"}
     assert plain["variant"] is None
-    hub.log.unlink()
+    hub.site.log.unlink()
     (half,) = hub.ask(("our/open", "main", "fp16", ["safety_checker"]))
-    assert hub.fetched() == {"text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"}
+    assert hub.site.fetched() == {"text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"}
     assert half == plain | {"variant": "fp16"}
 
 
-def test_without_a_network_the_cache_will_do_and_an_empty_one_is_told(hub: Hub) -> None:
+def test_without_a_network_the_cache_will_do_and_an_empty_one_is_told(hub: Asker) -> None:
     (online,) = hub.ask(("our/open",))
     for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         here, nowhere = hub.ask(("our/open",), ("our/gated",), **offline)

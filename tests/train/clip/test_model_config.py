@@ -6,6 +6,7 @@ import json
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model_config import build, described
@@ -77,8 +78,10 @@ TIMM = CUSTOM_TEXT | {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", 
     ("model_cfg", "kind"), [(CUSTOM_TEXT, open_clip.CustomTextCLIP), (COCA, open_clip.CoCa), (TIMM, open_clip.CustomTextCLIP)]
 )
 def test_a_network_is_built_of_the_class_that_open_clip_would_take_and_fetches_nothing(model_cfg, kind):
-    network = build({"model_cfg": model_cfg | {"quick_gelu": True}})
+    model_cfg = model_cfg | {"quick_gelu": True}
+    network = build({"model_cfg": model_cfg})
     assert type(network) is kind
+    assert any(isinstance(module, QuickGELU) for module in network.modules())
     config = described(model_cfg, network)
     assert config["model_cfg"]["quick_gelu"] is True
     assert config["model_cfg"]["vision_cfg"].get("timm_model_pretrained", False) is False

@@ -14,6 +14,8 @@ import gift_train
 from gift_train.clip import towers
 from gift_train.clip.linear import _product
 from gift_train.clip.model import COMPILED_KINDS, Backbone
+from gift_train.clip.model_config import build
+from gift_train.clip.weights_files import put_weights
 
 PACKAGE = Path(gift_train.__file__).parent
 SCHEMA = "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
@@ -112,13 +114,34 @@ def test_open_clips_networks_have_what_the_towers_read(network):
     )
 
 
+@pytest.mark.parametrize(("custom_text", "image_size"), [(False, 16), (True, 16), (True, 32)])
+def test_open_clip_makes_weights_fit_as_we_let_it(network, tmp_path, custom_text, image_size):
+    """Names of older files, scales of one number, grids of other sizes: as its own loading."""
+    tensors = network.state_dict()
+    tensors["logit_scale"] = tensors["logit_scale"][None]
+    torch.save(tensors, tmp_path / "weights.pt")
+    sizes = {"width": 32, "layers": 2}
+    vision, text = sizes | {"image_size": image_size, "patch_size": 8, "head_width": 16}, sizes | {"vocab_size": 50, "heads": 2}
+    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text | {"context_length": 12}, "custom_text": custom_text}
+    ours, theirs = build({"model_cfg": model_cfg}), build({"model_cfg": model_cfg})
+    put_weights(ours, tmp_path / "weights.pt", "model")
+    open_clip.load_checkpoint(theirs, str(tmp_path / "weights.pt"))
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), moved("open_clip.load_checkpoint", "clip/weights_files")
+
+
 def test_private_interfaces_are_used_in_these_modules_alone():
     used = {(name, str(path.relative_to(PACKAGE))) for path in PACKAGE.rglob("*.py") for name in private(path)}
     assert used == {
         ("torch.ops", "clip/linear.py"),
         ("_forward_hooks", "clip/towers.py"),
         ("_forward_pre_hooks", "clip/towers.py"),
+        ("open_clip.hf_model", "clip/towers.py"),
+        ("open_clip.tokenizer", "clip/tokenizers.py"),
         ("open_clip.transformer", "clip/towers.py"),
+        ("open_clip.convert", "clip/weights_files.py"),
+        ("open_clip.model", "clip/weights_files.py"),
+        ("open_clip.tokenizer", "clip/transformers_export.py"),
         ("torch._C", "data/loader.py"),
         ("torch._foreach", "distributed.py"),
         ("torch._foreach", "methods/consolidation.py"),

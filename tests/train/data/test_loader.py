@@ -59,7 +59,15 @@ def test_a_killed_worker_that_was_not_forked_is_told_too(method):
 
 @pytest.mark.parametrize(
     ("asked", "device", "num_cores", "num_workers"),
-    [(None, "cpu", 16, 0), (None, "cuda", 16, 8), (None, "cuda", 3, 3), (None, "cuda", 1, 1), (0, "cuda", 16, 0), (12, "cpu", 1, 12)],
+    [
+        (None, "cpu", 16, 0),
+        (None, "cuda", 16, 8),
+        (None, "cuda", 3, 3),
+        (None, "cuda", 1, 1),
+        (0, "cuda", 16, 0),
+        (12, "cpu", 1, 12),
+        (None, "mps", 4, 0),
+    ],
 )
 def test_an_accelerator_gets_a_worker_for_each_core_up_to_eight(asked, device, num_cores, num_workers):
     assert resolved_loading(asked, None, torch.device(device), num_cores) == Loading(num_workers=num_workers)
@@ -67,7 +75,11 @@ def test_an_accelerator_gets_a_worker_for_each_core_up_to_eight(asked, device, n
 
 def test_the_only_process_has_all_cores_it_may_run_on(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 5})
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
     assert resolved_loading(None, None, torch.device("cuda")).num_workers == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert resolved_loading(None, None, torch.device("cuda")).num_workers == 2
 
 
 def test_a_stream_that_is_let_go_of_ends_its_processes():

@@ -31,6 +31,7 @@ _MOE = {"mixture": _MIXTURE, "selector": _SELECTOR, "routing": "batch", "balance
 METHODS = {name: VARIANTS[name] for name in ("finetune", "l2", "lwf", "lwf_vr", "wise_ft", "zscl", "icarl", "gift")}
 METHODS |= {name: VARIANTS[name] for name in ("gift_text_only", "gift_image_only", "gift_feature_distance")}
 METHODS |= {
+    "gift_sigmoid": ("gift", VARIANTS["gift"][1] | {"contrastive_loss": "sigmoid"}),
     "gift_static_fisher": ("gift", VARIANTS["gift"][1] | {"fisher_steps": 5}),
     "moe_adapter": ("moe_adapter", _MOE),
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),
@@ -43,7 +44,7 @@ def small_clip():
     torch.manual_seed(3)
     vision = open_clip.CLIPVisionCfg(image_size=16, patch_size=8, width=WIDTH, layers=2, head_width=32)
     text = open_clip.CLIPTextCfg(context_length=10, vocab_size=50, width=WIDTH, heads=2, layers=2)
-    return Backbone(open_clip.CLIP(16, vision, text, quick_gelu=True).eval(), None)
+    return Backbone(open_clip.CLIP(16, vision, text, quick_gelu=True, init_logit_bias=-3.0).eval(), None)  # which softmax does not see
 
 
 def prompts(count, seed):

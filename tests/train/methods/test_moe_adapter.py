@@ -98,6 +98,28 @@ def test_fixture_with_another_number_disagrees(tmp_path, name):
     assert not result.agrees
 
 
+def changed(folder, name, places, by):
+    """The fixture with some entries of a tensor changed, replayed."""
+    tensors = load_file(GOLDEN)
+    tensors[name].view(-1)[places] += by
+    save_file(tensors, folder / GOLDEN.name)
+    shutil.copy(GOLDEN.with_suffix(".json"), folder)
+    (result,) = check_fixture(folder / GOLDEN.name)
+    return result
+
+
+@pytest.mark.parametrize("kind", ["down_proj.bias", "up_proj.weight"])
+def test_rounding_that_adamw_blows_up_in_a_weight_is_told_and_no_difference(tmp_path, kind):
+    result = changed(tmp_path, f"final/transformer.0.experts.1.{kind}", slice(0, 1), 2.5e-5)
+    assert result.agrees
+    assert "worst weight 2.5e-05" in result.note
+
+
+@pytest.mark.parametrize("name", ["experts.1.down_proj.bias", "experts.1.up_proj.weight", "gate.1"])
+def test_a_wrong_tensor_is_a_difference_however_small_its_share(tmp_path, name):
+    assert not changed(tmp_path, f"final/transformer.0.{name}", slice(None), 2.5e-5).agrees
+
+
 def test_fixture_with_other_counts_disagrees(tmp_path):
     numbers = json.loads(GOLDEN.with_suffix(".json").read_text())
     numbers["expert_counts"]["transformer.0"][0] += 1
@@ -310,7 +332,7 @@ def test_a_tower_without_residual_blocks_is_refused():
     vision = open_clip.CLIPVisionCfg(image_size=32, layers=[1, 1, 1, 1], width=8, head_width=8)
     text = open_clip.CLIPTextCfg(context_length=10, vocab_size=50, width=WIDTH, heads=2, layers=1)
     student = Backbone(open_clip.CLIP(16, vision, text), None)
-    with pytest.raises(ConfigError, match="Adapters need a vision and a text transformer"):
+    with pytest.raises(ConfigError, match="image tower, ModifiedResNet, has none"):
         MoeAdapter(without_selector()).prepare(student, num_tasks=2)
 
 

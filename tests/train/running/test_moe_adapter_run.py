@@ -1,6 +1,7 @@
 """MoE-Adapter through the command line: both routings are reported, runs resume exactly, checkpoints evaluate as the run did."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -120,6 +121,18 @@ def test_checkpoint_taken_out_of_its_run_is_told(finished, gift_train, world, tm
     outcome = gift_train("evaluate", *world.arguments, "--checkpoint", lonely)
     assert outcome.code == 2
     assert "These weights are of another model" in outcome.err
+
+
+def test_a_checkpoint_copied_out_of_its_run_needs_what_the_method_kept_and_no_more(finished, gift_train, world, tmp_path):
+    flags = [flag for flag in world.arguments if not flag.startswith("--model")]
+    name = "task-02-stripes.safetensors"
+    shutil.copy(finished / "checkpoints" / name, tmp_path)
+    outcome = gift_train("evaluate", *flags, "--checkpoint", tmp_path / name)
+    assert outcome.code == 2
+    assert "is read with what moe_adapter kept, task-02-stripes.state.safetensors: copy that file beside it" in outcome.err
+    shutil.copy(finished / "checkpoints/task-02-stripes.state.safetensors", tmp_path)
+    outcome = gift_train("evaluate", *flags, "--checkpoint", tmp_path / name, "--json")
+    assert list(json.loads(outcome.out)["accuracy"].values()) == read(finished / "accuracy_matrix.json")["matrix"][-1]
 
 
 def test_missing_shards_and_reference_images_are_told_before_any_work(quick_run, tmp_path, world):

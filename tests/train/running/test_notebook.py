@@ -87,6 +87,8 @@ def test_replayed_images_are_those_of_the_shards_in_the_order_drawn(run, world, 
     moved = run.replayed(2, shards=tmp_path)
     with pytest.raises(ShardError, match=r"stripes-00000.tar is missing"):
         moved.image(row["sample_key"])
+    with pytest.raises(ShardError, match=r"The shards of these rows are not here: no folder .*/none. Say where they are"):
+        run.replayed(2, shards=tmp_path / "none").image(row["sample_key"])
     (tmp_path / "shards").symlink_to(world.root / "shards/shards")
     assert np.array_equal(moved.image(row["sample_key"]), image)
 

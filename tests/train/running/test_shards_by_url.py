@@ -1,11 +1,14 @@
 """Whole runs over shards behind a URL."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -70,6 +73,30 @@ def test_a_run_that_is_told_to_leave_while_shards_are_fetched_does_so_soon(
     assert left.code == 75, left.err
     assert f"Stopped by SIGTERM: {what_is_left}. Nothing is lost" in left.err
     assert time.monotonic() < signalled[0] + 10
+
+
+def test_a_run_from_the_hub_goes_on_with_the_shards_it_began_with(quick_run, hub_site, world, tmp_path, monkeypatch):
+    shutil.copytree(world.root / "shards", tmp_path / "repositories/datasets/our/shards")
+    hub = hub_site(tmp_path / "repositories")
+    hub.use(monkeypatch)
+    flags = ("--shards=hf://datasets/our/shards", f"--shard-cache={tmp_path / 'cache'}", "--set", "steps=3")
+    begun = quick_run("gift", tmp_path / "run", *flags, "--stop-after=1")
+    assert begun.code == 0, begun.err
+    record = json.loads((tmp_path / "run/run.json").read_text())["shards"]
+    index = world.root / "shards/index.parquet"
+    changed = tmp_path / "index.parquet"
+    pq.write_table(pq.read_table(index), changed)  # the same rows in another file
+    moved = hub.commit("our/shards", "index.parquet", changed)
+    gone_on = quick_run("gift", tmp_path / "run", *flags)
+    assert gone_on.code == 0, gone_on.err
+    assert json.loads((tmp_path / "run/run.json").read_text())["shards"] == record
+    assert re.fullmatch(r"hf://datasets/our/shards@[0-9a-f]{40}", record["path"])
+    assert moved not in record["path"]
+    assert record["index_sha256"] == hashlib.sha256(index.read_bytes()).hexdigest()
+    other = quick_run("gift", tmp_path / "run", f"--shards=hf://datasets/our/shards@{moved}", *flags[1:])
+    assert other.code == 2
+    assert "holds another run: shards.index_sha256 is" in other.err
+    assert [picture.task for picture in RunPictures(load_run(tmp_path / "run")).synthetic(1)] == ["colours", "stripes"]
 
 
 def test_the_pictures_of_a_run_by_url_are_found_again_as_long_as_they_can_be_had(quick_run, served, world, tmp_path, monkeypatch, caplog):

@@ -83,6 +83,7 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
     if options.compiles:
         student.compile_blocks()
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
+    student.warn_of_long([prompt for manifest in manifests.values() for prompt in manifest.prompts])
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
     tests = {
         name: (manifest, load_test(manifest, options.data_root, transforms, options.image_cache_bytes))

@@ -1,5 +1,6 @@
 """A CLIP from the Hugging Face hub, `hf-hub:owner/name` or `hf-hub:owner/name@revision`: of its files those alone that will be loaded."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,14 +51,21 @@ def snapshot(model: str, *, with_weights: bool = True) -> Path:
     )  # fmt: skip
     try:
         info = repository.ask(lambda: api.model_info(asked.name, revision=asked.revision, timeout=SECONDS_TO_ANSWER))
-    except UnreachableError as unreachable:
-        try:
-            return Path(api.snapshot_download(asked.name, revision=asked.revision, local_files_only=True))
-        except errors.LocalEntryNotFoundError:
-            raise unreachable from None
+    except UnreachableError:
+        if (folder := _in_the_cache(asked)) is None:
+            raise
+        return folder
     wanted = _wanted([sibling.rfilename for sibling in info.siblings or ()], model, with_weights=with_weights)
     patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in wanted]  # each matches its own name alone
     return Path(repository.ask(lambda: api.snapshot_download(asked.name, revision=asked.revision, allow_patterns=patterns)))
+
+
+def _in_the_cache(asked: HubName) -> Path | None:
+    """Where an earlier download of the repository lies, whole or not; whoever reads it tells what is missing."""
+    for name in (model_folder.CONFIG_FILE, transformers_folder.CONFIG_FILE):
+        with contextlib.suppress(errors.LocalEntryNotFoundError):
+            return Path(hub_api().hf_hub_download(asked.name, name, revision=asked.revision, local_files_only=True)).parent
+    return None
 
 
 def _wanted(files: Sequence[str], model: str, *, with_weights: bool) -> list[str]:

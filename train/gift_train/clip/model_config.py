@@ -11,15 +11,13 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.coca_model import MultimodalCfg
-from open_clip.transformer import QuickGELU
 
 from gift_shared.documents import FILE_NAME, Maybe, shape_fault
 from gift_shared.errors import ConfigError
 
 ModelConfig = dict[str, Any]
 METADATA_KEY = "open_clip_config"  # under which safetensors files of ours hold it
-TOWERS = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
+TOWERS = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg}
 SHAPE = {
     "model_cfg": {
         "embed_dim": int,
@@ -44,7 +42,8 @@ def described(model_cfg: Mapping[str, Any], network: torch.nn.Module) -> ModelCo
     """The document of a loaded network; `model_cfg` is what it was built from, as open_clip or a folder words it."""
     visual: Any = network.visual
     preprocess_cfg = getattr(visual, "preprocess_cfg", None) or {"size": visual.image_size}
-    settings = _without_weights(model_cfg) | {"quick_gelu": uses_quick_gelu(network)}
+    quick_gelu = bool(model_cfg.get("quick_gelu", False)) and asks_for_activation(model_cfg)
+    settings = _without_weights(model_cfg) | {"quick_gelu": quick_gelu}
     return {"model_cfg": settings, "preprocess_cfg": _as_json(preprocess_cfg)}
 
 
@@ -59,11 +58,6 @@ def build(config: Mapping[str, Any]) -> torch.nn.Module:
     network.eval()
     built: torch.nn.Module = network
     return built
-
-
-def uses_quick_gelu(network: torch.nn.Module) -> bool:
-    """Whether anything in the network is activated by QuickGELU; towers of other libraries never are."""
-    return any(isinstance(module, QuickGELU) for module in network.modules())
 
 
 def asks_for_activation(model_cfg: Mapping[str, Any]) -> bool:
@@ -141,7 +135,7 @@ def _comparable(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """All that decides features, flat, with defaults."""
     model_cfg, compared = config["model_cfg"], dict[str, Any]()
     for name, value in model_cfg.items():
-        settings = _filled(value, name, where) if name in TOWERS else {"": value}
+        settings = _filled(value, name, where) if name in TOWERS else value if isinstance(value, Mapping) else {"": value}
         compared |= {f"{name}.{key}".rstrip("."): value for key, value in settings.items()}
     compared["quick_gelu"] = bool(model_cfg.get("quick_gelu", False)) and asks_for_activation(model_cfg)
     told = {key: value for key, value in (config.get("preprocess_cfg") or {}).items() if value is not None}

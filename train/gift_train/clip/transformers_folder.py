@@ -1,6 +1,7 @@
 """A folder in transformers' form: config.json of a CLIPModel, weights, preprocessor_config.json, tokenizer. Read as an open_clip model.
 
-What a file says and open_clip cannot express is refused, never guessed. No code from the folder runs. The only importer of transformers.
+What a file says and open_clip cannot express is refused, never guessed. No code from the folder runs. transformers is imported here and in
+`transformers_export` alone.
 """
 
 import re
@@ -95,7 +96,7 @@ def converted(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """A CLIPModel's weights by open_clip's names. Raises ConfigError for names that are not a CLIPModel's."""
     left = {name: tensor for name, tensor in weights.items() if name not in _POSITION_COUNTS}
     ours: dict[str, Tensor] = {}
-    for theirs, name in _pairs(left):
+    for theirs, name in pairs(left):
         parts = [left.pop(part) for part in theirs]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         ours[name] = tensor.T if name in TRANSPOSED else tensor
@@ -277,7 +278,7 @@ def _weights_paths(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _pairs(weights: Mapping[str, Tensor]) -> Iterator[tuple[list[str], str]]:
+def pairs(weights: Mapping[str, Tensor]) -> Iterator[tuple[list[str], str]]:
     """(names of a CLIPModel, the name in open_clip) of all that are there whole."""
     for theirs, ours in NAMES.items():
         for end in ("", ".weight", ".bias"):

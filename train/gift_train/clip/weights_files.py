@@ -1,5 +1,6 @@
 """A CLIP's weights in a file of any kind, put into a network: safetensors, torch's pickles, OpenAI's archives, big_vision's arrays.
 
+What is not of our forms is made to fit as open_clip's own loading does, by functions that it does not promise to keep.
 What training wraps around names goes: `module.` of DistributedDataParallel and of averaged models, `_orig_mod.` of torch.compile ...
 """
 

@@ -27,8 +27,7 @@ def similarity_logits(image_features: Tensor, text_features: Tensor, scale: Tens
 @torch.no_grad()
 def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
     """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
-    prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
-    tokens = student.tokenize(prompts)
+    tokens = student.tokenize(manifest.prompts)
     features = in_blocks(lambda block: student.encode_texts(student.trim(block)), tokens)
     per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(per_class, dim=-1)

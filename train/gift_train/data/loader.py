@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gift_shared.errors import ConfigError, GiftError, MachineError, unknown_name
 from gift_shared.preemption import leave_signals_to_main_process, signals_held_back
-from gift_train.devices import usable_cores
+from gift_train.devices import cores_alone
 
 SHARED_MEMORY = Path("/dev/shm")  # where torch puts tensors that processes hand to each other
 BYTES_FOR_LOCKS = 1_000_000  # of them: a page each, some 10 for every worker and loader
@@ -56,16 +56,17 @@ HERE = Loading()
 
 
 def resolved_loading(num_workers: int | None, start_method: str | None, device: torch.device, num_cores: int | None = None) -> Loading:
-    """What was asked for, and where nothing was: on an accelerator a worker for each core of this process, 8 at most; none on the CPU.
+    """What was asked for, and where nothing was: on a GPU a worker for each core of this process, 8 at most; elsewhere none.
 
-    num_cores: those that are this process's; None: all it may run on. Raises: ConfigError for a way to start that this system lacks.
+    num_cores: those that are this process's; None of a run's only one: all it has.
+    Raises: ConfigError for a way to start that this system lacks.
     """
     method = DEFAULT_START_METHOD if start_method is None else start_method
     if method not in get_all_start_methods():
         raise ConfigError("--worker-start-method: " + unknown_name("start method of this system", method, get_all_start_methods()))
     if num_workers is None:
-        cores = len(usable_cores()) if num_cores is None else num_cores
-        num_workers = 0 if device.type == "cpu" else min(MOST_WORKERS, max(1, cores))
+        cores = cores_alone() if num_cores is None else num_cores
+        num_workers = min(MOST_WORKERS, max(1, cores)) if device.type == "cuda" else 0
     return Loading(num_workers=num_workers, start_method=method)
 
 

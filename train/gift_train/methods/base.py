@@ -108,6 +108,9 @@ class Method:
         """Which images `TaskContext.no_task_images` holds."""
         return NoTaskSource.NONE
 
+    def check_model(self, student: Backbone) -> None:
+        """Whether the method can train this model; asked before its weights are read. Raises ConfigError."""
+
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         """Once per run, before any weights are loaded: add parameters to the student (adapters, a router per task)."""
 

@@ -1,5 +1,6 @@
 """A run folder in a notebook. Imports torch only where a model is asked for."""
 
+import operator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,10 +141,11 @@ class Run:
 
     def _number(self, task: str | int) -> int:
         """How many tasks are learned after this one; 0 for zero-shot."""
-        if isinstance(task, int):
-            if not 0 <= task <= len(self.tasks):
-                raise ConfigError(f"{self.path} has tasks 1 to {len(self.tasks)}, found {task}; 0 stands before the first.")
-            return task
+        if not isinstance(task, str):
+            number = operator.index(task)  # numpy's too
+            if not 0 <= number <= len(self.tasks):
+                raise ConfigError(f"{self.path} has tasks 1 to {len(self.tasks)}, found {number}; 0 stands before the first.")
+            return number
         if task not in (ZERO_SHOT, *self.tasks):
             raise ConfigError(unknown_name("task", task, [ZERO_SHOT, *self.tasks]))
         return 0 if task == ZERO_SHOT else self.tasks.index(task) + 1

@@ -5,6 +5,7 @@ first batch through every router, and the experts and gates after training; the 
 noise and dropout were silenced when it was made.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
+FEWEST_RANKED = 1000  # entries of a tensor whose 99th percentile stands for itself
 LABEL_SMOOTHING = 0.2
 PEAK, WARMUP_STEPS = 1e-3, 2
 _OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
@@ -122,12 +124,19 @@ class AdapterReplay:
         return max(abs(loss - golden) for loss, golden in zip(ours, self.losses, strict=True))
 
     def weight_differences(self) -> list[Tensor]:
-        """Absolute differences [N] within each tensor of the experts and the trained gates."""
+        """Absolute differences [N] within each tensor of the experts and the trained gates; small tensors of a kind are one.
+
+        A percentile of few entries is their worst, and a bias has one entry a unit.
+        """
         weights = self.student.weights()
         golden = {_parameter(name.removeprefix("final/")): tensor for name, tensor in self.tensors.items() if name.startswith("final/")}
         if not golden or not golden.keys() <= weights.keys():
             raise DataError(f"{self.where}: the 'final/' weights are missing or of another model.")
-        return [(weights[name].cpu() - tensor).abs().flatten() for name, tensor in golden.items()]
+        found: dict[str, list[Tensor]] = {}
+        for name, tensor in golden.items():
+            kind = name if tensor.numel() >= FEWEST_RANKED else re.sub(r"\d+", "*", name)  # all blocks' and experts' biases, by tower
+            found.setdefault(kind, []).append((weights[name].cpu() - tensor).abs().flatten())
+        return [torch.cat(differences) for differences in found.values()]
 
     def counts_agree(self) -> bool:
         """Whether every expert was chosen exactly as often."""

@@ -166,7 +166,7 @@ def _check_adapters(replay: AdapterReplay) -> VariantResult:
     feature_difference = replay.feature_difference()
     loss_difference = replay.train()
     weight_differences = replay.weight_differences()
-    weight_difference = max(map(percentile_99, weight_differences))  # of each: a wrong gate is less than 1 % of all
+    weight_difference = max(map(percentile_99, weight_differences))  # of each kind: a wrong gate is less than 1 % of all
     bounds = bounds_on(replay.student.device)
     within = feature_difference <= bounds.feature and loss_difference <= bounds.loss and weight_difference <= bounds.weight
     counts = "equal" if replay.counts_agree() else "DIFFERENT"

@@ -96,7 +96,9 @@ def _described(path: Path, config: ModelConfig, reading: Reading, asked: Asked) 
     compared = [config, found.config] if begun != RANDOM else [{"model_cfg": one["model_cfg"]} for one in (config, found.config)]
     names = " ".join(["--model", model, *(["--pretrained", asked.pretrained] if asked.pretrained else [])])
     if (contradiction := difference(compared[0], compared[1], (f"--checkpoint {path}", names))) is not None:
-        raise ConfigError(f"The checkpoint is of another model: {contradiction}. Left out, --model and --pretrained are as in its run.")
+        left_out = "Left out, --model and --pretrained are as in its run."
+        changed = f"{model} has changed since its run: give it as it was as --model."
+        raise ConfigError(f"The checkpoint is of another model: {contradiction}. {left_out if asked.model else changed}")
     return replace(found, config=config)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +12,17 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
-from gift_shared.storage import Folder, index_file, open_folder
+from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
 from gift_train.clip.description import MINI, decided_by_flag
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.clip.random_sentences import text_frame
 from gift_train.data.datasets.images import Selected
 from gift_train.data.few_shot import write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
@@ -38,7 +35,7 @@ from gift_train.data.reference_images import (
     require_reference_images,
 )
 from gift_train.data.selection import ReplaySelection, select_replay
-from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
@@ -48,13 +45,12 @@ from gift_train.methods.registry import method_class
 from gift_train.options import RunOptions, is_quick_gelu
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
+from gift_train.records.files import RUN_FILE, read_record
 from gift_train.records.identity import manifests_digest
 from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +127,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     plan = plan_run(options)
     method = method_class(plan.recipe.method)(plan.recipe.method_config)
     _check_shares(plan.recipe, method, ranks)
+    _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
@@ -138,16 +135,14 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity = _identity(plan, method, texts)
     if ranks.is_main:
         check_place(options.out, identity)
-    student = _load_student(plan, ranks)
+    student = _load_student(plan, method, ranks)
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device, ranks.num_cores)
     identity["initial_weights"] = _weights_digest(options, student)
-    if method.text_source() == TextSource.RANDOM:
-        text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
-    _warn_of_long_captions(student, tasks, replay_rows, texts)
+    _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
         if isinstance(images, ReferenceImages) and options.reference_images is not None:
@@ -181,11 +176,12 @@ def require_same_run(run: Run) -> None:
     ranks.broadcast(run.setup.initial_weights.values())
 
 
-def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
+def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     options = plan.options
     seed_everything(options.seed)  # decides the weights of `--pretrained random`, nothing else
     device = options.device if ranks.world_size == 1 else str(ranks.device)
-    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, is_quick_gelu(options.quick_gelu))
+    quick_gelu = is_quick_gelu(options.quick_gelu)
+    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
     if options.compiles:
         student.compile_blocks()
     return student
@@ -246,6 +242,18 @@ def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
                 raise ConfigError(f"{key} is {value!r} for process {rank}, {found[0][key]!r} for process 0. Give all the same files.")
 
 
+def _uses_shards(plan: RunPlan, method: Method) -> bool:
+    return plan.recipe.replay is not None or method.no_task_source() == NoTaskSource.SYNTHETIC
+
+
+def _pin_shards(plan: RunPlan, method: Method) -> None:
+    """A run that goes on reads the shards it began with, also where a branch of the hub has moved since."""
+    if isinstance(plan.shards, RemoteFolder) and _uses_shards(plan, method):
+        out = plan.options.out
+        begun = read_record(out).get("shards") if (out / RUN_FILE).is_file() else None
+        plan.shards.pin(None if begun is None else begun["path"])
+
+
 def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -> dict[str, pa.Table]:
     if method.replay_source() != ReplaySource.SYNTHETIC:
         return {}
@@ -258,15 +266,12 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
     return rows
 
 
-def _warn_of_long_captions(
+def _warn_of_long_texts(
     student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
 ) -> None:
-    captions = [caption for task in tasks.values() for caption in task.manifest.first_template_captions]
-    captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
-    captions += [] if texts is None else texts.sentences
-    long = student.too_long(captions)
-    if long:
-        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
+    found = [prompt for task in tasks.values() for prompt in task.manifest.prompts]
+    found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
+    student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
 
 
 def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
@@ -291,7 +296,7 @@ def _configuration(options: RunOptions, student: Backbone) -> str:
 def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> dict[str, Any]:
     """What makes two runs the same run; the rest of run.json is circumstance."""
     options, recipe, shards = plan.options, plan.recipe, None
-    if plan.shards is not None and (recipe.replay is not None or method.no_task_source() == NoTaskSource.SYNTHETIC):
+    if plan.shards is not None and _uses_shards(plan, method):
         index_sha256 = hashlib.sha256(index_file(plan.shards).read_bytes()).hexdigest()
         shards = {"path": str(plan.shards), "index_sha256": index_sha256}
     return {

@@ -53,6 +53,9 @@ class MoeAdapter(Method):
     def no_task_source(self) -> NoTaskSource:
         return NoTaskSource.NONE if self.config.selector.features == "none" else NoTaskSource(self.config.selector.no_task_images)
 
+    def check_model(self, student: Backbone) -> None:
+        student.residual_blocks()
+
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         student.network.requires_grad_(False)
         self.mixtures = attach_mixtures(student.residual_blocks(), num_tasks, self.config.mixture, self.route)
