@@ -4,14 +4,20 @@ Whether a model runs QuickGELU changes every number and no shape. It is taken fr
 name, the tag, the weights file, a configuration beside it, the flag. Where nobody does it is asked for.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+import pickle
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+from safetensors import SafetensorError
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.clip import hub, transformers_folder
@@ -24,6 +30,8 @@ MINI = "mini"
 HUB_PREFIX = hub.PREFIX
 LOCAL_PREFIX = "local-dir:"
 RANDOM = "random"
+UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
+MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, ImportError)
 _ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
 _log = logging.getLogger(__name__)
 
@@ -65,19 +73,27 @@ def describe(
         also: who else says whether it runs QuickGELU, e.g. a checkpoint.
     Raises: ConfigError for names that are not there, and where two say different things of one model or nobody says what must be known.
     """
-    folder, name = _folder(model, with_weights=with_weights)
-    if folder is None:
-        return _named(model, pretrained, quick_gelu, also or {})
-    if pretrained is not None:
-        raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
-    if (folder / CONFIG_FILE).is_file() or not (folder / transformers_folder.CONFIG_FILE).is_file():
-        config = read_config(folder, with_weights=with_weights)
-    else:
-        config = transformers_folder.read_config(folder, with_weights=with_weights)
-    said = bool(config["model_cfg"].get("quick_gelu", False))
-    if asks_for_activation(config["model_cfg"]):
-        _one_of({f"--model {model}": said, **(also or {})}, quick_gelu)
-    return Description(name=name, config=config, folder=folder)
+    with telling(pretrained or model):
+        folder, name = _folder(model, with_weights=with_weights)
+        if folder is None:
+            return _named(model, pretrained, quick_gelu, also or {})
+        if pretrained is not None:
+            raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
+        is_open_clips = (folder / CONFIG_FILE).is_file() or not (folder / transformers_folder.CONFIG_FILE).is_file()
+        config = (read_config if is_open_clips else transformers_folder.read_config)(folder, with_weights=with_weights)
+        if asks_for_activation(config["model_cfg"]):
+            _one_of({f"--model {model}": bool(config["model_cfg"].get("quick_gelu", False)), **(also or {})}, quick_gelu)
+        return Description(name=name, config=config, folder=folder)
+
+
+@contextlib.contextmanager
+def telling(model: str) -> Iterator[None]:
+    """open_clip asserts, divides and looks up where a configuration or a file is not right; all of it is told as one error."""
+    try:
+        yield
+    except (*UNREADABLE, *MISFIT) as error:
+        reason = textwrap.shorten(str(error) or repr(error), 1000)
+        raise ConfigError(f"Model {model} could not be loaded: {reason}") from error
 
 
 def is_named(model: str) -> bool:

@@ -6,31 +6,22 @@ checkpoint ever runs.
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import textwrap
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.clip import transformers_folder
-from gift_train.clip.description import LOCAL_PREFIX, Description, describe
+from gift_train.clip.description import LOCAL_PREFIX, MISFIT, Description, describe, telling
 from gift_train.clip.model import Backbone, Precision, check_same_model
 from gift_train.clip.model_config import build, described
 from gift_train.clip.model_folder import CONFIG_FILE, weights_file
 from gift_train.clip.tokenizers import load_tokenizer
 from gift_train.clip.weights_files import put_tensors, put_weights
-
-_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
-_MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, ImportError)
 
 
 def load_backbone(
@@ -52,12 +43,11 @@ def load_backbone(
         check: asked of the model before any weights are read or fetched; what it raises is raised.
     Raises: ConfigError if there is no such model or precision, or the model's files are incomplete or contradict each other.
     """
-    with _telling(pretrained or model):
-        description = describe(model, pretrained, quick_gelu)
+    description = describe(model, pretrained, quick_gelu)
     backbone = backbone_of(description, device, precision)
     if check is not None:
         check(backbone)
-    with _telling(f"{description.name} from {pretrained}" if pretrained else description.name):
+    with telling(f"{description.name} from {pretrained}" if pretrained else description.name):
         _load_weights(backbone.network, description)
     return backbone
 
@@ -67,12 +57,10 @@ def backbone_of(description: Description, device: str = "cpu", precision: str = 
     if precision not in get_args(Precision):
         raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
     set_matmul_precision(precision)
-    with _telling(description.name):
+    with telling(description.name):
         network: Any = build(description.config)
     config = described(description.config["model_cfg"], network)
-    backbone = Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config)
-    backbone.name = description.name
-    return backbone
+    return Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config, description.name)
 
 
 def pick_device(device: str) -> torch.device:
@@ -126,7 +114,7 @@ def backbone_from_tensors(weights: Mapping[str, Tensor]) -> Backbone:
         }
         with torch.device("meta"):  # takes no memory, whatever the sizes
             outline = build({"model_cfg": sizes}).state_dict()
-    except _MISFIT as error:
+    except MISFIT as error:
         raise ConfigError(f"These tensors are not a CLIP of the OpenAI form: {error!r}.") from error
     check_same_model(outline, weights)
     network = build({"model_cfg": sizes})
@@ -164,13 +152,3 @@ def _tokenizer(description: Description) -> Callable[..., Tensor]:
         if not (folder / merges).is_file():
             raise ConfigError(f"{folder / CONFIG_FILE} names the tokenizer merges {merges!r}, which are not in {folder}.")
     return load_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)
-
-
-@contextlib.contextmanager
-def _telling(model: str) -> Iterator[None]:
-    """open_clip asserts, divides and looks up where a configuration or a file is not right; all of it is told as one error."""
-    try:
-        yield
-    except (*_UNREADABLE, *_MISFIT) as error:
-        reason = textwrap.shorten(str(error) or repr(error), 1000)
-        raise ConfigError(f"Model {model} could not be loaded: {reason}") from error

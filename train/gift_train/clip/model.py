@@ -52,12 +52,13 @@ class Backbone:
         tokenizer: Callable[..., Tensor] | None,
         precision: Precision = "fp32",
         config: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> None:
         self.network: Any = network  # open_clip's classes are not typed
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.config: ModelConfig = dict(config or {})
-        self.name: str | None = None
+        self.name = name
         self._run_block: towers.RunBlock = towers.block_output
         self._normalise: Normalise | None = None
         self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
@@ -155,7 +156,7 @@ class Backbone:
         """A copy that never trains: for teachers."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         network.zero_grad(set_to_none=True)
-        frozen = Backbone(network, self.tokenizer, self.precision, self.config)
+        frozen = Backbone(network, self.tokenizer, self.precision, self.config, self.name)
         frozen._run_block = self._run_block
         return frozen
 
