@@ -7,6 +7,7 @@ RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot 
                           where a method's weights can be read in more than one way (MoE-Adapter's two routings)
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
+RUN/few_shot/<task>.json  the training images of an order with `shots`
 RUN/checkpoints/          see checkpoint.py
 """
 
@@ -73,6 +74,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.replay = path / "replay"
+        self.few_shot = path / "few_shot"
         self._run_file = path / RUN_FILE
         self._matrix_file = path / MATRIX_FILE
         self._timing_file = path / TIMING_FILE

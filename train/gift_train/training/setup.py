@@ -23,6 +23,8 @@ from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
+from gift_train.data.datasets.images import Selected
+from gift_train.data.few_shot import write_few_shot
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -135,9 +137,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity["initial_weights"] = _weights_digest(options, student)
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
-    tasks = {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
-    }
+    tasks = _load_tasks(plan, transforms)
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
@@ -180,7 +180,18 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
     if options.compiles:
         student.compile_blocks()
+    if options.gradient_checkpointing:
+        student.recompute_blocks()
+    student.micro_batch_size = options.micro_batch_size
     return student
+
+
+def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
+    options, shots = plan.options, plan.order.shots
+    return {
+        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+        for name in plan.order.tasks
+    }
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
@@ -196,13 +207,16 @@ def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTra
 
 
 def _open_folder(setup: RunSetup, identity: Mapping[str, Any]) -> RunFolder:
-    """The run's folder, with the rows that each task replays in it."""
+    """The run's folder, with the rows that each task replays in it, and its training images if they are few of many."""
     options, ranks = setup.plan.options, setup.ranks
     told = {name: _plain(value) for name, value in dataclasses.asdict(options).items()}
     folder = RunFolder(options.out, identity, ranks, options=told, trackers=options.tracker or ())
     if setup.plan.shards is not None and ranks.is_main:
         for name, rows in setup.replay_rows.items():
             write_index(folder.replay / f"{name}.parquet", rows, {"shards": str(setup.plan.shards)})
+    for name, task in setup.tasks.items():
+        if isinstance(task.train.source, Selected) and setup.plan.order.shots is not None and ranks.is_main:
+            write_few_shot(folder.few_shot / f"{name}.json", task.manifest, task.train.source)
     return folder
 
 
@@ -289,6 +303,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "overrides": options.recipe_overrides,
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
+        "shots": plan.order.shots,
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,
