@@ -137,7 +137,8 @@ def device_name(device: str) -> str:
 
 def opened(out: Path, device: str, *, is_quick: bool, is_fresh: bool) -> dict[str, Any]:
     """The record of an earlier start on the same code and libraries, or a new one."""
-    from gift_train.records.provenance import git_commit, hardware, versions
+    from gift_shared.version import git_commit
+    from gift_train.records.provenance import hardware, versions
 
     head = {"benchmark": "gpu_check", "device": device, "quick": is_quick, "commit": git_commit(), "versions": versions()}
     if out.is_file() and not is_fresh:

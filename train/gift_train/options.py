@@ -34,7 +34,19 @@ class DataOptions:
 
     data_root: DataRoot = Path("data")
     manifests: ManifestFolders = None
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")] = 0
+    num_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that load images; they change no number."
+            "  [default: on a GPU one for each core of this process's share, 8 at most; 0 on the CPU]",
+            show_default=False,
+        ),
+    ] = None
+    worker_start_method: Annotated[
+        Literal["fork", "forkserver", "spawn"] | None,
+        typer.Option(help="How Python starts them.  [default: fork on Linux, spawn on macOS]", show_default=False),
+    ] = None
     image_cache_gb: Annotated[
         float,
         typer.Option(min=0, max=1e15, help="Memory for decoded images: of each dataset's training, its test and the replayed images."),

@@ -19,6 +19,7 @@ from torch import Tensor
 from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
+from gift_train.clip.bound_tokenizer import BoundTokenizer
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
@@ -233,11 +234,12 @@ class Backbone:
             features = towers.text_features(self.network, texts, self._run_block, self._call_block)
         return _normalised(features)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """[K, L] on the CPU, padded to the context length; longer texts are cut (see `too_long`)."""
+    @property
+    def tokenize(self) -> BoundTokenizer:
+        """texts -> [K, L] token ids on the CPU: a function that knows nothing of the model. Raises ConfigError if there is none."""
         if self.tokenizer is None:
             raise ConfigError("This model has no tokenizer.")
-        return self.tokenizer(list(texts), context_length=self.context_length)
+        return BoundTokenizer(self.tokenizer, self.context_length)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that do not fit the context with what their tokenizer puts around them."""

@@ -26,6 +26,7 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
+from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
 from gift_train.records.files import (
@@ -39,7 +40,7 @@ from gift_train.records.files import (
     read_timing,
 )  # fmt: skip
 from gift_train.records.identity import difference
-from gift_train.records.provenance import git_commit, hardware, versions
+from gift_train.records.provenance import hardware, versions
 from gift_train.records.trackers import Trackers, flat_numbers
 
 LOCK = ".lock"

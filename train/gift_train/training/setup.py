@@ -25,6 +25,7 @@ from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.datasets.images import Selected
 from gift_train.data.few_shot import write_few_shot
+from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -75,6 +76,7 @@ class RunSetup:
     no_task_images: Dataset[Any] | None
     reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
     reference_texts: ReferenceTexts | None
+    loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
 
@@ -134,6 +136,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     if ranks.is_main:
         check_place(options.out, identity)
     student = _load_student(plan, method, ranks)
+    loading = resolved_loading(options.num_workers, options.worker_start_method, student.device, ranks.num_cores)
     identity["initial_weights"] = _weights_digest(options, student)
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
@@ -154,6 +157,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         no_task_images=outside,
         reference_images=reference,
         reference_texts=texts,
+        loading=loading,
         ranks=ranks,
         preemption=preemption,
     )
@@ -209,7 +213,8 @@ def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTra
 def _open_folder(setup: RunSetup, identity: Mapping[str, Any]) -> RunFolder:
     """The run's folder, with the rows that each task replays in it, and its training images if they are few of many."""
     options, ranks = setup.plan.options, setup.ranks
-    told = {name: _plain(value) for name, value in dataclasses.asdict(options).items()}
+    resolved = {"num_workers": setup.loading.num_workers, "worker_start_method": setup.loading.start_method}
+    told = {name: _plain(value) for name, value in (dataclasses.asdict(options) | resolved).items()}
     folder = RunFolder(options.out, identity, ranks, options=told, trackers=options.tracker or ())
     if setup.plan.shards is not None and ranks.is_main:
         for name, rows in setup.replay_rows.items():
