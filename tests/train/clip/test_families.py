@@ -13,6 +13,7 @@ import transformers
 from open_clip.tokenizer import HFTokenizer
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.load import load_backbone
 from gift_train.clip.model import FROZEN, Backbone
 from gift_train.clip.model_config import build
 from gift_train.clip.tokenizers import load_tokenizer, num_tokens
@@ -224,3 +225,11 @@ def test_what_writes_captions_keeps_its_weights_and_comes_with_a_checkpoint(tmp_
     assert decoder.equal(before)
     backbone.load_weights(whole)
     assert decoder.equal(before + 1)
+
+
+def test_a_text_tower_on_a_hub_out_of_reach_says_what_to_bring(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"Model roberta-ViT-B-32 has a text tower .* `hf download roberta-base config.json`") as refused:
+        load_backbone("roberta-ViT-B-32", "random")
+    assert "\n" not in str(refused.value)

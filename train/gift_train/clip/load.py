@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.hub import is_unreachable
 from gift_train.clip import transformers_folder
 from gift_train.clip.description import LOCAL_PREFIX, MISFIT, Description, describe, telling
 from gift_train.clip.model import Backbone, Precision, check_same_model
@@ -57,10 +58,23 @@ def backbone_of(description: Description, device: str = "cpu", precision: str = 
     if precision not in get_args(Precision):
         raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
     set_matmul_precision(precision)
-    with telling(description.name):
-        network: Any = build(description.config)
+    network = _network(description)
     config = described(description.config["model_cfg"], network)
     return Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config, description.name)
+
+
+def _network(description: Description) -> Any:
+    tower = description.config["model_cfg"]["text_cfg"].get("hf_model_name")
+    with telling(description.name):
+        try:
+            return build(description.config)
+        except OSError as error:
+            if tower is None or not is_unreachable(error):
+                raise
+            raise ConfigError(
+                f"Model {description.name} has a text tower of transformers, {tower}, whose configuration could not be had from the hub."
+                f" Where there is a network, run `hf download {tower} config.json`, and bring its cache (HF_HOME) here."
+            ) from error
 
 
 def pick_device(device: str) -> torch.device:

@@ -5,7 +5,7 @@ images a text: a constant added to Z changes nothing, so a model's `logit_bias` 
 whether it belongs together, and needs the bias to say so.
 """
 
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -27,8 +27,6 @@ ContrastiveLossName = Literal["softmax", "sigmoid"]
 class ContrastiveLoss(Protocol):
     """The two terms that compare images with texts, and the logits that both read."""
 
-    name: ClassVar[ContrastiveLossName]
-
     def logits(self, image_features: Tensor, text_features: Tensor, student: Backbone) -> Tensor:
         """[B, D] and [N, D], L2-normalised -> Z [B, N]; scale and bias are the student's, which no model trains."""
 
@@ -41,8 +39,6 @@ class ContrastiveLoss(Protocol):
 
 class SoftmaxLoss:
     """Cross-entropies of rows and columns, `two_way_distillation` and `image_text_alignment`: GIFT and ZSCL as published."""
-
-    name: ClassVar[ContrastiveLossName] = "softmax"
 
     def logits(self, image_features: Tensor, text_features: Tensor, student: Backbone) -> Tensor:
         """Z = s f g'."""
@@ -58,8 +54,6 @@ class SoftmaxLoss:
 
 class SigmoidLoss:
     """Binary cross-entropies of pairs, `sigmoid_distillation` and `sigmoid_alignment`: for models that were trained so."""
-
-    name: ClassVar[ContrastiveLossName] = "sigmoid"
 
     def logits(self, image_features: Tensor, text_features: Tensor, student: Backbone) -> Tensor:
         """Z = s f g' + b."""
