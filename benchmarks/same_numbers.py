@@ -4,7 +4,7 @@
     python benchmarks/same_numbers.py record after.json          # with the code as it is, on the same machine and libraries
     python benchmarks/same_numbers.py compare before.json after.json
 
-`record` makes shards with the mini model, trains every recipe that suits the mini CLIP for 20 steps on each of two tasks, and keeps all loss
+`record` makes shards with the mini model, trains every recipe for the mini CLIP for 20 steps on each of two tasks, and keeps all loss
 terms, accuracies, and digests of shards and weights. It goes through the command lines alone, so the code behind them may move.
 Seven minutes on two cores. Exit code 1 if `compare` finds a difference.
 """
