@@ -42,7 +42,7 @@ class PrefixTree:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitTree:
-    """A prefix tree in parts of a few of its rows each, every text in the part that it ends in; nothing is in more parts than rows."""
+    """A prefix tree in parts of a few of its rows each, every text in the part in which it ends. What rows share stays shared."""
 
     parts: tuple[PrefixTree, ...]
     places: Tensor | None  # [K] long: where each text stands among those of all parts; None where there is one part, in their order

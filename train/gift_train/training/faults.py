@@ -32,11 +32,13 @@ def _told(error: BaseException) -> str | None:
         )
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            f"The device's memory ran out: {str(error).partition('. ')[0]}. Set a smaller batch_size, replay_batch_size or"
-            " evaluation_batch_size, or --precision bf16; more processes share a batch. The same command goes on."
+            f"The device's memory ran out: {str(error).partition('. ')[0]}. In training --gradient-checkpointing or --micro-batch-size N"
+            " take less and the run goes on with them; so do more processes. A smaller evaluation_batch_size or --precision bf16 make"
+            " another run."
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return (
-            "The machine's memory ran out. Set a smaller batch_size or --image-cache-gb, or fewer --num-workers. The same command goes on."
+            "The machine's memory ran out. A smaller --image-cache-gb or fewer --num-workers take less, in training also"
+            " --gradient-checkpointing or --micro-batch-size N; a run goes on with them."
         )
     return None
