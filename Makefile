@@ -1,4 +1,5 @@
 # make demo: the whole pipeline on the embedded mini world.   make test: lint, types and tests.   make test-slow: minutes-long checks.
+# make gpu-check: whether a machine with a GPU is right, and how fast.
 # make test-lowest: tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -6,7 +7,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 LOWEST ?= $(VENV)-lowest
 
-.PHONY: demo test test-slow test-lowest install clean
+.PHONY: demo test test-slow test-lowest gpu-check install clean
 
 # The README's pipeline, command by command. Each step skips what an earlier, interrupted start has finished.
 # One thread a process and two processes: at the mini models' size that beats one process with two threads.
@@ -29,10 +30,13 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -rs -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile -rs -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+gpu-check: install
+	$(BIN)/python -m benchmarks.gpu_check
 
 # The lower bounds laid over the usual environment, which lends the rest, torch first of all; --check tells if one is not in effect.
 test-lowest: install
@@ -42,7 +46,7 @@ test-lowest: install
 	$(BIN)/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
 	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --editable ".[test]" --constraint $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python tests/lowest_versions.py --check
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 -m "not slow and not gpu" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(LOWEST_TESTS)
 
 # Where the libraries' numbers, files and private interfaces show.
 LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output/test_other_readers.py tests/train/clip \

@@ -283,7 +283,7 @@ def predictions(images: np.ndarray, rows: Rows) -> np.ndarray:
     import torch
 
     from gift_train.clip.load import load_backbone
-    from gift_train.clip.zero_shot import zero_shot_classifier
+    from gift_train.clip.zero_shot import most_similar, zero_shot_scores
 
     clip = load_backbone("mini", None)
     tasks = [row["source"] for row in rows]
@@ -292,7 +292,7 @@ def predictions(images: np.ndarray, rows: Rows) -> np.ndarray:
         for task in dict.fromkeys(tasks):
             own = np.array([number for number, name in enumerate(tasks) if name == task])
             pixels = torch.from_numpy(images[own]).permute(0, 3, 1, 2)
-            labels[own] = zero_shot_classifier(clip, Manifests().task(task))(clip.place_images(pixels)).numpy()
+            labels[own] = most_similar(zero_shot_scores(clip, Manifests().task(task)))(clip.place_images(pixels)).numpy()
     return labels
 
 

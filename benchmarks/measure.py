@@ -74,11 +74,8 @@ def report(benchmark: str, findings: Sequence[Finding], details: Mapping[str, An
 
     Returns its path. A try, and what another device does, never takes the place of a measurement.
     """
-    from gift_train.records.provenance import (  # imports torch, which must not count as a measured process's memory
-        git_commit,
-        hardware,
-        versions,
-    )
+    from gift_shared.version import git_commit
+    from gift_train.records.provenance import hardware, versions  # imports torch, which must not count as a measured process's memory
 
     name = f"{benchmark}{'' if device == 'cpu' else '_gpu'}{'_quick' if is_quick else ''}"
     width = max(len(finding.what) for finding in findings)

@@ -104,6 +104,7 @@ def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, cache_bytes
 
     from gift_train.clip.normalise import Normalise
     from gift_train.data.batches import BatchOrder, stream
+    from gift_train.data.loader import Loading
     from gift_train.data.replay import ReplayCollate, ReplayDataset
     from gift_train.data.transforms import image_transforms
 
@@ -117,7 +118,7 @@ def shard_pass(out: Path, rows: pa.Table, pixels: int, workers: int, cache_bytes
         num_batches = EPOCHS * order.batches_per_epoch
         first = next(passes) * num_batches
         positions = range(first, first + num_batches)
-        return sum(len(normalise(batch.images)) for batch in stream(dataset, order, collate, positions, workers))
+        return sum(len(normalise(batch.images)) for batch in stream(dataset, order, collate, positions, Loading(num_workers=workers)))
 
     return one_pass
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from gift_shared.manifests import Manifests
 from gift_train.clip.load import load_backbone
-from gift_train.clip.model import Backbone
+from gift_train.clip.model import Backbone, Precision
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayCollate
-from gift_train.methods.base import TaskContext
+from gift_train.methods.base import LossTerms, TaskContext
 from gift_train.methods.gift import Gift
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
@@ -50,7 +50,9 @@ class Case:
     batch_size: int
     device: str
     consolidates: bool = True
-    compiles: bool = False  # ours
+    compiles: bool = False  # ours, as the next two
+    micro_batch_size: int | None = None
+    recomputes_blocks: bool = False
 
     @property
     def shown(self) -> str:
@@ -196,12 +198,18 @@ class PlainStep:
 
 
 class OurStep:
-    """One call, one step of the trainer on the next batch, its terms read as the loop reads them when they are due."""
+    """One call, one step of the trainer on the next batch, its terms read as the loop reads them when they are due.
 
-    def __init__(self, case: Case, data: Batches) -> None:
-        student = Backbone(data.network(), data.backbone.tokenizer, "fp32" if case.device == "cpu" else "bf16")
+    precision: of the towers; bf16 on a GPU and fp32 elsewhere unless given.
+    """
+
+    def __init__(self, case: Case, data: Batches, precision: Precision | None = None) -> None:
+        student = Backbone(data.network(), data.backbone.tokenizer, precision or ("fp32" if case.device == "cpu" else "bf16"))
         if case.compiles:
             student.compile_blocks()
+        if case.recomputes_blocks:
+            student.recompute_blocks()
+        student.micro_batch_size = case.micro_batch_size
         self.batches = [
             (place_task(task, student), place_replay(replay, student)) for task, replay in zip(data.task, data.replay, strict=True)
         ]
@@ -241,10 +249,13 @@ class OurStep:
         self.losses: list[dict[str, float]] = []
 
     def __call__(self) -> None:
+        self.losses.append({name: float(term) for name, term in self.enqueue().items()})
+
+    def enqueue(self) -> LossTerms:
+        """The step that is due, its terms not read: on a GPU the host does not wait for it."""
         step = len(self.losses)
         self.training.optimizer.param_groups[0]["lr"] = SCHEDULE.learning_rate(step)
-        terms = training_step(self.training, *self.batches[step % len(self.batches)])
-        self.losses.append({name: float(term) for name, term in terms.items()})
+        return training_step(self.training, *self.batches[step % len(self.batches)])
 
 
 def largest_gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:

@@ -29,18 +29,19 @@ ROOMS = {
         {"planning", "rendering", "workers"},
         {"images"},
         {"output"},
-        {"views", "pipeline"},
-        {"cli"},
+        {"views", "pipeline", "notebook"},
+        {"cli", "__init__"},
     ],
     "gift_train": [
-        {"options", "distributed", "clip"},
+        {"options", "devices", "clip"},
+        {"distributed"},
         {"data"},
         {"methods", "evaluation"},
         {"recipes"},
         {"records"},
         {"training"},
-        {"parity", "report", "export"},
-        {"cli"},
+        {"parity", "report", "export", "notebook"},
+        {"cli", "__init__"},
     ],
 }
 
@@ -192,7 +193,7 @@ def module_path(name: str) -> Path | None:
 def test_a_room_imports_the_rooms_below_it_alone(package: str) -> None:
     """Imports within functions are counted, and those for types alone."""
     level = {room: number for number, rooms in enumerate(ROOMS[package]) for room in rooms}
-    assert {room_of(path, package) for path in modules(package)} - {"__init__"} == set(level)
+    assert {room_of(path, package) for path in modules(package)} == set(level)
     breaches = {
         f"{importer.relative_to(PACKAGES[package])} imports {imported.relative_to(PACKAGES[package])}"
         for importer, files in files_imported(package).items()

@@ -21,6 +21,7 @@ FOLDERS = {
     "generate": ["generate"],
     "train": ["train", "mini_world/gift_mini"],
     "cluster": ["shared"],
+    "notebook": ["shared"],
     "remote": ["shared"],
     "test": ["tests", "benchmarks", "mini_world/pretrain"],
 }
@@ -69,7 +70,7 @@ def test_a_stages_extra_declares_what_the_stage_imports_and_no_more(extra: str) 
 
 
 def test_what_both_stages_share_declares_what_it_imports_and_no_more() -> None:
-    assert imported(["shared"]) - BASE == declared(EXTRAS["cluster"]) | declared(EXTRAS["remote"])
+    assert imported(["shared"]) - BASE == declared([*EXTRAS["cluster"], *EXTRAS["notebook"], *EXTRAS["remote"]])
 
 
 def test_every_package_of_the_base_is_imported_by_what_is_installed_and_in_no_extra() -> None:
@@ -78,7 +79,7 @@ def test_every_package_of_the_base_is_imported_by_what_is_installed_and_in_no_ex
 
 
 def test_the_tests_extra_declares_what_only_they_import_and_the_tools_they_need() -> None:
-    others = BASE.union(*(declared(EXTRAS[extra]) for extra in ("generate", "train", "cluster", "remote")))
+    others = BASE.union(*(declared(EXTRAS[extra]) for extra in ("generate", "train", "cluster", "notebook", "remote")))
     assert imported(FOLDERS["test"]) - others == declared(EXTRAS["test"]) - NOT_IMPORTED["test"]
 
 

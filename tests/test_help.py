@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
+
+from gift_shared.version import git_commit
 
 HEAVY = ("torch", "diffusers", "transformers", "open_clip", "torchvision", "numpy", "pyarrow", "PIL", "matplotlib", "webdataset")
 SECONDS = 0.5
@@ -45,3 +48,16 @@ def test_an_unknown_command_is_exit_code_2(command_line: str) -> None:
     assert result.returncode == 2
     assert "nonsense" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command_line", "libraries"), [("gift-generate", ("torch", "diffusers", "transformers")), ("gift-train", ("torch", "open_clip_torch"))]
+)
+def test_the_version_is_told_with_those_of_the_libraries_that_decide_numbers(command_line: str, libraries: tuple[str, ...]) -> None:
+    check = f"import sys, atexit; atexit.register(lambda: print('LOADED', sorted(set({HEAVY!r}) & set(sys.modules))))\n"
+    result = subprocess.run([sys.executable, "-c", check + program(command_line, "--version")], capture_output=True, text=True, check=True)
+    first, *others, loaded = result.stdout.splitlines()
+    assert first == f"{command_line} {metadata.version('gift-cl')}"
+    assert {f"{name} {metadata.version(name)}" for name in libraries} <= set(others)
+    assert [line for line in others if line.startswith("commit ")] == ([] if (commit := git_commit()) is None else [f"commit {commit}"])
+    assert loaded == "LOADED []"

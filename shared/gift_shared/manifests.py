@@ -36,10 +36,18 @@ class TaskManifest:
         """Training prompts and generation captions, in label order: the first template only (METHODS 1.4)."""
         return tuple(self.templates[0].replace("{}", name) for name in self.class_names)
 
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """What evaluation reads: every template of a class, class after class in label order (METHODS 1.12)."""
+        return tuple(template.replace("{}", name) for name in self.class_names for template in self.templates)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrderManifest:
-    """A sequence of tasks, and the class list that stands for pre-training before the first one."""
+    """A sequence of tasks, and the class list that stands for pre-training before the first one.
+
+    `shots`: training images a class of each task; None = all there are.
+    """
 
     name: str
     display_name: str
@@ -47,6 +55,7 @@ class OrderManifest:
     tasks: tuple[str, ...]
     recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
+    shots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,11 +170,11 @@ def _parse_order(path: Path) -> OrderManifest:
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "captions_drawn": int},
+        optional={"about": str, "captions_drawn": int, "shots": int},
     )
-    captions_drawn = table.get("captions_drawn")
-    if captions_drawn is not None and captions_drawn < 1:
-        raise ManifestError(f"{path}: captions_drawn must be a positive integer, found {captions_drawn}.")
+    for key in ("captions_drawn", "shots"):
+        if table.get(key, 1) < 1:
+            raise ManifestError(f"{path}: {key} must be a positive integer, found {table[key]}.")
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
@@ -175,7 +184,8 @@ def _parse_order(path: Path) -> OrderManifest:
         pretraining_source=table["pretraining_source"],
         tasks=tasks,
         recipes=table["recipes"],
-        captions_drawn=captions_drawn,
+        captions_drawn=table.get("captions_drawn"),
+        shots=table.get("shots"),
     )
 
 

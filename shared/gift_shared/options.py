@@ -7,10 +7,10 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
@@ -44,6 +44,23 @@ class LocalCommand(typer.core.TyperCommand):
                         f"{flags[name]} {shown} is a URL; expected a path on this machine or on storage that is mounted here."
                     )
         return left
+
+
+def with_version(app: typer.Typer, program: str, packages: Sequence[str]) -> None:
+    """Give a program `--version`: its own, and that of the packages its numbers depend on (`gift_shared.version`)."""
+
+    def tell(is_asked: bool) -> None:
+        if is_asked:
+            from gift_shared.version import version_text
+
+            typer.echo(version_text(program, packages))
+            raise typer.Exit
+
+    @app.callback()
+    def program_options(
+        version: Annotated[bool, typer.Option("--version", callback=tell, is_eager=True, help="Show the version and exit.")] = False,
+    ) -> None:
+        """Options of the program itself."""
 
 
 def takes_path(annotation: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import transformers
 from hostile import VALUES, damages, fuzz, reads_or_tells, table_changes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,6 +226,34 @@ def test_a_model_folder_with_anything_in_its_configuration_is_told(clip, change)
         reads_or_tells(lambda: load_backbone(str(clip), None), clip)
     finally:
         (clip / "open_clip_config.json").write_text(json.dumps(CLIP))
+
+
+@pytest.fixture(scope="module")
+def of_transformers(tmp_path_factory):
+    """A folder as transformers saves it."""
+    folder = tmp_path_factory.mktemp("transformers") / "clip"
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {letter: number for number, letter in enumerate(["a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"])}
+    text = tower | {"vocab_size": 5, "max_position_embeddings": 8, "bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 4}
+    config = transformers.CLIPConfig(text_config=text, vision_config=tower | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPTokenizer(vocab=words, merges=[]).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder)
+    load_backbone(str(folder), None)
+    return folder
+
+
+@fuzz(60)
+@given(name=st.sampled_from(["config.json", "text_config", "preprocessor_config.json"]), change=table_changes())
+def test_a_folder_of_transformers_with_anything_in_its_configuration_is_told(of_transformers, name, change):
+    path = of_transformers / (name if name.endswith(".json") else "config.json")
+    content = path.read_text()
+    table = json.loads(content)
+    path.write_text(json.dumps(change(table) if name.endswith(".json") else table | {name: change(table[name])}))
+    try:
+        reads_or_tells(lambda: load_backbone(str(of_transformers), None), of_transformers)
+    finally:
+        path.write_text(content)
 
 
 @pytest.mark.parametrize(("tower", "size"), [("vision_cfg", "image_size"), ("vision_cfg", "width"), ("text_cfg", "vocab_size")])

@@ -15,6 +15,9 @@ for module in ("workers.claims", "output.folder", "pipeline", "images.rendered",
     importlib.import_module(f"gift_generate.{module}")
 
 
+exit_codes: dict[int, int] = {}  # of processes that have ended
+
+
 def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
@@ -26,6 +29,7 @@ def serve() -> None:
 def start(arguments: list[str], log: str) -> int:
     process = os.fork()
     if process:
+        exit_codes.pop(process, None)  # of an earlier one of that number
         return process
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -44,8 +48,12 @@ def start(arguments: list[str], log: str) -> int:
 
 
 def poll(process: int) -> int | None:
-    ended, status = os.waitpid(process, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if ended else None
+    if process not in exit_codes:  # the system tells of an end once
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if not ended:
+            return None
+        exit_codes[process] = os.waitstatus_to_exitcode(status)
+    return exit_codes[process]
 
 
 if __name__ == "__main__":

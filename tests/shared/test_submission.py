@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from submitit.core.utils import JobPaths
 from gift_shared import command_job, submission
 from gift_shared.command_job import CommandFailedError, CommandJob
 from gift_shared.errors import ConfigError
-from gift_shared.submission import Resources, each_of, filled, minutes, require_executor, submit_jobs, wait_for
+from gift_shared.submission import Resources, _executor, each_of, filled, minutes, require_executor, submit_jobs, wait_for
 
 # A command that stops cleanly when it is told to, as ours do, but only at its first start; `starts` counts, `told` holds the signals.
 OBEDIENT = """
@@ -255,3 +257,16 @@ def test_jobs_have_not_ended_because_slurm_does_not_answer(slurm, tmp_path, monk
     told = []
     assert wait_for([job], Resources(), told.append) == 0
     assert told == ["done       7 (1 of 1)"]
+
+
+@pytest.mark.skipif(shutil.which("srun") is None, reason="submitit writes for SLURM where there is one")
+def test_gpus_may_be_asked_for_by_node_or_by_task(tmp_path):
+    """A process takes the GPU of its number, or the only one it sees: either script serves."""
+    for resources, line in (
+        (Resources(processes=8, gpus_per_node=8), "#SBATCH --gpus-per-node=8"),
+        (Resources(processes=8, slurm=["gpus-per-task=1"]), "#SBATCH --gpus-per-task=1"),
+    ):
+        script = _executor("test", replace(resources, logs=tmp_path))._make_submission_file_text("true", "1")
+        asked = [text for text in script.splitlines() if text.startswith("#SBATCH --gpus")]
+        assert asked == [line]
+        assert "#SBATCH --ntasks-per-node=8" in script

@@ -34,7 +34,19 @@ class DataOptions:
 
     data_root: DataRoot = Path("data")
     manifests: ManifestFolders = None
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load images; they change no number.")] = 0
+    num_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that load images; they change no number."
+            "  [default: on a GPU one for each core of this process's share, 8 at most; 0 on the CPU]",
+            show_default=False,
+        ),
+    ] = None
+    worker_start_method: Annotated[
+        Literal["fork", "forkserver", "spawn"] | None,
+        typer.Option(help="How Python starts them.  [default: fork on Linux, spawn on macOS]", show_default=False),
+    ] = None
     image_cache_gb: Annotated[
         float,
         typer.Option(min=0, max=1e15, help="Memory for decoded images: of each dataset's training, its test and the replayed images."),
@@ -66,8 +78,22 @@ class ComputeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(DataOptions, ComputeOptions):
-    """All that a run needs to know of the machine; a table passes it on to each of its runs."""
+    """All that a run needs to know of the machine; a table passes it on to each of its runs.
 
+    `micro_batch_size` and `gradient_checkpointing` save memory and change last bits.
+    """
+
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images, or rows of texts, that pass the model at once in training; the loss stays that of the batch.  [default: all]",
+            show_default=False,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute the towers' blocks again in the backward pass: less memory.")
+    ] = False
     shard_cache: Annotated[
         Path | None,
         typer.Option(envvar="GIFT_SHARD_CACHE", help="Where shards of a URL are kept for a while.  [default: ~/.cache/gift/shards]"),

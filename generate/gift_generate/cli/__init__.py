@@ -4,7 +4,7 @@ import typer
 
 from gift_generate.cli import import_, inspect, plan, push, render, submit
 from gift_shared.console import run_app
-from gift_shared.options import LocalCommand
+from gift_shared.options import LocalCommand, with_version
 
 app = typer.Typer(
     name="gift-generate",
@@ -14,6 +14,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text: boxes cut flag names short, and markup swallows [default: ...]
     pretty_exceptions_enable=False,
 )
+with_version(app, "gift-generate", ("torch", "diffusers", "transformers", "accelerate"))
 for command in (plan.plan, render.render):
     app.command(cls=LocalCommand)(command)
 app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit.submit)

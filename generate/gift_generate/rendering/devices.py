@@ -5,6 +5,7 @@ import os
 import torch
 
 from gift_shared.errors import ConfigError
+from gift_shared.launchers import local_rank_from
 
 # cuDNN passes over every algorithm whose workspace does not fit, and then has none left; cuBLAS cannot make its handle.
 OUT_OF_MEMORY = (
@@ -19,7 +20,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def find_device(name: str) -> torch.device:
-    """`cuda` without a number is the GPU of this process among those of its node, as under torchrun and SLURM; so is auto."""
+    """`cuda` without a number is the GPU of this process among those of its node, as under torchrun and SLURM; so is auto.
+
+    Its number modulo what it sees: that is right where each process of a node sees all GPUs, and where each sees its own alone.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -30,6 +34,5 @@ def find_device(name: str) -> torch.device:
     if not is_there.get(device.type, True):
         raise ConfigError(f"--device {name}: this machine has no such device that torch can use; try --device auto.")
     if device.type == "cuda" and device.index is None:
-        local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
+        return torch.device("cuda", local_rank_from(os.environ, default=0) % torch.cuda.device_count())
     return device

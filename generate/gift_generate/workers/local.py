@@ -17,6 +17,7 @@ from typing import IO
 from gift_generate.workers.rank import Worker
 from gift_shared.console import INTERRUPTED
 from gift_shared.errors import ConfigError, GiftError, MachineError, Preempted
+from gift_shared.launchers import local_rank_from, number_from
 from gift_shared.preemption import SIGNALS, PreemptionNotice
 
 SUPERVISED = "GIFT_SUPERVISED"  # in the environment of such a worker
@@ -163,8 +164,8 @@ def require_no_launcher(environment: Mapping[str, str] = os.environ) -> None:
 
 def local_place(place: int, num: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What tells a worker which of this machine's it is, and with it which GPU is its own: as torchrun's names, and within srun's."""
-    outer = int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)
-    num_outer = int(environment.get("LOCAL_WORLD_SIZE") or 1)
+    outer = local_rank_from(environment, default=0)
+    num_outer = number_from(environment, "LOCAL_WORLD_SIZE", default=1)
     return {"LOCAL_RANK": str(outer * num + place), "LOCAL_WORLD_SIZE": str(num_outer * num)}
 
 

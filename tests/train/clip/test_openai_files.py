@@ -171,8 +171,9 @@ def test_what_a_file_says_of_itself_is_not_overruled(halves, tmp_path):
 
 
 def test_a_configuration_beside_a_file_says_what_it_is(halves, tmp_path):
-    path = tmp_path / "open_clip_model.safetensors"
+    path = tmp_path / "mine.safetensors"
     save_file(halves, path)
+    save_file(halves, tmp_path / "older.safetensors")
     beside = {"model_cfg": TINY | {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(beside))
     backbone = load_backbone("tiny-CLIP", str(path))
@@ -192,6 +193,13 @@ def test_towers_of_other_libraries_are_not_asked_about(tmp_path):
     assert asks_for_activation(TINY | {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}})
     assert asks_for_activation(TINY | {"text_cfg": text})
     assert not asks_for_activation(TINY | {"vision_cfg": {"layers": [1, 1, 1, 1]}, "text_cfg": text})
+    other = TINY | {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224"}, "text_cfg": text}
+    (tmp_path / "tiny-other.json").write_text(json.dumps(other))
+    open_clip.add_model_config(tmp_path / "tiny-other.json")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    assert describe("tiny-other", str(tmp_path / "other.safetensors")).config["model_cfg"]["quick_gelu"] is False
+    with pytest.raises(ConfigError, match="both towers of this model are of other libraries"):
+        describe("tiny-other", str(tmp_path / "other.safetensors"), True)
 
 
 def test_torchscript_without_openais_sizes_is_told_to_be_taken_for_theirs(halves, tmp_path, caplog):

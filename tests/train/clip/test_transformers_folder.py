@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from gift_shared.errors import ConfigError
 from gift_train.clip import transformers_folder
+from gift_train.clip.description import describe
 from gift_train.clip.load import load_backbone
+from gift_train.clip.model_config import difference
 
 TEXTS = ["a photo of a red square.", "a cat", "", "IT'S a  naïve\tdog, 12 of them", "long " * 40]
 LETTERS = [chr(number) for number in range(33, 127)]
@@ -67,7 +69,7 @@ def assert_same_features(backbone, model, folder):
         ours = backbone.encode_images(images), backbone.encode_texts(backbone.trim(backbone.tokenize(TEXTS)))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, F.normalize(other, dim=-1), atol=2e-6)
-    assert float(backbone.scale) == pytest.approx(float(model.logit_scale.exp()))
+    assert float(backbone.scale) == pytest.approx(float(model.logit_scale.detach().exp()))
 
 
 @pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
@@ -104,6 +106,39 @@ def test_other_epsilons_and_texts_of_old_configurations_are_kept(tmp_path):
     backbone = load_backbone(str(folder), None)
     assert "pool_type" not in backbone.config["model_cfg"]["text_cfg"]
     assert_same_features(backbone, model, folder)
+
+
+OF_2021 = {
+    "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 512, "text_config_dict": None, "vision_config_dict": None,
+    "text_config": {
+        "model_type": "clip_text_model", "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 12,
+        "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "hidden_act": "quick_gelu", "num_beams": 1, "top_k": 50, "dropout": 0.0,
+        "torch_dtype": None, "pruned_heads": {}, "use_bfloat16": False, "id2label": {"0": "LABEL_0"}, "max_position_embeddings": 77,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+        "num_hidden_layers": 12, "patch_size": 16, "torchscript": False,
+    },
+}  # fmt: skip
+PICTURES_OF_2021 = {
+    "crop_size": 224, "do_center_crop": True, "do_normalize": True, "do_resize": True, "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": 224,
+}  # fmt: skip
+
+
+def test_the_published_configurations_of_openai_are_open_clips_own(tmp_path):
+    """As they were written in 2021, and with the later form's values in a second place, which count."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PICTURES_OF_2021))
+    (tmp_path / "config.json").write_text(json.dumps(OF_2021))
+    found = transformers_folder.read_config(tmp_path, with_weights=False)
+    assert difference(found, describe("ViT-B-16", "openai").config, ("found", "ViT-B-16")) is None
+    later = {"text_config_dict": {"hidden_act": "gelu"}, "vision_config_dict": {"hidden_act": "gelu", "hidden_size": 1664}}
+    later["vision_config_dict"] |= {"intermediate_size": 8192, "num_attention_heads": 16, "patch_size": 14}
+    (tmp_path / "config.json").write_text(json.dumps(OF_2021 | later))
+    model_cfg = transformers_folder.read_config(tmp_path, with_weights=False)["model_cfg"]
+    assert model_cfg["quick_gelu"] is False
+    assert model_cfg["vision_cfg"]["head_width"] == 104
+    assert int(1664 * model_cfg["vision_cfg"]["mlp_ratio"]) == 8192
 
 
 @pytest.mark.parametrize("form", ["shards", "pickle", "halves"])

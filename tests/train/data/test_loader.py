@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gift_train.data.loader import _shared, death_of_worker, end_loader_processes, loaded
+from gift_train.data.loader import Loading, _shared, death_of_worker, end_loader_processes, loaded, resolved_loading
 
 MEND = "gift_train/data/loader.py, _end: read DataLoader's _shutdown_workers again and leave behind what it does now."
 
@@ -32,13 +32,58 @@ def test_torch_still_has_what_the_end_of_workers_rests_on():
 
 
 def test_batches_come_in_order_and_their_processes_end_with_them():
-    batches = loaded(Numbers(), range(3, 9), 2)
+    batches = loaded(Numbers(), range(3, 9), Loading(num_workers=2))
     assert [int(batch[0]) for batch in batches] == [3, 4, 5, 6, 7, 8]
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_that_are_not_forked_give_the_same_batches_and_end_with_them(method):
+    batches = loaded([torch.full((4,), position) for position in range(9)], range(3, 9), Loading(num_workers=2, start_method=method))
+    assert [int(batch[0]) for batch in batches] == [3, 4, 5, 6, 7, 8]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow  # torch looks after processes that are not its children every five seconds
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_killed_worker_that_was_not_forked_is_told_too(method):
+    batches = loaded([torch.zeros(4)] * 1000, range(1000), Loading(num_workers=2, start_method=method))
+    next(batches)
+    worker, _ = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(RuntimeError) as error:
+        list(batches)
+    assert death_of_worker(error.value) == f"(process {worker.pid}) was killed by SIGKILL"
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "num_cores", "num_workers"),
+    [
+        (None, "cpu", 16, 0),
+        (None, "cuda", 16, 8),
+        (None, "cuda", 3, 3),
+        (None, "cuda", 1, 1),
+        (0, "cuda", 16, 0),
+        (12, "cpu", 1, 12),
+        (None, "mps", 4, 0),
+    ],
+)
+def test_an_accelerator_gets_a_worker_for_each_core_up_to_eight(asked, device, num_cores, num_workers):
+    assert resolved_loading(asked, None, torch.device(device), num_cores) == Loading(num_workers=num_workers)
+
+
+def test_the_only_process_has_all_cores_it_may_run_on(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 5})
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert resolved_loading(None, None, torch.device("cuda")).num_workers == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert resolved_loading(None, None, torch.device("cuda")).num_workers == 2
+
+
 def test_a_stream_that_is_let_go_of_ends_its_processes():
-    batches = loaded(Numbers(), range(1000), 2)
+    batches = loaded(Numbers(), range(1000), Loading(num_workers=2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     del batches
@@ -47,7 +92,7 @@ def test_a_stream_that_is_let_go_of_ends_its_processes():
 
 
 def test_all_processes_can_be_ended_while_streams_are_held():
-    held = [loaded(Numbers(), range(1000), 1) for _ in range(2)]
+    held = [loaded(Numbers(), range(1000), Loading(num_workers=1)) for _ in range(2)]
     for batches in held:
         next(batches)
     end_loader_processes()
@@ -57,7 +102,7 @@ def test_all_processes_can_be_ended_while_streams_are_held():
 
 
 def test_a_killed_worker_is_told_by_words_that_are_understood():
-    batches = loaded(Numbers(), range(1000), 1)
+    batches = loaded(Numbers(), range(1000), Loading(num_workers=1))
     next(batches)
     (worker,) = multiprocessing.active_children()
     worker.kill()
@@ -90,7 +135,7 @@ def test_a_batch_without_room_in_shared_memory_is_pickled(monkeypatch):
 def test_a_signal_to_workers_that_have_just_been_started_ends_none(number):
     """A scheduler signals every process of a job, at any moment: until a worker knows to ignore it, it is held back."""
     for _ in range(5):
-        batches = loaded(Numbers(), range(8), 2)
+        batches = loaded(Numbers(), range(8), Loading(num_workers=2))
         started = threading.Thread(target=lambda: [os.kill(pid, number) for pid in new_children()])
         started.start()
         assert [int(batch[0]) for batch in batches] == list(range(8))

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from gift_train.data.batches import BatchOrder, collate_task, stream
+from gift_train.data.loader import Loading
 from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
 from gift_train.data.transforms import image_transforms
 
@@ -40,7 +41,7 @@ class Items(torch.utils.data.Dataset):
 def epochs(prepared, num_images, num_workers, num_epochs=3):
     order = BatchOrder(num_samples=num_images, batch_size=4, seed=1, name="task")
     positions = range(num_epochs * order.batches_per_epoch)
-    return [batch.images for batch in stream(Items(prepared), order, collate_task, positions, num_workers)]
+    return [batch.images for batch in stream(Items(prepared), order, collate_task, positions, Loading(num_workers=num_workers))]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

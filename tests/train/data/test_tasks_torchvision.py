@@ -1,6 +1,7 @@
 """The eleven MTIL datasets and others through torchvision's own classes, on look-alikes of the data (conftest.py)."""
 
 import hashlib
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,10 @@ def test_every_image_carries_its_own_label_and_is_rgb(look_alike, label_of_pixel
             assert image.shape == (3, 8, 8)
             pixel = image[:, 4, 4]
             assert label == (round(float(pixel[0]) / 12) if name == "mnist" else label_of_pixel(pixel.tolist()))
+    handed = pickle.loads(pickle.dumps(task.train_plain))  # as a loader process that is not forked gets it
+    (image, label), (expected, expected_label) = handed[1], task.train_plain[1]
+    assert torch.equal(image, expected)
+    assert label == expected_label
 
 
 @pytest.mark.parametrize("name", MTIL)

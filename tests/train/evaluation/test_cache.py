@@ -11,6 +11,7 @@ from PIL import Image
 from gift_shared.atomic import temporary_for
 from gift_shared.manifests import TaskManifest
 from gift_shared.processes import this_process
+from gift_train.data.loader import Loading
 from gift_train.data.tasks import load_test
 from gift_train.data.transforms import image_transforms
 from gift_train.evaluation.cache import EvaluationCache
@@ -39,7 +40,7 @@ def opened(root, size=16):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_cached_images_equal_the_loaded_ones(animals, num_workers):
     images = opened(animals)
-    cached = EvaluationCache(animals / "cache", num_workers).images(MANIFEST, images)
+    cached = EvaluationCache(animals / "cache", Loading(num_workers=num_workers)).images(MANIFEST, images)
     assert cached is not images
     assert len(cached) == len(images)
     for index in range(len(images)):

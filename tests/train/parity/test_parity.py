@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from gift_shared.errors import ConfigError, DataError
-from gift_train.parity.bounds import LOSS_BOUND, WEIGHT_BOUND
+from gift_train.parity.bounds import ON_CPU, bounds_on
 from gift_train.parity.replay import FIRST_LOSS_ONLY, VARIANTS, Fixture, _check_variant, check_fixture
 
 GOLDEN = Path(__file__).parents[2] / "golden/parity"
@@ -33,13 +34,15 @@ def change_tensors(folder, change):
     save_file(tensors, folder / "fixture.safetensors")
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variant_arrives_at_the_golden_weights(fixture, variant):
-    result = _check_variant(fixture, variant)
+def test_variant_arrives_at_the_golden_weights(fixture, variant, device):
+    bounds = bounds_on(torch.device(device))
+    result = _check_variant(fixture, variant, torch.device(device))
     assert result.agrees
     if variant not in FIRST_LOSS_ONLY:
-        assert result.weight_difference <= WEIGHT_BOUND
-        assert result.loss_difference is None or result.loss_difference <= LOSS_BOUND
+        assert result.weight_difference <= bounds.weight
+        assert result.loss_difference is None or result.loss_difference <= bounds.loss
 
 
 @pytest.mark.parametrize("variant", ["gift", "zscl", "lwf"])
@@ -47,8 +50,8 @@ def test_the_golden_weights_are_arrived_at_with_every_product_by_onednn_too(fixt
     monkeypatch.setattr("gift_train.clip.linear.favours_onednn", lambda: True)
     monkeypatch.setattr("gift_train.clip.linear.FEWEST_PRODUCTS", 0)
     result = _check_variant(fixture, variant)
-    assert result.weight_difference <= WEIGHT_BOUND
-    assert result.loss_difference <= 2 * LOSS_BOUND  # a golden loss of 16 is known to 1e-6 of itself, and these products round otherwise
+    assert result.weight_difference <= ON_CPU.weight
+    assert result.loss_difference <= 2 * ON_CPU.loss  # a golden loss of 16 is known to 1e-6 of itself, and these products round otherwise
 
 
 def test_every_variant_of_the_fixture_is_built(fixture):

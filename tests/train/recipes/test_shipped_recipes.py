@@ -63,6 +63,7 @@ def test_no_two_recipes_of_a_benchmark_share_a_title():
         ("gift_beta_1", "gift_without_awc", {"method_config.alignment_weight": 1.0}),
         ("gift_alignment_only", "gift_without_awc", {"method_config.distill_weight": 0.0}),
         ("gift_no_penalty", "gift", {"method_config.weight_consolidation": "none", "method_config.consolidation_weight": None}),
+        ("gift_sigmoid", "gift", {"method_config.contrastive_loss": "sigmoid"}),
         ("gift_pretraining_only", "gift", {"replay.captions": "pretraining-only"}),
         ("gift_images_250", "gift", {"replay.num_images": 250}),
         ("gift_images_500", "gift", {"replay.num_images": 500}),

@@ -167,7 +167,7 @@ def test_captions_longer_than_the_context_are_named_and_cut(gift_train, world, t
     flags = [flag for flag in world.arguments if not flag.startswith("--manifests")]
     outcome = gift_train("run", "--method", "zero_shot", "--out", tmp_path / "run", *flags, "--manifests", tmp_path / "manifests")
     assert outcome.code == 0, outcome.err
-    assert "3 captions are longer than the model's 32 tokens and are cut: 'a most extraordinarily unusual red square.'" in caplog.text
+    assert "3 texts are longer than the model's 32 tokens and are cut: 'a most extraordinarily unusual red square.'" in caplog.text
 
 
 def test_folder_of_another_run_is_refused_before_the_model_is_loaded(gift_train, quick_run, world, tmp_path):

@@ -93,9 +93,9 @@ def test_a_small_shared_memory_is_told_and_batches_take_another_way(world, tmp_p
 HALF_STARTED = """
 import multiprocessing
 from gift_shared.errors import MachineError
-from gift_train.data.loader import loaded
+from gift_train.data.loader import Loading, loaded
 try:
-    next(loaded([1] * 99, range(99), 8))
+    next(loaded([1] * 99, range(99), Loading(num_workers=8)))
 except MachineError as error:
     print(error, multiprocessing.active_children())
 """

@@ -111,9 +111,22 @@ def test_another_seed_gives_another_run(quick_run, tmp_path):
     assert not same_runs(tmp_path / "first", tmp_path / "second")
 
 
-def test_loader_processes_change_no_number(quick_run, tmp_path):
+def test_loader_processes_change_no_number_however_they_are_started(quick_run, tmp_path):
     assert quick_run("gift", tmp_path / "first").code == 0
-    assert quick_run("gift", tmp_path / "second", "--num-workers", "1").code == 0
+    told = read(tmp_path / "first/run.json")["options"]
+    assert (told["num_workers"], told["worker_start_method"]) == (0, "fork")  # as resolved: on the CPU none is started unasked
+    for method in ("fork", "forkserver"):
+        assert quick_run("gift", tmp_path / method, "--num-workers", "1", "--worker-start-method", method).code == 0
+        assert same_runs(tmp_path / "first", tmp_path / method)
+    told = read(tmp_path / "forkserver/run.json")["options"]
+    assert (told["num_workers"], told["worker_start_method"]) == (1, "forkserver")
+
+
+@pytest.mark.slow
+def test_loader_processes_that_are_spawned_change_no_number(quick_run, tmp_path):
+    assert quick_run("gift", tmp_path / "first", "--stop-after", "1").code == 0
+    spawned = ("--num-workers", "1", "--worker-start-method", "spawn")
+    assert quick_run("gift", tmp_path / "second", "--stop-after", "1", *spawned).code == 0
     assert same_runs(tmp_path / "first", tmp_path / "second")
 
 

@@ -104,7 +104,7 @@ def test_one_device_for_several_processes_is_refused(gift, gift_train, tmp_path,
     monkeypatch.setenv("WORLD_SIZE", "2")
     outcome = gift_train(*gift(tmp_path / "run", "--device", device))
     assert outcome.code == 2
-    assert f"--device {device} names one device for 2 processes" in outcome.err
+    assert f"--device {device} names one device for several processes" in outcome.err
 
 
 def test_a_garbled_launcher_variable_is_told(gift, gift_train, tmp_path, monkeypatch):
@@ -112,6 +112,14 @@ def test_a_garbled_launcher_variable_is_told(gift, gift_train, tmp_path, monkeyp
     outcome = gift_train(*gift(tmp_path / "run"))
     assert outcome.code == 2
     assert "The variable WORLD_SIZE of a launcher must be a number, found 'two'" in outcome.err
+
+
+def test_a_launcher_that_tells_too_little_is_told(gift, gift_train, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    outcome = gift_train(*gift(tmp_path / "run"))
+    assert outcome.code == 2
+    assert "error: A launcher set WORLD_SIZE = 2, but not RANK (0 to 1) and MASTER_ADDR as well." in outcome.err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "table"])

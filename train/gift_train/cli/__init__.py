@@ -8,7 +8,7 @@ import warnings
 import typer
 
 from gift_shared.console import run_app
-from gift_shared.options import LocalCommand
+from gift_shared.options import LocalCommand, with_version
 from gift_train.cli.data import data_app
 from gift_train.cli.evaluate import evaluate
 from gift_train.cli.export import export
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text: boxes cut flag names short, and markup swallows [default: ...]
     pretty_exceptions_enable=False,
 )
+with_version(app, "gift-train", ("torch", "torchvision", "open_clip_torch", "accelerate"))
 app.add_typer(data_app)
 for command in (run, evaluate, report, table, export):
     app.command(cls=LocalCommand)(command)

@@ -62,6 +62,7 @@ def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
 
 def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]") -> dict[str, dict[str, float]]:
     """Accuracy in percent by reading of the weights ("" = the method's own) and dataset."""
+    from gift_train.data.loader import resolved_loading
     from gift_train.data.tasks import load_test
     from gift_train.data.transforms import image_transforms
     from gift_train.distributed import require_one_process
@@ -81,6 +82,8 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
     student = restored.student
     if options.compiles:
         student.compile_blocks()
+    loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
+    student.warn_of_long([prompt for manifest in manifests.values() for prompt in manifest.prompts])
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
     tests = {
         name: (manifest, load_test(manifest, options.data_root, transforms, options.image_cache_bytes))
@@ -91,6 +94,6 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
         student,
         tests,
         batch_size=options.batch_size or restored.evaluation_batch_size or 256,
-        num_workers=options.num_workers,
-        cache=None if cache is None else EvaluationCache(cache, options.num_workers),
+        loading=loading,
+        cache=None if cache is None else EvaluationCache(cache, loading),
     )

@@ -4,26 +4,34 @@ Whether a model runs QuickGELU changes every number and no shape. It is taken fr
 name, the tag, the weights file, a configuration beside it, the flag. Where nobody does it is asked for.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+import pickle
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+from safetensors import SafetensorError
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.clip import hub, transformers_folder
 from gift_train.clip.model_config import OPENAI_PREPROCESSING, ModelConfig, asks_for_activation, difference
 from gift_train.clip.model_folder import CONFIG_FILE, read_config
 from gift_train.clip.openai_files import is_openai_file
-from gift_train.clip.weights_files import config_of_file
+from gift_train.clip.weights_files import BIG_VISION, config_of_file
 
 MINI = "mini"
 HUB_PREFIX = hub.PREFIX
 LOCAL_PREFIX = "local-dir:"
 RANDOM = "random"
+UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
+MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, ImportError)
 _ACTIVATIONS = {True: "QuickGELU", False: "GELU"}
 _log = logging.getLogger(__name__)
 
@@ -65,19 +73,27 @@ def describe(
         also: who else says whether it runs QuickGELU, e.g. a checkpoint.
     Raises: ConfigError for names that are not there, and where two say different things of one model or nobody says what must be known.
     """
-    folder, name = _folder(model, with_weights=with_weights)
-    if folder is None:
-        return _named(model, pretrained, quick_gelu, also or {})
-    if pretrained is not None:
-        raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
-    if (folder / CONFIG_FILE).is_file() or not (folder / transformers_folder.CONFIG_FILE).is_file():
-        config = read_config(folder, with_weights=with_weights)
-    else:
-        config = transformers_folder.read_config(folder, with_weights=with_weights)
-    said = bool(config["model_cfg"].get("quick_gelu", False))
-    if asks_for_activation(config["model_cfg"]):
-        _one_of({f"--model {model}": said, **(also or {})}, quick_gelu)
-    return Description(name=name, config=config, folder=folder)
+    with telling(pretrained or model):
+        folder, name = _folder(model, with_weights=with_weights)
+        if folder is None:
+            return _named(model, pretrained, quick_gelu, also or {})
+        if pretrained is not None:
+            raise ConfigError(f"--pretrained {pretrained} goes with an open_clip name; {model!r} is a folder and brings its own weights.")
+        is_open_clips = (folder / CONFIG_FILE).is_file() or not (folder / transformers_folder.CONFIG_FILE).is_file()
+        config = (read_config if is_open_clips else transformers_folder.read_config)(folder, with_weights=with_weights)
+        said = {f"--model {model}": bool(config["model_cfg"].get("quick_gelu", False)), **(also or {})}
+        _quick_gelu(config["model_cfg"], said, quick_gelu, model)
+        return Description(name=name, config=config, folder=folder)
+
+
+@contextlib.contextmanager
+def telling(model: str) -> Iterator[None]:
+    """open_clip asserts, divides and looks up where a configuration or a file is not right; all of it is told as one error."""
+    try:
+        yield
+    except (*UNREADABLE, *MISFIT) as error:
+        reason = textwrap.shorten(str(error) or repr(error), 1000)
+        raise ConfigError(f"Model {model} could not be loaded: {reason}") from error
 
 
 def is_named(model: str) -> bool:
@@ -95,7 +111,7 @@ def stated_config(name: str, model_cfg: Mapping[str, Any], path: Path) -> tuple[
     configs = {str(path): config_of_file(path)}
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
-        configs[str(beside)] = read_config(path.parent)
+        configs[str(beside)] = read_config(path.parent, with_weights=False)
     said: dict[str, bool] = {}
     preprocess_cfg: Mapping[str, Any] | None = None
     for who, config in configs.items():
@@ -107,7 +123,9 @@ def stated_config(name: str, model_cfg: Mapping[str, Any], path: Path) -> tuple[
             raise ConfigError(f"--pretrained {path} is of another model: {found}.")
         said[who] = bool(config["model_cfg"].get("quick_gelu", False))
         preprocess_cfg = preprocess_cfg or config.get("preprocess_cfg")
-    if is_openai_file(path):
+    if path.suffix in BIG_VISION:
+        said[f"{path}, of big_vision,"] = False
+    elif is_openai_file(path):
         said[f"{path}, by OpenAI's marks,"] = True
         preprocess_cfg = preprocess_cfg or OPENAI_PREPROCESSING
     return said, preprocess_cfg
@@ -153,13 +171,7 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None, also: Map
     else:
         raise ConfigError(f"{unknown_name('pretrained tag', pretrained, [*tags, RANDOM])} There is no file of that name either.")
     said |= also
-    if asks_for_activation(model_cfg):
-        if not said and quick_gelu is None:
-            raise ConfigError(
-                f"Neither {pretrained} nor the name {name} says whether the weights were trained with QuickGELU: give --quick-gelu yes"
-                " (OpenAI, MetaCLIP, DFN) or --quick-gelu no (most of LAION and DataComp; open_clip's own training unless told)."
-            )
-        model_cfg["quick_gelu"] = _one_of(said, quick_gelu)
+    model_cfg["quick_gelu"] = _quick_gelu(model_cfg, said, quick_gelu, f"{pretrained} nor the name {name}")
     if preprocess_cfg is None:
         preprocess_cfg = _usual_preprocessing(name, pretrained) if is_file and not settings else OPENAI_PREPROCESSING
     return Description(
@@ -170,16 +182,24 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None, also: Map
     )
 
 
-def _one_of(said: Mapping[str, bool], quick_gelu: bool | None) -> bool:
-    """What all say. Raises ConfigError naming two that do not agree."""
-    if quick_gelu is not None:
-        said = {**said, f"--quick-gelu {'yes' if quick_gelu else 'no'}": quick_gelu}
+def _quick_gelu(model_cfg: Mapping[str, Any], said: Mapping[str, bool], flag: bool | None, silent: str) -> bool:
+    """Whether the model runs QuickGELU, as all say; `silent`: who does not, where nobody does. Raises ConfigError."""
+    if not asks_for_activation(model_cfg):
+        if flag:
+            raise ConfigError("--quick-gelu yes: both towers of this model are of other libraries, which have no QuickGELU. Leave it out.")
+        return False
+    if flag is not None:
+        said = {**said, f"--quick-gelu {'yes' if flag else 'no'}": flag}
+    if not said:
+        raise ConfigError(
+            f"Neither {silent} says whether the weights were trained with QuickGELU: give --quick-gelu yes (OpenAI, MetaCLIP, DFN)"
+            " or --quick-gelu no (most of LAION and DataComp; open_clip's own training unless told)."
+        )
     (first, value), *others = said.items()
     for who, other in others:
         if other != value:
-            raise ConfigError(
-                f"{first} says {_ACTIVATIONS[value]}, {who} says {_ACTIVATIONS[other]}. Weights were trained with one of them."
-            )
+            told = f"{first} says {_ACTIVATIONS[value]}, {who} says {_ACTIVATIONS[other]}"
+            raise ConfigError(f"{told}. Weights were trained with one of them.")
     return value
 
 

@@ -6,34 +6,32 @@ checkpoint ever runs.
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import textwrap
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.hub import is_unreachable
 from gift_train.clip import transformers_folder
-from gift_train.clip.description import LOCAL_PREFIX, Description, describe
+from gift_train.clip.description import LOCAL_PREFIX, MISFIT, Description, describe, telling
 from gift_train.clip.model import Backbone, Precision, check_same_model
 from gift_train.clip.model_config import build, described
 from gift_train.clip.model_folder import CONFIG_FILE, weights_file
+from gift_train.clip.tokenizers import load_tokenizer
 from gift_train.clip.weights_files import put_tensors, put_weights
-
-_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError, pickle.UnpicklingError)
-_MISFIT = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
 def load_backbone(
-    model: str, pretrained: str | None, device: str = "cpu", precision: str = "fp32", quick_gelu: bool | None = None
+    model: str,
+    pretrained: str | None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    quick_gelu: bool | None = None,
+    check: Callable[[Backbone], None] | None = None,
 ) -> Backbone:
     """Load a CLIP.
 
@@ -43,12 +41,14 @@ def load_backbone(
         device: anything torch.device takes; `auto` is the accelerator if there is one.
         precision: fp32, tf32 or bf16, see Backbone.
         quick_gelu: whether it was trained with QuickGELU, where neither names nor files say so.
+        check: asked of the model before any weights are read or fetched; what it raises is raised.
     Raises: ConfigError if there is no such model or precision, or the model's files are incomplete or contradict each other.
     """
-    with _telling(pretrained or model):
-        description = describe(model, pretrained, quick_gelu)
+    description = describe(model, pretrained, quick_gelu)
     backbone = backbone_of(description, device, precision)
-    with _telling(f"{description.name} from {pretrained}" if pretrained else description.name):
+    if check is not None:
+        check(backbone)
+    with telling(f"{description.name} from {pretrained}" if pretrained else description.name):
         _load_weights(backbone.network, description)
     return backbone
 
@@ -58,14 +58,23 @@ def backbone_of(description: Description, device: str = "cpu", precision: str = 
     if precision not in get_args(Precision):
         raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
     set_matmul_precision(precision)
-    with _telling(description.name):
-        network: Any = build(description.config)
-    if getattr(network, "logit_bias", None) is not None:
-        raise ConfigError(f"{description.name!r} has a logit bias (SigLIP); the methods here are defined for CLIP's softmax losses.")
+    network = _network(description)
     config = described(description.config["model_cfg"], network)
-    backbone = Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config)
-    backbone.name = description.name
-    return backbone
+    return Backbone(network.to(pick_device(device)), _tokenizer(description), cast("Precision", precision), config, description.name)
+
+
+def _network(description: Description) -> Any:
+    tower = description.config["model_cfg"]["text_cfg"].get("hf_model_name")
+    with telling(description.name):
+        try:
+            return build(description.config)
+        except OSError as error:
+            if tower is None or not is_unreachable(error):
+                raise
+            raise ConfigError(
+                f"Model {description.name} has a text tower of transformers, {tower}, whose configuration could not be had from the hub."
+                f" Where there is a network, run `hf download {tower} config.json`, and bring its cache (HF_HOME) here."
+            ) from error
 
 
 def pick_device(device: str) -> torch.device:
@@ -119,7 +128,7 @@ def backbone_from_tensors(weights: Mapping[str, Tensor]) -> Backbone:
         }
         with torch.device("meta"):  # takes no memory, whatever the sizes
             outline = build({"model_cfg": sizes}).state_dict()
-    except _MISFIT as error:
+    except MISFIT as error:
         raise ConfigError(f"These tensors are not a CLIP of the OpenAI form: {error!r}.") from error
     check_same_model(outline, weights)
     network = build({"model_cfg": sizes})
@@ -144,11 +153,9 @@ def _load_weights(network: torch.nn.Module, description: Description) -> None:
 
 
 def _tokenizer(description: Description) -> Callable[..., Tensor]:
-    tokenizer: Callable[..., Tensor]
     folder = description.folder
     if folder is None:
-        tokenizer = open_clip.get_tokenizer(description.name)
-        return tokenizer
+        return load_tokenizer(description.name)
     if description.is_transformers_form:
         return transformers_folder.FolderTokenizer(folder, description.config["model_cfg"])
     overrides = {}
@@ -158,16 +165,4 @@ def _tokenizer(description: Description) -> Callable[..., Tensor]:
         overrides["bpe_path"] = str(folder / merges)
         if not (folder / merges).is_file():
             raise ConfigError(f"{folder / CONFIG_FILE} names the tokenizer merges {merges!r}, which are not in {folder}.")
-    with _telling(f"{folder}, tokenizer {merges or ''}".strip()):
-        tokenizer = open_clip.get_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _telling(model: str) -> Iterator[None]:
-    """open_clip asserts, divides and looks up where a configuration or a file is not right; all of it is told as one error."""
-    try:
-        yield
-    except (*_UNREADABLE, *_MISFIT) as error:
-        reason = textwrap.shorten(str(error) or repr(error), 1000)
-        raise ConfigError(f"Model {model} could not be loaded: {reason}") from error
+    return load_tokenizer(f"{LOCAL_PREFIX}{folder}", **overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,16 @@ import torch.compiler.config
 import torch.nn.functional as F
 from torch import Tensor
 
+from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
+from gift_train.clip.bound_tokenizer import BoundTokenizer
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
-from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
+from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
+from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
+from gift_train.clip.tokenizers import num_tokens
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -29,9 +34,11 @@ _SAMPLE_TEXT = "a photo of the Quick brown fox's den, 7 of 10."
 TREES_KEPT = 4  # sets of texts whose tree is remembered
 COMPILED_KINDS = 64  # of calls to a block, by tower, shapes and gradients; beyond them blocks run uncompiled. A few steps use up torch's 8
 
+_log = logging.getLogger(__name__)
+
 
 class Backbone:
-    """One CLIP: two towers and the temperature between them. Features are float32 and L2-normalised.
+    """One CLIP: two towers and the temperature between them, SigLIP's bias too. Features are float32 and L2-normalised.
 
     `precision` is fp32; bf16, autocast of the towers over fp32 weights, whose products and activations keep 7 bits of a mantissa's 23; or
     tf32, whose matrix products on tensor cores keep 10: a switch of the process, so those of the similarities too. Weights, gradients,
@@ -47,17 +54,21 @@ class Backbone:
         tokenizer: Callable[..., Tensor] | None,
         precision: Precision = "fp32",
         config: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> None:
         self.network: Any = network  # open_clip's classes are not typed
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.config: ModelConfig = dict(config or {})
-        self.name: str | None = None
+        self.name = name
+        self.micro_batch_size: int | None = None  # images, or rows of texts, that pass at once where gradients are wanted; None = all
         self._run_block: towers.RunBlock = towers.block_output
+        self._call_block: Call = plainly
         self._normalise: Normalise | None = None
-        self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
+        self._untrained = frozenset(name for name, _ in network.named_parameters() if name in FROZEN or not towers.is_read(network, name))
+        self._trees: OrderedDict[Any, SplitTree] = OrderedDict()
         for name, parameter in network.named_parameters():
-            if name in FROZEN:
+            if name in self._untrained:
                 parameter.requires_grad_(False)
 
     @property
@@ -70,12 +81,23 @@ class Backbone:
         return torch.exp(self.network.logit_scale.detach())
 
     @property
+    def bias(self) -> Tensor | None:
+        """`logit_bias`, which models trained by sigmoid (SigLIP) add to every similarity; a scalar without gradient. None for CLIP."""
+        bias = getattr(self.network, "logit_bias", None)
+        return None if bias is None else bias.detach()
+
+    @property
     def vocabulary_size(self) -> int:
-        return int(self.network.vocab_size)
+        return int(towers.text_tower(self.network).vocab_size)
 
     @property
     def context_length(self) -> int:
-        return int(self.network.context_length)
+        """Tokens of a text, with all that its tokenizer puts around it: what it is cut and padded to.
+
+        The tokenizer's word, as in open_clip's own training: a tower of transformers has room for 512 tokens and more.
+        """
+        lengths = (self.network.context_length, getattr(self.tokenizer, "context_length", None))
+        return min(int(length) for length in lengths if length)  # a tower of relative positions (T5) has none
 
     @property
     def image_settings(self) -> tuple[int, Sequence[float], Sequence[float]]:
@@ -99,13 +121,21 @@ class Backbone:
         Raises: ConfigError if a tower is not made of open_clip's residual attention blocks.
         """
         blocks = towers.residual_blocks(self.network)
-        if len({name.startswith("visual.") for name in blocks}) != 2:
-            raise ConfigError("Adapters need a vision and a text transformer of open_clip's residual attention blocks (ViT-B-16, ...).")
+        for kind, has_blocks in (("image", True), ("text", False)):
+            if not any(name.startswith("visual.") is has_blocks for name in blocks):
+                tower = self.network.visual if has_blocks else towers.text_tower(self.network)
+                raise ConfigError(
+                    f"Adapters hang on open_clip's residual attention blocks (ViT-B-16, ...), and this model's {kind} tower,"
+                    f" {type(tower).__name__}, has none. Take a model whose towers are both open_clip's transformers."
+                )
         return blocks
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Every parameter but the temperature, by its name in the state dict."""
-        return {name: parameter for name, parameter in self.network.named_parameters() if name not in FROZEN}
+        """Every parameter that image and text features are made of, by its name in the state dict.
+
+        Not the temperature and the bias, nor what writes captions (CoCa's decoder): no loss here reaches it, so it is kept as it is.
+        """
+        return {name: parameter for name, parameter in self.network.named_parameters() if name not in self._untrained}
 
     def weights(self) -> dict[str, Tensor]:
         """The same tensors, detached but not copied: they move with training."""
@@ -122,7 +152,7 @@ class Backbone:
         Buffers (a ResNet's batch statistics) may be left out: the network stays in eval mode, so that they never move.
         """
         own = self.network.state_dict(keep_vars=True)
-        check_same_model(own, weights, may_lack=(*FROZEN, *(name for name, _ in self.network.named_buffers())))
+        check_same_model(own, weights, may_lack=(*FROZEN, *self._untrained, *(name for name, _ in self.network.named_buffers())))
         for name, weight in weights.items():
             own[name].copy_(weight)
 
@@ -130,7 +160,7 @@ class Backbone:
         """A copy that never trains: for teachers."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         network.zero_grad(set_to_none=True)
-        frozen = Backbone(network, self.tokenizer, self.precision, self.config)
+        frozen = Backbone(network, self.tokenizer, self.precision, self.config, self.name)
         frozen._run_block = self._run_block
         return frozen
 
@@ -156,54 +186,86 @@ class Backbone:
             self._normalise = Normalise(mean, std, images.device)  # kept: making it sends numbers to the device and waits
         return self._normalise(images)
 
+    def recompute_blocks(self) -> None:
+        """Keep what enters each block and nothing else for the backward pass, which computes the inside again (gradient checkpointing).
+
+        Raises: ConfigError if a tower is not made of blocks.
+        """
+        without = [name for name, tower in towers.both(self.network).items() if recompute_blocks(tower) == 0]
+        if without:
+            raise ConfigError(f"--gradient-checkpointing: this model's {without[0]} has no blocks; --micro-batch-size fits every model.")
+        self._call_block = recomputed
+
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised pixels -> [B, D]."""
-        with self._autocast():
-            if towers.can_read_images(self.network):
-                features = towers.image_features(self.network.visual, images, self._run_block)
-            else:
-                features = self.network.encode_image(images)
-        return F.normalize(features.float(), dim=-1)
+        return in_micro_batches(self._encode_images, images, self.micro_batch_size)
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """[K, L] token ids, L up to the context length -> [K, D].
 
         Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
         """
-        with self._autocast():
-            if towers.can_read_texts(self.network):
-                features = towers.text_features(self.network, self._prefix_tree(tokens), self._run_block)
-            elif towers.is_causal(self.network):
-                features = towers.plain_text_features(self.network, tokens.to(self.device, non_blocking=True))
-            else:
-                features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
-        return F.normalize(features.float(), dim=-1)
+        num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
+        if not towers.can_read_texts(self.network):
+            num_texts = None if num_rows is None else texts_in_rows(num_rows, tokens.shape[1])
+            return in_micro_batches(self._encode_texts, tokens, num_texts)
+        texts = self._prefix_tree(tokens, num_rows)
+        if texts.places is None:
+            return self._encode_tree(*texts.parts)
+        return torch.cat([recomputed(self._encode_tree, part) for part in texts.parts])[texts.places]
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """[K, L] on the CPU, padded to the context length; longer texts are cut (see `too_long`)."""
+    def _encode_images(self, images: Tensor) -> Tensor:
+        with self._autocast():
+            if towers.can_read_images(self.network):
+                features = towers.image_features(self.network.visual, images, self._run_block, self._call_block)
+            else:
+                features = self.network.encode_image(images)
+        return _normalised(features)
+
+    def _encode_texts(self, tokens: Tensor) -> Tensor:
+        with self._autocast():
+            placed = tokens.to(self.device, non_blocking=True)
+            is_causal = towers.is_causal(self.network)
+            features = towers.plain_text_features(self.network, placed) if is_causal else self.network.encode_text(placed)
+        return _normalised(features)
+
+    def _encode_tree(self, texts: PrefixTree) -> Tensor:
+        with self._autocast():
+            features = towers.text_features(self.network, texts, self._run_block, self._call_block)
+        return _normalised(features)
+
+    @property
+    def tokenize(self) -> BoundTokenizer:
+        """texts -> [K, L] token ids on the CPU: a function that knows nothing of the model. Raises ConfigError if there is none."""
         if self.tokenizer is None:
             raise ConfigError("This model has no tokenizer.")
-        return self.tokenizer(list(texts), context_length=self.context_length)
+        return BoundTokenizer(self.tokenizer, self.context_length)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that do not fit the context with their start and end tokens."""
-        encode = getattr(self.tokenizer, "encode", None)
-        if encode is None:
+        """Those of the texts that do not fit the context with what their tokenizer puts around them."""
+        if self.tokenizer is None:
             return []
-        return [text for text in dict.fromkeys(texts) if len(encode(text)) + 2 > self.context_length]
+        distinct = list(dict.fromkeys(texts))
+        lengths = num_tokens(self.tokenizer, distinct)
+        return [text for text, length in zip(distinct, lengths, strict=True) if length > self.context_length]
+
+    def warn_of_long(self, texts: Sequence[str]) -> None:
+        """Tell in one line which texts are cut, if any."""
+        long = self.too_long(texts)
+        if long:
+            _log.warning("%d texts are longer than the model's %d tokens and are cut: %s", len(long), self.context_length, some_of(long))
 
     def trim(self, tokens: Tensor) -> Tensor:
-        """Cut [K, L] on the CPU to the longest text. Exact: under the causal mask nothing after the token that is read matters."""
-        if not towers.is_causal(self.network) or not tokens.numel():
-            return tokens
-        return tokens[:, : int(towers.text_ends(self.network, tokens).max()) + 1]
+        """Cut [K, L] on the CPU to the columns that the features depend on; values are the same up to the order of sums."""
+        return tokens[:, : towers.num_columns_read(self.network, tokens)] if tokens.numel() else tokens
 
-    def _prefix_tree(self, tokens: Tensor) -> PrefixTree:
-        """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
+    def _prefix_tree(self, tokens: Tensor, max_rows: int | None = None) -> SplitTree:
+        """The tree of these texts, placed, in parts of so many rows; those packed lately are remembered, as class prompts come back."""
         tokens = tokens.cpu()
-        key = (tokens.shape, tokens.numpy().tobytes())
+        key = (max_rows, tokens.shape, tokens.numpy().tobytes())
         if key not in self._trees:
-            self._trees[key] = build_prefix_tree(tokens, towers.text_ends(self.network, tokens)).to(self.device)
+            tree = build_prefix_tree(tokens, towers.text_ends(self.network, tokens))
+            self._trees[key] = split_tree(tree, max_rows).to(self.device)
         self._trees.move_to_end(key)
         if len(self._trees) > TREES_KEPT:
             self._trees.popitem(last=False)
@@ -223,6 +285,11 @@ def fingerprint(student: Backbone) -> str | None:
     while len(ids) > 1 and ids[-1] == ids[-2]:
         ids.pop()
     return f"{zlib.crc32(str(ids).encode()):08x}"
+
+
+def _normalised(features: Tensor) -> Tensor:
+    """To length 1, in float32 or better."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def in_blocks(encode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def read_config(folder: Path, *, with_weights: bool = True) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"Model folder {folder} has no {CONFIG_FILE}; it must hold that file and {WEIGHTS_FILES[0]}.")
+        raise ConfigError(f"Model folder {folder} has no {CONFIG_FILE} beside its weights, nor config.json of transformers' CLIPModel.")
     config = read_json_object(path, SHAPE, ConfigError, _ADVICE)
     check(config, str(path), num_bytes(folder) if with_weights and weights_file(folder) else None, str(folder), _ADVICE)
     return config

@@ -22,12 +22,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip import CLIP
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip import CLIP, CoCa
+from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from gift_train.clip.linear import linear
 from gift_train.clip.prefix_tree import PrefixTree
+from gift_train.clip.recompute import Call, plainly
 
 QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
@@ -45,29 +47,71 @@ def can_read_images(network: nn.Module) -> bool:
 
 def can_read_texts(network: Any) -> bool:
     """Whether `text_features` computes what this network's own text tower would."""
-    return is_causal(network) and _is_plain(network.transformer)
+    return is_causal(network) and _is_plain(text_tower(network).transformer)
 
 
 def is_causal(network: Any) -> bool:
-    """Whether the network is a CLIP whose texts are read at their end, nothing after which matters."""
-    return isinstance(network, CLIP) and network.attn_mask is not None and network.text_pool_type in ("argmax", "eos")
+    """Whether texts are read at their end, and nothing after it matters: open_clip's text transformer under a causal mask.
+
+    Not a CoCa's, which puts a class token of its own behind the padding.
+    """
+    tower = text_tower(network)
+    if not isinstance(tower, CLIP | TextTransformer) or tower.attn_mask is None or _pooling(tower)[0] not in ("argmax", "eos"):
+        return False
+    return isinstance(tower, CLIP) or (tower.cls_emb is None and not tower.output_tokens)
+
+
+def text_tower(network: Any) -> Any:
+    """What texts pass: a CLIP holds its text transformer in itself, all others in `text`."""
+    return network if isinstance(network, CLIP) else network.text
+
+
+def is_read(network: nn.Module, name: str) -> bool:
+    """Whether image or text features depend on the parameter of that name. A CoCa's decoder, which writes captions, is not read."""
+    return not (isinstance(network, CoCa) and name.startswith("text_decoder."))
+
+
+def num_columns_read(network: Any, tokens: Tensor) -> int:
+    """How many of the columns of tokens [K, L] the features depend on; K and L at least 1.
+
+    A causal tower reads up to where the last text ends. A tower of transformers masks its padding, so columns of nothing else at the
+    right are not there for it. Any other is told nothing of padding (SigLIP), and reads all.
+    """
+    if is_causal(network):
+        return int(text_ends(network, tokens).max()) + 1
+    tower = text_tower(network)
+    if isinstance(tower, HFTextEncoder) and tower.config.pad_token_id is not None:
+        is_text = (tokens != tower.config.pad_token_id).any(dim=0)
+        return int(is_text.nonzero().max()) + 1 if is_text.any() else 1
+    return tokens.shape[1]
 
 
 def text_ends(network: Any, tokens: Tensor) -> Tensor:
     """Where open_clip reads each text's feature: [K, L] -> [K], the first end token, or the first of the largest ids."""
-    if network.text_pool_type == "eos":
-        return torch.as_tensor((tokens == network.text_eos_id).int().argmax(dim=1))
+    pool_type, end_id = _pooling(text_tower(network))
+    if pool_type == "eos":
+        return torch.as_tensor((tokens == end_id).int().argmax(dim=1))
     return tokens.argmax(dim=1)
 
 
+def _pooling(tower: Any) -> tuple[str, int]:
+    """Where a text transformer is read, and the id of the token there if it is told by its id."""
+    return (tower.text_pool_type, tower.text_eos_id) if isinstance(tower, CLIP) else (tower.pool_type, tower.eos_id)
+
+
+def both(network: Any) -> dict[str, nn.Module]:
+    """The towers by name: what holds their blocks."""
+    return {"image tower": network.visual, "text tower": network.text if hasattr(network, "text") else network.transformer}
+
+
 def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """The transformer blocks by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
-    modules = network.named_modules()
+    """The transformer blocks that features pass, by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
+    modules = ((name, module) for name, module in network.named_modules() if is_read(network, f"{name}."))
     return {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
 
 
-def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
-    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not."""
+def image_features(visual: Any, images: Tensor, run_block: RunBlock, call: Call = plainly) -> Tensor:
+    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not; `call` calls it, and the last block's."""
     patch = visual.patch_size[0]
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
@@ -76,21 +120,20 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
     hidden = visual.ln_pre(torch.cat([class_token, hidden], dim=1) + visual.positional_embedding.to(hidden.dtype))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
-        hidden = run_block(block, hidden)
-    pooled = visual.ln_post(_after_attention(last, hidden[:, 0], _attention(last, hidden, num_queries=1)[:, 0]))
+        hidden = call(run_block, block, hidden)
+    pooled = visual.ln_post(call(_class_token_output, last, hidden))
     return torch.as_tensor(pooled if visual.proj is None else pooled @ visual.proj)
 
 
-def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tensor:
-    """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
+def text_features(network: Any, texts: PrefixTree, run_block: RunBlock, call: Call = plainly) -> Tensor:
+    """K texts -> [K, D], not normalised. `run_block` and `call` as for images."""
+    network = text_tower(network)
     hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
     attends = texts.attends[:, None]  # the same for every head
     *blocks, last = network.transformer.resblocks
     for block in blocks:
-        hidden = run_block(block, hidden, attends)
-    mixed = _attention(last, hidden, attends)
-    ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
-    return _projected(network, network.ln_final(ended))
+        hidden = call(run_block, block, hidden, attends)
+    return _projected(network, network.ln_final(call(_ends_output, last, hidden, attends, texts.ends)))
 
 
 def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
@@ -98,15 +141,15 @@ def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
 
     open_clip's encode_text insists on the full context length; these are the same layers on a shorter one, causal masks allowing.
     """
-    length = tokens.shape[1]
-    hidden = network.token_embedding(tokens) + network.positional_embedding[:length]
-    hidden = network.ln_final(network.transformer(hidden, attn_mask=network.attn_mask[:length, :length]))
-    return _projected(network, hidden[torch.arange(len(hidden), device=hidden.device), text_ends(network, tokens)])
+    tower, length = text_tower(network), tokens.shape[1]
+    hidden = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    hidden = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length]))
+    return _projected(tower, hidden[torch.arange(len(hidden), device=hidden.device), text_ends(network, tokens)])
 
 
-def _projected(network: Any, pooled: Tensor) -> Tensor:
+def _projected(tower: Any, pooled: Tensor) -> Tensor:
     """[K, W] -> [K, D]."""
-    projection = network.text_projection
+    projection = tower.text_projection
     if projection is not None:
         pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
     return torch.as_tensor(pooled)
@@ -115,6 +158,17 @@ def _projected(network: Any, pooled: Tensor) -> Tensor:
 def block_output(block: Any, hidden: Tensor, attends: Tensor | None = None) -> Tensor:
     """One residual attention block, [B, L, W] -> [B, L, W]; `attends` [B, 1, L, L] bool, everything if None."""
     return _after_attention(block, hidden, _attention(block, hidden, attends))
+
+
+def _class_token_output(block: Any, hidden: Tensor) -> Tensor:
+    """A block's output at the class token: [B, L, W] -> [B, W]."""
+    return _after_attention(block, hidden[:, 0], _attention(block, hidden, num_queries=1)[:, 0])
+
+
+def _ends_output(block: Any, hidden: Tensor, attends: Tensor, ends: Tensor) -> Tensor:
+    """A block's output at these places among all R * N: [R, N, W], [K] -> [K, W]."""
+    mixed = _attention(block, hidden, attends)
+    return _after_attention(block, hidden.flatten(0, 1)[ends], mixed.flatten(0, 1)[ends])
 
 
 def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_queries: int | None = None) -> Tensor:
@@ -150,9 +204,14 @@ def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
 def _is_plain(transformer: nn.Module) -> bool:
     """Every block as CLIP defines it, and nobody listening in on one (adapters do, by hooks)."""
     blocks: list[nn.Module] = list(getattr(transformer, "resblocks", ()))
-    is_known = all(type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") for block in blocks)
+    is_known = all(_is_residual_block(block) and not hasattr(block, "ln_1_kv") for block in blocks)
     is_hooked = any(_has_hooks(module) for block in blocks for module in block.modules())
     return bool(blocks) and is_known and not is_hooked and not transformer.grad_checkpointing
+
+
+def _is_residual_block(block: nn.Module) -> bool:
+    """open_clip's, also where calling it is recomputed; no class that computes something else."""
+    return isinstance(block, ResidualAttentionBlock) and type(block).forward is ResidualAttentionBlock.forward
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -206,9 +206,10 @@ def _model_cfg(said: _Said) -> dict[str, Any]:
 def _tower(said: _Said, name: str) -> tuple[int, int, dict[str, Any]]:
     """Width, heads, and the settings that both kinds of towers have."""
     width, inner = said.count(f"{name}.hidden_size"), said.count(f"{name}.intermediate_size")
-    if int(width * (inner / width)) != inner:
-        raise said.refuse(f"its MLPs are {inner} wide beside {width}")
-    settings: dict[str, Any] = {"width": width, "layers": said.count(f"{name}.num_hidden_layers"), "mlp_ratio": inner / width}
+    ratio = inner / width
+    if int(width * ratio) != inner:  # open_clip rounds down
+        ratio = (inner + 0.5) / width
+    settings: dict[str, Any] = {"width": width, "layers": said.count(f"{name}.num_hidden_layers"), "mlp_ratio": ratio}
     eps = said.table.get(f"{name}.layer_norm_eps")
     if not isinstance(eps, float) or not 0 < eps < 1:
         raise ConfigError(f"{said.path}: {name}.layer_norm_eps must be between 0 and 1, found {str(eps)[:80]}. {_ADVICE}")

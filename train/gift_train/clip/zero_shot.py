@@ -27,18 +27,18 @@ def similarity_logits(image_features: Tensor, text_features: Tensor, scale: Tens
 @torch.no_grad()
 def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
     """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
-    prompts = [template.replace("{}", name) for name in manifest.class_names for template in manifest.templates]
-    tokens = student.tokenize(prompts)
+    tokens = student.tokenize(manifest.prompts)
     features = in_blocks(lambda block: student.encode_texts(student.trim(block)), tokens)
     per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(per_class, dim=-1)
 
 
-def zero_shot_classifier(student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
-    """Images [B, 3, H, W] to the labels [B] of the most similar class. The text features are computed once, here."""
+def zero_shot_scores(student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+    """Images [B, 3, H, W] to their scaled similarities [B, K] to the classes. The text features are computed once, here."""
     text_features = class_features(student, manifest)
+    return lambda images: similarity_logits(student.encode_images(images), text_features, student.scale)
 
-    def classify(images: Tensor) -> Tensor:
-        return similarity_logits(student.encode_images(images), text_features, student.scale).argmax(dim=1)
 
-    return classify
+def most_similar(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A classifier from similarities: images [B, 3, H, W] to the labels [B] of the most similar classes."""
+    return lambda images: scores(images).argmax(dim=1)

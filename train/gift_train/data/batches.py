@@ -6,20 +6,26 @@ made: neither what was drawn before, nor the number of worker processes, nor tha
 On several ranks a batch holds the images of this rank's slots alone, and of everything else the whole batch's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gift_shared.keys import hashed_seed
-from gift_train.clip.model import Backbone
-from gift_train.data.loader import loaded
+from gift_train.data.loader import HERE, Loading, loaded
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.tasks import TaskImages
 from gift_train.distributed import SINGLE, Ranks
+
+if TYPE_CHECKING:  # a process that loads images reads this module, and needs no CLIP
+    from gift_train.clip.model import Backbone
 
 Collate = Callable[[Sequence[Any]], Any]
 
@@ -91,17 +97,61 @@ class _BatchesByPosition(Dataset[Any]):
         return self.dataset[index]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A dataset and the batches of it that are wanted."""
+
+    dataset: Dataset[Any]
+    order: BatchOrder
+    positions: range
+
+
+class _InTurn(Dataset[Any]):
+    """The wanted batches of several datasets as those of one: item = the batch at a place of all of them, one dataset after the other."""
+
+    def __init__(self, passes: Sequence[Pass], collate: Collate) -> None:
+        self.batches = [_BatchesByPosition(one.dataset, one.order, collate, SINGLE) for one in passes]
+        self.positions = [one.positions for one in passes]
+        self.ends = list(accumulate(map(len, self.positions)))
+
+    def __getitem__(self, place: int) -> Any:
+        number = bisect_right(self.ends, place)
+        start = self.ends[number - 1] if number else 0
+        return self.batches[number][self.positions[number][place - start]]
+
+
 def stream(
-    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, num_workers: int = 0, ranks: Ranks = SINGLE
+    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, loading: Loading = HERE, ranks: Ranks = SINGLE
 ) -> Iterator[Any]:
     """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way.
 
     dataset: its items begin with the image. On several ranks, `about(index)` must give the rest of an item without loading it.
     """
-    batches = _BatchesByPosition(dataset, order, collate, ranks)
-    if num_workers == 0:
+    return _made(_BatchesByPosition(dataset, order, collate, ranks), positions, loading)
+
+
+@contextmanager
+def streams_in_turn(passes: Sequence[Pass], collate: Collate, loading: Loading = HERE) -> Iterator[Iterator[Iterator[Any]]]:
+    """For each pass, in order, an iterator of its batches. Worker processes are started once for all, and are ahead by some batches.
+
+    They end with the block. What is left of a pass when the next one is asked for is passed over.
+    """
+    batches = _InTurn(passes, collate)
+    with closing(_made(batches, range(sum(map(len, batches.positions))), loading)) as made:
+        yield _cut(made, list(map(len, batches.positions)))
+
+
+def _made(batches: Dataset[Any], positions: Sequence[int], loading: Loading) -> Generator[Any, None, None]:
+    if loading.num_workers == 0 or not positions:
         return (batches[position] for position in positions)
-    return loaded(batches, positions, num_workers)
+    return loaded(batches, positions, loading)
+
+
+def _cut(made: Iterator[Any], lengths: Sequence[int]) -> Iterator[Iterator[Any]]:
+    for length in lengths:
+        part = islice(made, length)
+        yield part
+        deque(part, maxlen=0)
 
 
 def collate_task(samples: Sequence[tuple[Tensor, int]]) -> TaskBatch:
@@ -122,12 +172,12 @@ def collate_images(samples: Sequence[tuple[Tensor, int, str]]) -> ReplayBatch:
     return ReplayBatch(images=stack_images(samples), captions=(), tokens=empty, caption_ids=empty[:, :0].flatten(), sample_keys=keys)
 
 
-def place_task(batch: TaskBatch, backbone: Backbone) -> TaskBatch:
+def place_task(batch: TaskBatch, backbone: "Backbone") -> TaskBatch:
     """Move a batch to the backbone's device, its images normalised."""
     return TaskBatch(images=backbone.place_images(batch.images), labels=batch.labels.to(backbone.device, non_blocking=True))
 
 
-def place_replay(batch: ReplayBatch, backbone: Backbone) -> ReplayBatch:
+def place_replay(batch: ReplayBatch, backbone: "Backbone") -> ReplayBatch:
     """Move the images to the backbone's device, normalised, and cut the tokens to the longest caption.
 
     `tokens` and `caption_ids` stay on the CPU: which captions are equal decides shapes, and asking a device would make it wait.

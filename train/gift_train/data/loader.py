@@ -14,10 +14,10 @@ import re
 import signal
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from multiprocessing import active_children
+from multiprocessing import active_children, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,48 @@ import torch
 from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
-from gift_shared.errors import GiftError, MachineError
+from gift_shared.errors import ConfigError, GiftError, MachineError, unknown_name
 from gift_shared.preemption import leave_signals_to_main_process, signals_held_back
+from gift_train.devices import cores_alone
 
 SHARED_MEMORY = Path("/dev/shm")  # where torch puts tensors that processes hand to each other
 BYTES_FOR_LOCKS = 1_000_000  # of them: a page each, some 10 for every worker and loader
 SECONDS_TO_DIE = 5.0
-START_METHOD = "fork" if sys.platform == "linux" else None  # others hand every worker a copy of the dataset, and of torch
+MOST_WORKERS = 8  # that are started unasked
+# Python 3.14 has forkserver where it had fork. A forked worker has all modules and decoded images of its parent; others import and decode.
+DEFAULT_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+FOR_THE_FORK_SERVER = ["gift_train.data.batches", "gift_train.clip.model"]  # imported once, by the process that the workers are forked from
 _DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>\d+)")
 
 _log = logging.getLogger(__name__)
 _living: "weakref.WeakSet[Any]" = weakref.WeakSet()  # iterators of DataLoader that have processes
 _exit_codes: dict[int, int] = {}  # by process number, of workers that had died when theirs were ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """Who makes batches: the process that uses them (0), or so many others for each stream, and how those are started."""
+
+    num_workers: int = 0
+    start_method: str = DEFAULT_START_METHOD
+
+
+HERE = Loading()
+
+
+def resolved_loading(num_workers: int | None, start_method: str | None, device: torch.device, num_cores: int | None = None) -> Loading:
+    """What was asked for, and where nothing was: on a GPU a worker for each core of this process, 8 at most; elsewhere none.
+
+    num_cores: those that are this process's; None of a run's only one: all it has.
+    Raises: ConfigError for a way to start that this system lacks.
+    """
+    method = DEFAULT_START_METHOD if start_method is None else start_method
+    if method not in get_all_start_methods():
+        raise ConfigError("--worker-start-method: " + unknown_name("start method of this system", method, get_all_start_methods()))
+    if num_workers is None:
+        cores = cores_alone() if num_cores is None else num_cores
+        num_workers = min(MOST_WORKERS, max(1, cores)) if device.type == "cuda" else 0
+    return Loading(num_workers=num_workers, start_method=method)
 
 
 @dataclass(frozen=True)
@@ -100,19 +130,19 @@ def _tensors(batch: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
-def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterator[Any]:
-    """batches[position] for each position in order, made by `num_workers` processes; errors of ours and of files as they were raised there.
+def loaded(batches: Dataset[Any], positions: Sequence[int], loading: Loading) -> Generator[Any, None, None]:
+    """batches[position] for each position in order, made by other processes; errors of ours and of files as they were raised there.
 
     However this ends, the workers end with it. Raises: MachineError if there is not even shared memory for the processes' locks.
     """
-    made = _started(batches, positions, num_workers)
+    made = _started(batches, positions, loading)
     _living.add(made)
     try:
         for batch in made:
             if isinstance(batch, _Failure):
                 raise batch.error
             if isinstance(batch, _Pickled):
-                _tell_of_full_shared_memory(num_workers)
+                _tell_of_full_shared_memory(loading.num_workers)
                 batch = pickle.loads(batch.content)
             yield batch
     except (EOFError, ConnectionError) as error:
@@ -128,18 +158,19 @@ def loaded(batches: Dataset[Any], positions: range, num_workers: int) -> Iterato
         _end(made)
 
 
-def _started(batches: Dataset[Any], positions: range, num_workers: int) -> Any:
+def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) -> Any:
     # A starting loader draws a seed; from a generator of its own, or the run's random state would tell how often it was resumed.
     loader = DataLoader(
         _InWorker(batches),
         batch_size=None,
         sampler=positions,
-        num_workers=num_workers,
+        num_workers=loading.num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_main_process,
-        multiprocessing_context=START_METHOD,
+        multiprocessing_context=loading.start_method,
     )
+    _prepare_to_start(loading.start_method)
     others = set(active_children())
     try:
         with signals_held_back():
@@ -152,9 +183,18 @@ def _started(batches: Dataset[Any], positions: range, num_workers: int) -> Any:
         if error.errno != errno.ENOSPC:
             raise
         raise MachineError(
-            f"{SHARED_MEMORY} is full, which {num_workers} processes that load images need for their locks. Free some of it, give the"
-            " container more (docker run --shm-size 8g), or --num-workers 0."
+            f"{SHARED_MEMORY} is full, which {loading.num_workers} processes that load images need for their locks. Free some of it, give"
+            " the container more (docker run --shm-size 8g), or --num-workers 0."
         ) from error
+
+
+def _prepare_to_start(method: str) -> None:
+    """Start what Python needs beside workers that are not forked from here: one by one, so that no signal ends it either."""
+    if method == "forkserver":
+        get_context(method).set_forkserver_preload(FOR_THE_FORK_SERVER)
+    if method != "fork":
+        with signals_held_back():  # a block of its own: the tracker's start lets SIGINT and SIGTERM through again
+            resource_tracker.ensure_running()
 
 
 @cache

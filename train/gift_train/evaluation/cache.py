@@ -23,6 +23,7 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, atomic_path, writer_of
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
 from gift_train.data.batches import BatchOrder, stream
+from gift_train.data.loader import HERE, Loading
 from gift_train.data.tasks import TaskImages
 from gift_train.data.transforms import Pixels, as_tensor
 
@@ -52,9 +53,9 @@ class CachedImages(Dataset[tuple[Tensor, int]]):
 class EvaluationCache:
     """A folder of prepared test images. What is not there yet is made when it is first asked for."""
 
-    def __init__(self, folder: Path, num_workers: int = 0) -> None:
+    def __init__(self, folder: Path, loading: Loading = HERE) -> None:
         self.folder = folder
-        self.num_workers = num_workers
+        self.loading = loading
 
     def images(self, manifest: TaskManifest, images: TaskImages) -> Dataset[tuple[Tensor, int]]:
         """The prepared test images of a dataset; itself, with a warning, where its data cannot be told from another version of them."""
@@ -90,7 +91,7 @@ class EvaluationCache:
         self._sweep()
         order = BatchOrder(num_samples=len(images), batch_size=_BATCH, seed=0, name="cache", is_shuffled=False)
         unkept = _Unkept(images)
-        batches = stream(unkept, order, _stacked, range(order.batches_per_epoch), self.num_workers)
+        batches = stream(unkept, order, _stacked, range(order.batches_per_epoch), self.loading)
         size = images.prepared.transform.image_size
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
         # Written, not mapped: on a full disk a write is an error one can tell, a mapped page is a crash.

@@ -19,7 +19,7 @@ from torch import Tensor
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import TaskManifest
 from gift_train.clip.model import Backbone
-from gift_train.clip.zero_shot import similarity_logits, zero_shot_classifier
+from gift_train.clip.zero_shot import most_similar, similarity_logits, zero_shot_scores
 from gift_train.data.batches import ImageStream, TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
@@ -108,6 +108,9 @@ class Method:
         """Which images `TaskContext.no_task_images` holds."""
         return NoTaskSource.NONE
 
+    def check_model(self, student: Backbone) -> None:
+        """Whether the method can train this model; asked before its weights are read. Raises ConfigError."""
+
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         """Once per run, before any weights are loaded: add parameters to the student (adapters, a router per task)."""
 
@@ -158,7 +161,11 @@ class Method:
 
     def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
         """What evaluation asks: a function from images [B, 3, H, W] to labels [B] among the manifest's classes."""
-        return zero_shot_classifier(student, manifest)
+        return most_similar(self.scores(student, manifest))
+
+    def scores(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+        """A function from images [B, 3, H, W] to scaled similarities [B, K] to the manifest's classes; the largest is the label."""
+        return zero_shot_scores(student, manifest)
 
     def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """All that evaluation reports: the classifier under "", and other readings of the same weights by their names."""

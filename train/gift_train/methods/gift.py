@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_train.clip.model import Backbone
-from gift_train.clip.zero_shot import similarity_logits
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
 from gift_train.methods.consolidation import Penalty, batch_fisher, interpolate, running_mean
-from gift_train.methods.losses import alignment_target, contrastive_distillation, feature_distance, image_text_alignment
+from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
+from gift_train.methods.losses import feature_distance
 from gift_train.methods.registry import register
 from gift_train.methods.teacher import Teacher, encode_captions
 
@@ -34,6 +34,8 @@ class Gift(Method):
     class Config:
         """Switches of the paper's ablations. Weights multiply their loss terms; `temperature` has no unit.
 
+        contrastive_loss: of the distillation "contrastive" (and of one tower alone) and of the alignment: "softmax" as published, or
+            "sigmoid" for models with a logit bias.
         teacher_alpha: share of the initial weights in the `wise` teacher, fraction.
         fisher_steps: the Fisher is averaged over the first so many steps of a task and then stays; absent = anew each step.
         """
@@ -47,14 +49,19 @@ class Gift(Method):
         weight_consolidation: Literal["adaptive", "plain-l2", "none"]
         consolidation_weight: float | None = None
         fisher_steps: int | None = None
+        contrastive_loss: ContrastiveLossName = "softmax"
 
         def __post_init__(self) -> None:
             _check(self)
 
     def __init__(self, config: "Gift.Config") -> None:
         super().__init__(config)
+        self.contrastive_loss = contrastive_loss(config.contrastive_loss)
         self.fisher: dict[str, Tensor] | None = None
         self.num_averaged = 0
+
+    def check_model(self, student: Backbone) -> None:
+        require_bias(self.config.contrastive_loss, student)
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
@@ -84,18 +91,17 @@ class Gift(Method):
             images = ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
         if config.distillation != "image-only":
             texts = encode_captions(student, batch, ranks)
-        logits = similarity_logits(images, texts, student.scale)
+        loss = self.contrastive_loss
+        logits = loss.logits(images, texts, student)
         terms = {}
         if config.distill_weight != 0 and config.distillation == "feature-distance":
             distance = feature_distance(images, teacher_images) + feature_distance(texts, teacher_texts)
             terms["distillation"] = config.distill_weight * distance
         elif config.distill_weight != 0:
-            teacher_logits = similarity_logits(teacher_images, teacher_texts, student.scale)
-            distillation = contrastive_distillation(logits, teacher_logits, temperature=config.temperature)
+            distillation = loss.distillation(logits, loss.logits(teacher_images, teacher_texts, student), temperature=config.temperature)
             terms["distillation"] = config.distill_weight * distillation
         if config.alignment_weight != 0:
-            target = alignment_target(batch.caption_ids).to(logits.device, non_blocking=True)
-            alignment = image_text_alignment(logits, target, label_smoothing=self.context.label_smoothing)
+            alignment = loss.alignment(logits, batch.caption_ids, label_smoothing=self.context.label_smoothing)
             terms["alignment"] = config.alignment_weight * alignment
         return LossTerms(**terms)
 
@@ -139,6 +145,9 @@ def _check(config: Gift.Config) -> None:
         raise ConfigError("consolidation_weight goes with weight_consolidation = 'adaptive' or 'plain-l2', and not with 'none'.")
     if config.fisher_steps is not None and (config.weight_consolidation != "adaptive" or config.fisher_steps < 1):
         raise ConfigError("fisher_steps (1 or more) goes with weight_consolidation = 'adaptive' only.")
+    distils_pairs = config.distill_weight != 0 and config.distillation != "feature-distance"
+    if config.contrastive_loss == "sigmoid" and not distils_pairs and config.alignment_weight == 0:
+        raise ConfigError('contrastive_loss = "sigmoid" is read by no term: no similarities are distilled and alignment_weight is 0.')
     if config.weight_consolidation == "adaptive" and config.distill_weight == 0 and config.alignment_weight == 0:
         raise ConfigError(
             "Adaptive weight consolidation reads its Fisher from the replay loss, but distill_weight and alignment_weight are both 0."

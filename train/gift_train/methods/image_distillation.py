@@ -3,18 +3,24 @@
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.methods.base import LossTerms, TaskContext
-from gift_train.methods.losses import fixed_text_distillation
+from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss
 from gift_train.methods.teacher import Teacher
 
 
 class ImageDistillation:
-    """D2(s f_T(x) g_T(R)', s f(x) g_T(R)') of one task: teacher, reference texts R and the replay images' features, computed once."""
+    """D2(s f_T(x) g_T(R)', s f(x) g_T(R)') of one task: teacher, reference texts R and the replay images' features, computed once.
 
-    def __init__(self, teacher: Backbone, context: TaskContext, *, weight: float, temperature: float) -> None:
+    The teacher's text features stand on both sides (METHODS 2.4). `loss` names the form of D2, see `contrastive`.
+    """
+
+    def __init__(
+        self, teacher: Backbone, context: TaskContext, *, weight: float, temperature: float, loss: ContrastiveLossName = "softmax"
+    ) -> None:
         """`teacher` is frozen; `weight` multiplies both directions, `temperature` has no unit."""
         assert context.reference_tokens is not None
         self.weight = weight
         self.temperature = temperature
+        self.loss = contrastive_loss(loss)
         self.ranks = context.ranks
         self.teacher = Teacher(teacher, context.ranks)
         self.reference_features = self.teacher.encode_texts(context.reference_tokens)
@@ -25,11 +31,8 @@ class ImageDistillation:
         """The weighted term `distillation` of one replay batch; none where the weight is 0."""
         if self.weight == 0:
             return LossTerms()
-        distillation = fixed_text_distillation(
-            self.ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys)),
-            self.teacher.image_features(batch),
-            self.reference_features,
-            scale=student.scale,
-            temperature=self.temperature,
-        )
+        images = self.ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
+        logits = self.loss.logits(images, self.reference_features, student)
+        teacher_logits = self.loss.logits(self.teacher.image_features(batch), self.reference_features, student)
+        distillation = self.loss.distillation(logits, teacher_logits, temperature=self.temperature)
         return LossTerms(distillation=self.weight * distillation)

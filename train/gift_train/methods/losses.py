@@ -1,15 +1,15 @@
 """The equations that methods are made of, as pure functions of tensors. No model, no optimizer, no state.
 
 Notation: s = exp(logit_scale); f, g = L2-normalised image and text features; Z = s f g', row = image, column = text;
-T = temperature; index t = teacher (always detached by its maker), s = student. Sections are those of the method notes the
-docstrings quote: D(Z_t, Z_s) is the cross-entropy form of T^2 KL(teacher || student), with the same gradient.
+T = temperature; b = logit_bias, which SigLIP adds to Z and CLIP does not have; index t = teacher (always detached by its maker),
+s = student. Sections are those of the method notes the docstrings quote: D(Z_t, Z_s) is the cross-entropy form of
+T^2 KL(teacher || student), with the same gradient. The sigmoid forms are ours, after SigLIP's own loss.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from gift_shared.errors import ShapeError
-from gift_train.clip.zero_shot import similarity_logits
 
 
 def task_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -44,50 +44,16 @@ def two_way_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temp
     """Distil rows and columns of one similarity matrix: D2(Z_t, Z_s) = D(Z_t, Z_s) + D(Z_t', Z_s'), a plain sum without 1/2.
 
     Args:
-        student_logits, teacher_logits: [R, K], scaled; rows are images, columns texts, not necessarily paired.
+        student_logits, teacher_logits: [R, K], scaled; rows are images, columns texts: a batch's own captions [B, B], or texts that
+            belong to none of the images.
         temperature: T > 0, no unit.
-    Returns: scalar.
-    Source: ZSCL (arXiv 2303.06628), LwF in its form for CLIP.
+    Returns: scalar. At Z_s = Z_t it is T^2 times the teacher's two mean entropies, not zero.
+    Source: ZSCL (arXiv 2303.06628) and its forms of LwF, LwF-VR and iCaRL; contrastive distillation of GIFT (arXiv 2503.04229), L_CD,
+        in the form of the authors' code.
     """
     return row_distillation(student_logits, teacher_logits, temperature=temperature) + row_distillation(
         student_logits.T, teacher_logits.T, temperature=temperature
     )
-
-
-def fixed_text_distillation(
-    image_features: Tensor, teacher_image_features: Tensor, teacher_text_features: Tensor, *, scale: Tensor, temperature: float
-) -> Tensor:
-    """Distil the image tower alone: the teacher's text features stand on both sides.
-
-    L = D2(s f_T(x) g_T(R)', s f(x) g_T(R)'),   R = reference texts that need not belong to the images
-
-    Args:
-        image_features, teacher_image_features: [B, D], L2-normalised.
-        teacher_text_features: [N, D], L2-normalised, constant within a task.
-        scale, temperature: s and T as elsewhere.
-    Returns: scalar.
-    Source: ZSCL (arXiv 2303.06628) and its forms of LwF, LwF-VR and iCaRL.
-    """
-    student_logits = similarity_logits(image_features, teacher_text_features, scale)
-    teacher_logits = similarity_logits(teacher_image_features, teacher_text_features, scale)
-    return two_way_distillation(student_logits, teacher_logits, temperature=temperature)
-
-
-def contrastive_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Keep the student's image-text similarities within a batch of pairs close to the teacher's.
-
-    L_CD = T^2 [ H(softmax(Z_t / T), softmax(Z_s / T)) + H(softmax(Z_t' / T), softmax(Z_s' / T)) ],   H = cross-entropy
-
-    Args:
-        student_logits, teacher_logits: [B, B]; row = image, column = its batch's captions; already scaled by exp(logit_scale).
-        temperature: T > 0, no unit.
-    Returns: scalar, mean over B. At Z_s = Z_t it is T^2 times the teacher's two entropies, not zero.
-    Raises: ShapeError if the two are not the same square.
-    Source: GIFT (arXiv 2503.04229), contrastive distillation; form as in the authors' code, same gradient as KL(teacher || student).
-    """
-    _require_same_matrix(student_logits, teacher_logits)
-    _require_square(student_logits)
-    return two_way_distillation(student_logits, teacher_logits, temperature=temperature)
 
 
 def alignment_target(caption_ids: Tensor) -> Tensor:
@@ -97,10 +63,15 @@ def alignment_target(caption_ids: Tensor) -> Tensor:
         caption_ids: [B], equal exactly where the caption strings are equal.
     Returns: [B, B], symmetric; each row sums to 1, shared evenly among the columns whose caption equals the row's.
     """
+    equal = same_caption(caption_ids)
+    return equal / equal.sum(dim=1, keepdim=True)
+
+
+def same_caption(caption_ids: Tensor) -> Tensor:
+    """[c_i = c_j] as 1.0 and 0.0: ids [B] -> [B, B], symmetric."""
     if caption_ids.ndim != 1:
         raise ShapeError(f"Expected caption ids [B], found {list(caption_ids.shape)}.")
-    equal = (caption_ids[:, None] == caption_ids[None, :]).float()
-    return equal / equal.sum(dim=1, keepdim=True)
+    return (caption_ids[:, None] == caption_ids[None, :]).float()
 
 
 def image_text_alignment(student_logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
@@ -120,12 +91,53 @@ def image_text_alignment(student_logits: Tensor, target: Tensor, *, label_smooth
     return image_to_text + text_to_image
 
 
+def sigmoid_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Keep each pair's own probability of belonging together, sigma(Z), close to the teacher's (direction: teacher || student).
+
+    L = T^2 / B sum_ij H(sigma(Z_t[ij] / T), sigma(Z_s[ij] / T)),   H(p, q) = -p log q - (1 - p) log(1 - q),   Z = s f g' + b
+
+    The bias is divided by T with the rest: a pair that is even to the model, Z = 0, stays even at every T. The gradient with respect to
+    Z_s[ij] is T / B (sigma(Z_s[ij] / T) - sigma(Z_t[ij] / T)), that of T^2 KL(teacher || student) of each pair.
+
+    Args:
+        student_logits, teacher_logits: [B, N]; row = image, column = text; scaled, and with the bias added.
+        temperature: T > 0, no unit; 1 compares the probabilities that the models give.
+    Returns: scalar; a sum over the N texts, a mean over the B images, as SigLIP's own loss counts. At Z_s = Z_t it is the teacher's
+        entropies, not zero.
+    Source: ours; the pairwise form of `row_distillation`, for models trained by the loss of SigLIP (arXiv 2303.15343).
+    """
+    _require_same_matrix(student_logits, teacher_logits)
+    target = (teacher_logits / temperature).sigmoid()
+    total = F.binary_cross_entropy_with_logits(student_logits / temperature, target, reduction="sum")
+    return temperature**2 * total / len(student_logits)
+
+
+def sigmoid_alignment(student_logits: Tensor, is_pair: Tensor) -> Tensor:
+    """Hold synthetic images to the captions they were painted from, pair by pair: SigLIP's own loss.
+
+    L = -1 / B sum_ij log sigma(y_ij Z_s[ij]),   y_ij = 1 where c_i = c_j, -1 elsewhere,   Z = s f g' + b
+
+    A caption of m images of the batch stands in m columns: each of its m^2 pairs belongs together, and each counts. No label
+    smoothing: a target of eps / 2 for every pair that does not belong together would be far above what the bias makes of it.
+
+    Args:
+        student_logits: [B, B]; row = image, column = caption; scaled, and with the bias added.
+        is_pair: [B, B], 1.0 and 0.0, from `same_caption`.
+    Returns: scalar; a sum over the captions, a mean over the images.
+    Source: SigLIP (arXiv 2303.15343), whose batches repeat no caption; in place of GIFT's `image_text_alignment`.
+    """
+    _require_same_matrix(student_logits, is_pair)
+    _require_square(student_logits)
+    total = F.binary_cross_entropy_with_logits(student_logits, is_pair.to(student_logits.dtype), reduction="sum")
+    return total / len(student_logits)
+
+
 def feature_distance(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """Squared distance of features, mean over B x D: the "Feat. Dist." row of GIFT's ablation, one tower at a time.
 
     Args:
         student_features, teacher_features: [B, D], L2-normalised.
-    Returns: scalar. The mean over D makes it tiny beside `contrastive_distillation`.
+    Returns: scalar. The mean over D makes it tiny beside `two_way_distillation`.
     """
     _require_same_matrix(student_features, teacher_features)
     return F.mse_loss(student_features, teacher_features)

@@ -1,5 +1,7 @@
 """Learning without Forgetting with a virtual vocabulary: random sentences in place of class prompts."""
 
+from gift_train.clip.model import Backbone
+from gift_train.clip.random_sentences import text_frame
 from gift_train.data.sources import TextSource
 from gift_train.methods.lwf import LearningWithoutForgetting
 from gift_train.methods.registry import register
@@ -11,3 +13,6 @@ class LearningWithoutForgettingVr(LearningWithoutForgetting):
 
     summary = "Distils the previous model on the new task's own images and random sentences."
     texts = TextSource.RANDOM
+
+    def check_model(self, student: Backbone) -> None:
+        text_frame(student.tokenize)  # refuses a tokenizer that has none

@@ -13,6 +13,7 @@ from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
 from gift_train.methods.consolidation import Penalty, running_mean
+from gift_train.methods.contrastive import ContrastiveLossName, require_bias
 from gift_train.methods.image_distillation import ImageDistillation
 from gift_train.methods.registry import register
 
@@ -59,7 +60,8 @@ class Zscl(Method):
     class Config:
         """`average_every` in steps: the weights after steps 0, n, 2n ... join the average. `l2_weight = 0` is ZSCL*.
 
-        Without `reference`, synthetic images and their captions are the reference set: not the paper's row.
+        Without `reference`, synthetic images and their captions are the reference set: not the paper's row. `contrastive_loss` is
+        "softmax" as published, or "sigmoid" for models with a logit bias: each of R's texts is then a pair with each image.
         """
 
         distill_weight: float
@@ -67,11 +69,14 @@ class Zscl(Method):
         l2_weight: float
         average_every: int
         reference: ReferenceSet | None = None
+        contrastive_loss: ContrastiveLossName = "softmax"
 
         def __post_init__(self) -> None:
             require_temperature(self.temperature)
             if self.average_every < 1:
                 raise ConfigError(f"average_every must be 1 or more steps, found {self.average_every}.")
+            if self.contrastive_loss == "sigmoid" and self.distill_weight == 0:
+                raise ConfigError('contrastive_loss = "sigmoid" is read by no term: distill_weight is 0.')
 
     def __init__(self, config: "Zscl.Config") -> None:
         super().__init__(config)
@@ -86,6 +91,9 @@ class Zscl(Method):
     def num_reference_images(self) -> int | None:
         return None if self.config.reference is None else self.config.reference.num_images
 
+    def check_model(self, student: Backbone) -> None:
+        require_bias(self.config.contrastive_loss, student)
+
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
         self.anchor = student.weights_copy()
@@ -93,8 +101,10 @@ class Zscl(Method):
         self.num_sampled = 0
         backbone = student.frozen_copy()
         backbone.load_weights(context.initial_weights)
-        weight, temperature = self.config.distill_weight, self.config.temperature
-        self.distillation = ImageDistillation(backbone, context, weight=weight, temperature=temperature)
+        config = self.config
+        self.distillation = ImageDistillation(
+            backbone, context, weight=config.distill_weight, temperature=config.temperature, loss=config.contrastive_loss
+        )
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
         return self.distillation.terms(student, batch)

@@ -5,6 +5,7 @@ first batch through every router, and the experts and gates after training; the 
 noise and dropout were silenced when it was made.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,15 @@ from gift_shared.documents import shape_fault
 from gift_shared.errors import DataError
 from gift_train.clip.load import backbone_from_tensors
 from gift_train.clip.model import Backbone
-from gift_train.data.batches import TaskBatch
+from gift_train.data.batches import TaskBatch, place_task
+from gift_train.distributed import CPU
 from gift_train.methods.base import TaskContext
 from gift_train.methods.moe_adapter.method import MoeAdapter
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
+FEWEST_RANKED = 1000  # entries of a tensor whose 99th percentile stands for itself
 LABEL_SMOOTHING = 0.2
 PEAK, WARMUP_STEPS = 1e-3, 2
 _OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
@@ -52,7 +55,7 @@ def is_adapter_fixture(tensors: Mapping[str, Tensor]) -> bool:
 class AdapterReplay:
     """The fixture's model and method, and how far they are from its numbers. Raises DataError for a garbled fixture."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], where: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], where: str, device: torch.device = CPU) -> None:
         self.tensors = tensors
         self.where = where
         if (fault := shape_fault(numbers, _NUMBERS)) is not None:
@@ -75,17 +78,18 @@ class AdapterReplay:
         settings = {"mixture": mixture, "selector": _NO_SELECTOR, "routing": "batch", "balance_weight": 0.0}
         self.method = MoeAdapter(parse_table(MoeAdapter.Config, settings, where))
         self.student = self._student()
+        self.student.network.to(device)
 
     def feature_difference(self) -> float:
         """Largest difference of an image or text feature, not normalised, over plain CLIP and every router."""
         differences = []
-        network = self.student.network
+        network, device = self.student.network, self.student.device
         for name, router in {"unknown": None, **{f"task_{number}": number for number in range(self.num_tasks)}}.items():
             with torch.no_grad(), self.method.route.through(router):
-                image_features = network.encode_image(self.tensor("task_images")[0])
-                text_features = network.encode_text(self.tensor("class_tokens"))
-            differences.append((image_features - self.tensor(f"features/{name}/image")).abs().max())
-            differences.append((text_features - self.tensor(f"features/{name}/text")).abs().max())
+                image_features = network.encode_image(self.tensor("task_images")[0].to(device))
+                text_features = network.encode_text(self.tensor("class_tokens").to(device))
+            differences.append((image_features.cpu() - self.tensor(f"features/{name}/image")).abs().max())
+            differences.append((text_features.cpu() - self.tensor(f"features/{name}/text")).abs().max())
         return float(torch.stack(differences).max())
 
     def train(self) -> float:
@@ -111,7 +115,8 @@ class AdapterReplay:
             optimizer=build_optimizer(parameters, _OPTIMIZER),
             schedule=Schedule(peak=PEAK, warmup_steps=WARMUP_STEPS, total_steps=len(images) - 1),
         )
-        batches = ((TaskBatch(images=batch, labels=targets), None) for batch, targets in zip(images, labels, strict=True))
+        placed = (place_task(TaskBatch(images=batch, labels=targets), self.student) for batch, targets in zip(images, labels, strict=True))
+        batches = ((batch, None) for batch in placed)
         recorder = TermRecorder("parity")
         for step, terms in train_steps(training, batches):
             recorder.add(step, terms)
@@ -119,12 +124,19 @@ class AdapterReplay:
         return max(abs(loss - golden) for loss, golden in zip(ours, self.losses, strict=True))
 
     def weight_differences(self) -> list[Tensor]:
-        """Absolute differences [N] within each tensor of the experts and the trained gates."""
+        """Absolute differences [N] within each tensor of the experts and the trained gates; small tensors of a kind are one.
+
+        A percentile of few entries is their worst, and a bias has one entry a unit.
+        """
         weights = self.student.weights()
         golden = {_parameter(name.removeprefix("final/")): tensor for name, tensor in self.tensors.items() if name.startswith("final/")}
         if not golden or not golden.keys() <= weights.keys():
             raise DataError(f"{self.where}: the 'final/' weights are missing or of another model.")
-        return [(weights[name] - tensor).abs().flatten() for name, tensor in golden.items()]
+        found: dict[str, list[Tensor]] = {}
+        for name, tensor in golden.items():
+            kind = name if tensor.numel() >= FEWEST_RANKED else re.sub(r"\d+", "*", name)  # all blocks' and experts' biases, by tower
+            found.setdefault(kind, []).append((weights[name].cpu() - tensor).abs().flatten())
+        return [torch.cat(differences) for differences in found.values()]
 
     def counts_agree(self) -> bool:
         """Whether every expert was chosen exactly as often."""

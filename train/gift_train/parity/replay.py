@@ -20,12 +20,13 @@ from gift_shared.documents import read_json_object, shape_fault
 from gift_shared.errors import ConfigError, DataError, NonFiniteError
 from gift_train.clip.load import backbone_from_tensors
 from gift_train.clip.model import Backbone
-from gift_train.data.batches import TaskBatch, place_replay
+from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
+from gift_train.distributed import CPU
 from gift_train.methods.base import TaskContext
 from gift_train.methods.registry import method_class
-from gift_train.parity.bounds import FEATURE_BOUND, LOSS_BOUND, WEIGHT_BOUND, percentile_99
+from gift_train.parity.bounds import bounds_on, percentile_99
 from gift_train.parity.moe_adapter import AdapterReplay, is_adapter_fixture
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
@@ -140,8 +141,8 @@ class Fixture:
             raise DataError(f"{self.path} has {len(images)} batches; its schedule ends after {self.schedule.total_steps + 1} updates.")
 
 
-def check_fixture(path: Path) -> Iterator[VariantResult]:
-    """Replay every variant of a fixture, or of all fixtures of a folder, one after the other.
+def check_fixture(path: Path, device: torch.device = CPU) -> Iterator[VariantResult]:
+    """Replay every variant of a fixture, or of all fixtures of a folder, one after the other; in float32 on `device`.
 
     Raises: DataError or ConfigError for a bad fixture.
     """
@@ -151,13 +152,13 @@ def check_fixture(path: Path) -> Iterator[VariantResult]:
         tensors, numbers = _read_fixture(tensors_file, numbers_file)
         if is_adapter_fixture(tensors):
             with _telling(tensors_file):
-                result = _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file)))
+                result = _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file), device))
             yield result
             continue
         fixture = Fixture(file)
         for name in fixture.golden:
             with _telling(tensors_file):
-                result = _check_variant(fixture, name)
+                result = _check_variant(fixture, name, device)
             yield result
 
 
@@ -165,8 +166,9 @@ def _check_adapters(replay: AdapterReplay) -> VariantResult:
     feature_difference = replay.feature_difference()
     loss_difference = replay.train()
     weight_differences = replay.weight_differences()
-    weight_difference = max(map(percentile_99, weight_differences))  # of each: a wrong gate is less than 1 % of all
-    within = feature_difference <= FEATURE_BOUND and loss_difference <= LOSS_BOUND and weight_difference <= WEIGHT_BOUND
+    weight_difference = max(map(percentile_99, weight_differences))  # of each kind: a wrong gate is less than 1 % of all
+    bounds = bounds_on(replay.student.device)
+    within = feature_difference <= bounds.feature and loss_difference <= bounds.loss and weight_difference <= bounds.weight
     counts = "equal" if replay.counts_agree() else "DIFFERENT"
     worst = max(float(differences.max()) for differences in weight_differences)
     return VariantResult(
@@ -174,15 +176,16 @@ def _check_adapters(replay: AdapterReplay) -> VariantResult:
         loss_difference=loss_difference,
         weight_difference=weight_difference,
         agrees=within and replay.counts_agree(),
-        note=f"features {feature_difference:.1e} of {FEATURE_BOUND:.0e}, expert counts {counts}, worst weight {worst:.1e}",
+        note=f"features {feature_difference:.1e} of {bounds.feature:.0e}, expert counts {counts}, worst weight {worst:.1e}",
     )
 
 
-def _check_variant(fixture: Fixture, name: str) -> VariantResult:
+def _check_variant(fixture: Fixture, name: str, device: torch.device = CPU) -> VariantResult:
     if name not in VARIANTS:
         absent = {"loss_difference": None, "weight_difference": None}
         return VariantResult(name=name, agrees=False, note="not built", **absent)
-    losses, weights = replay_variant(fixture, name)
+    losses, weights = replay_variant(fixture, name, device)
+    bounds = bounds_on(device)
     golden = [float(row["loss"]) for row in fixture.golden[name].get("losses", [])]
     if golden and len(golden) != len(losses):
         raise DataError(f"{fixture.path}: variant {name!r} has {len(golden)} losses for {len(losses)} batches.")
@@ -193,9 +196,9 @@ def _check_variant(fixture: Fixture, name: str) -> VariantResult:
         raise DataError(f"{fixture.path}: 'final_probe/{name}' holds {len(probe)} values, stride {fixture.stride} gives {len(flat)}.")
     weight_difference = percentile_99((flat - probe).abs())
     if name in FIRST_LOSS_ONLY and differences:
-        agrees, note = differences[0] <= LOSS_BOUND, f"only its first loss is held: {differences[0]:.2e}"
+        agrees, note = differences[0] <= bounds.loss, f"only its first loss is held: {differences[0]:.2e}"
     else:
-        agrees, note = max(differences, default=0.0) <= LOSS_BOUND and weight_difference <= WEIGHT_BOUND, ""
+        agrees, note = max(differences, default=0.0) <= bounds.loss and weight_difference <= bounds.weight, ""
     return VariantResult(
         name=name,
         loss_difference=max(differences, default=None),
@@ -205,12 +208,16 @@ def _check_variant(fixture: Fixture, name: str) -> VariantResult:
     )
 
 
-def replay_variant(fixture: Fixture, name: str) -> tuple[list[float], dict[str, Tensor]]:
-    """Train the variant on the fixture's batches. Returns every step's total loss, and what is handed on, logit_scale included."""
+def replay_variant(fixture: Fixture, name: str, device: torch.device = CPU) -> tuple[list[float], dict[str, Tensor]]:
+    """Train the variant on the fixture's batches, on `device`.
+
+    Returns: every step's total loss, and what is handed on, logit_scale included, on the CPU.
+    """
     method_name, settings = VARIANTS[name]
     chosen = method_class(method_name)
     method = chosen(parse_table(chosen.Config, settings, f"variant {name}"))
     student = backbone_from_tensors(fixture.weights("previous"))
+    student.network.to(device)
     num_steps = len(fixture.tensor("task_images"))
     context = TaskContext(
         task_name=name,
@@ -221,7 +228,7 @@ def replay_variant(fixture: Fixture, name: str) -> tuple[list[float], dict[str, 
         reference_tokens=_reference_tokens(fixture, student, chosen.texts),
         initial_weights=fixture.weights("initial"),
         replay_pass=None,
-        task_images=lambda _: (_task_batch(fixture, step) for step in range(num_steps)),
+        task_images=lambda _: (_task_batch(fixture, student, step) for step in range(num_steps)),
     )
     method.prepare(student, num_tasks=context.task_index + 1)
     method.begin_task(context, student)
@@ -233,17 +240,17 @@ def replay_variant(fixture: Fixture, name: str) -> tuple[list[float], dict[str, 
         optimizer=build_optimizer(parameters, fixture.optimizer),
         schedule=fixture.schedule,
     )
-    batches = ((_task_batch(fixture, step), _replay_batch(fixture, student, chosen.replay, step)) for step in range(num_steps))
+    batches = ((_task_batch(fixture, student, step), _replay_batch(fixture, student, chosen.replay, step)) for step in range(num_steps))
     recorder = TermRecorder(name)
     for step, terms in train_steps(training, batches):
         recorder.add(step, terms)
     method.end_task(student)
     losses = [sum(values.values()) for _, values in recorder.flush()]
-    return losses, {key: tensor.detach() for key, tensor in student.network.state_dict().items()}
+    return losses, {key: tensor.detach().cpu() for key, tensor in student.network.state_dict().items()}
 
 
-def _task_batch(fixture: Fixture, step: int) -> TaskBatch:
-    return TaskBatch(images=fixture.tensor("task_images")[step], labels=fixture.tensor("task_labels")[step])
+def _task_batch(fixture: Fixture, student: Backbone, step: int) -> TaskBatch:
+    return place_task(TaskBatch(images=fixture.tensor("task_images")[step], labels=fixture.tensor("task_labels")[step]), student)
 
 
 def _replay_batch(fixture: Fixture, student: Backbone, source: ReplaySource, step: int) -> ReplayBatch | None:
@@ -257,7 +264,7 @@ def _replay_batch(fixture: Fixture, student: Backbone, source: ReplaySource, ste
         memory = fixture.tensor("memory_images")
         parts = memory.split(len(images))
         images = parts[step % len(parts)]
-    return _as_batch(images, torch.arange(len(images)), torch.zeros(len(images), 1, dtype=torch.long))
+    return place_replay(_as_batch(images, torch.arange(len(images)), torch.zeros(len(images), 1, dtype=torch.long)), student)
 
 
 def _as_batch(images: Tensor, captions: Tensor, caption_tokens: Tensor) -> ReplayBatch:

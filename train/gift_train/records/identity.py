@@ -21,18 +21,21 @@ _DIGESTS = {
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
 }
-_TRANSFORM = "transform"  # of evaluation and replay; known once a model is opened
-_TRANSFORM_BEFORE = "bicubic-centre-crop"  # of all runs whose records do not say
+# What came to be recorded later, and what all runs before did.
+_BEFORE = {
+    "transform": "bicubic-centre-crop",  # of evaluation and replay; known once a model is opened
+    "recipe.method_config.contrastive_loss": "softmax",
+}
 _IMAGES = "images."  # keys with the digest of a dataset's images
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     """The first thing in which two records, as JSON holds them, are of different runs; what is not recorded counts as null."""
-    old, new = {_TRANSFORM: _TRANSFORM_BEFORE} | _compared(there), _compared(here)
+    old, new = _BEFORE | _compared(there), _compared(here)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or old.get(_PATHS.get(key, "")) is not None:
             continue
-        if key == _TRANSFORM and new.get(key) is None:
+        if key in _BEFORE and new.get(key) is None:
             continue
         if key not in _DIGESTS and not key.startswith(_IMAGES):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"

@@ -7,6 +7,7 @@ RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot 
                           where a method's weights can be read in more than one way (MoE-Adapter's two routings)
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
+RUN/few_shot/<task>.json  the training images of an order with `shots`
 RUN/checkpoints/          see checkpoint.py
 """
 
@@ -25,6 +26,7 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
+from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
 from gift_train.records.files import (
@@ -38,7 +40,7 @@ from gift_train.records.files import (
     read_timing,
 )  # fmt: skip
 from gift_train.records.identity import difference
-from gift_train.records.provenance import git_commit, hardware, versions
+from gift_train.records.provenance import hardware, versions
 from gift_train.records.trackers import Trackers, flat_numbers
 
 LOCK = ".lock"
@@ -73,6 +75,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.replay = path / "replay"
+        self.few_shot = path / "few_shot"
         self._run_file = path / RUN_FILE
         self._matrix_file = path / MATRIX_FILE
         self._timing_file = path / TIMING_FILE

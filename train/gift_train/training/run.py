@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_shared.preemption import PreemptionNotice
+from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
@@ -19,7 +20,6 @@ from gift_train.records import checkpoint
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
-from gift_train.records.provenance import git_commit
 from gift_train.training.data_time import warn_if_starved
 from gift_train.training.faults import machine_faults
 from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
@@ -134,7 +134,7 @@ def _hand_on(run: Run, task: TaskSetup, recorder: TaskRecorder, waited: float) -
     folder, done = run.folder, recorder.reached(task.num_updates)
     folder.add_time("train", task.name, done.train_seconds)
     folder.add_waiting(task.name, waited)
-    warn_if_starved(task.label, waited, task.run.plan.options.num_workers)
+    warn_if_starved(task.label, waited, task.run.loading.num_workers)
     if run.setup.ranks.is_main:
         checkpoint.save_task(folder.checkpoints, done, run.student, run.method.state_dict(), run.setup.reading(run.student))
         checkpoint.clear_progress(folder.checkpoints)
@@ -193,8 +193,8 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
         run.student,
         {name: (task.manifest, task.test) for name, task in setup.tasks.items()},
         batch_size=recipe.evaluation_batch_size,
-        num_workers=options.num_workers,
-        cache=None if cache is None else EvaluationCache(cache, options.num_workers),
+        loading=setup.loading,
+        cache=None if cache is None else EvaluationCache(cache, setup.loading),
         ranks=setup.ranks,
         description=description,
         before_dataset=partial(setup.preemption.check, what_is_left),

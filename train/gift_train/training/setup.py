@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
-from gift_shared.console import some_of
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests, OrderManifest
@@ -25,7 +23,9 @@ from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.clip.random_sentences import text_frame
+from gift_train.data.datasets.images import Selected
+from gift_train.data.few_shot import write_few_shot
+from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
     ReferenceTexts,
@@ -35,7 +35,7 @@ from gift_train.data.reference_images import (
     require_reference_images,
 )
 from gift_train.data.selection import ReplaySelection, select_replay
-from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
@@ -51,8 +51,6 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,7 @@ class RunSetup:
     no_task_images: Dataset[Any] | None
     reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
     reference_texts: ReferenceTexts | None
+    loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
 
@@ -136,17 +135,14 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity = _identity(plan, method, texts)
     if ranks.is_main:
         check_place(options.out, identity)
-    student = _load_student(plan, ranks)
+    student = _load_student(plan, method, ranks)
+    loading = resolved_loading(options.num_workers, options.worker_start_method, student.device, ranks.num_cores)
     identity["initial_weights"] = _weights_digest(options, student)
-    if method.text_source() == TextSource.RANDOM:
-        text_frame(student.tokenize)  # a tokenizer that has none is told here, before work
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
-    tasks = {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes) for name in plan.order.tasks
-    }
+    tasks = _load_tasks(plan, transforms)
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
-    _warn_of_long_captions(student, tasks, replay_rows, texts)
+    _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
         if isinstance(images, ReferenceImages) and options.reference_images is not None:
@@ -161,6 +157,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         no_task_images=outside,
         reference_images=reference,
         reference_texts=texts,
+        loading=loading,
         ranks=ranks,
         preemption=preemption,
     )
@@ -179,14 +176,26 @@ def require_same_run(run: Run) -> None:
     ranks.broadcast(run.setup.initial_weights.values())
 
 
-def _load_student(plan: RunPlan, ranks: Ranks) -> Backbone:
+def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     options = plan.options
     seed_everything(options.seed)  # decides the weights of `--pretrained random`, nothing else
     device = options.device if ranks.world_size == 1 else str(ranks.device)
-    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, is_quick_gelu(options.quick_gelu))
+    quick_gelu = is_quick_gelu(options.quick_gelu)
+    student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
     if options.compiles:
         student.compile_blocks()
+    if options.gradient_checkpointing:
+        student.recompute_blocks()
+    student.micro_batch_size = options.micro_batch_size
     return student
+
+
+def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
+    options, shots = plan.options, plan.order.shots
+    return {
+        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+        for name in plan.order.tasks
+    }
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
@@ -202,13 +211,17 @@ def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTra
 
 
 def _open_folder(setup: RunSetup, identity: Mapping[str, Any]) -> RunFolder:
-    """The run's folder, with the rows that each task replays in it."""
+    """The run's folder, with the rows that each task replays in it, and its training images if they are few of many."""
     options, ranks = setup.plan.options, setup.ranks
-    told = {name: _plain(value) for name, value in dataclasses.asdict(options).items()}
+    resolved = {"num_workers": setup.loading.num_workers, "worker_start_method": setup.loading.start_method}
+    told = {name: _plain(value) for name, value in (dataclasses.asdict(options) | resolved).items()}
     folder = RunFolder(options.out, identity, ranks, options=told, trackers=options.tracker or ())
     if setup.plan.shards is not None and ranks.is_main:
         for name, rows in setup.replay_rows.items():
             write_index(folder.replay / f"{name}.parquet", rows, {"shards": str(setup.plan.shards)})
+    for name, task in setup.tasks.items():
+        if isinstance(task.train.source, Selected) and setup.plan.order.shots is not None and ranks.is_main:
+            write_few_shot(folder.few_shot / f"{name}.json", task.manifest, task.train.source)
     return folder
 
 
@@ -256,15 +269,12 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
     return rows
 
 
-def _warn_of_long_captions(
+def _warn_of_long_texts(
     student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
 ) -> None:
-    captions = [caption for task in tasks.values() for caption in task.manifest.first_template_captions]
-    captions += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
-    captions += [] if texts is None else texts.sentences
-    long = student.too_long(captions)
-    if long:
-        _log.warning("%d captions are longer than the model's %d tokens and are cut: %s", len(long), student.context_length, some_of(long))
+    found = [prompt for task in tasks.values() for prompt in task.manifest.prompts]
+    found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
+    student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
 
 
 def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
@@ -298,6 +308,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "overrides": options.recipe_overrides,
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
+        "shots": plan.order.shots,
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,

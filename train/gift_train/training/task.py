@@ -186,7 +186,7 @@ class TaskSetup:
         order = BatchOrder(num_samples=num_samples, batch_size=self.recipe.batch_size, seed=self.seed, name=name)
 
         def take(num_batches: int) -> Iterator[Tensor]:
-            for images in stream(dataset, order, stack_images, range(num_batches), self.run.plan.options.num_workers):
+            for images in stream(dataset, order, stack_images, range(num_batches), self.run.loading):
                 self.may_leave()
                 yield student.place_images(images)
 
@@ -198,4 +198,4 @@ class TaskSetup:
         return BatchOrder(num_samples=num_samples, batch_size=size, seed=self.seed, name="pass", is_shuffled=False)
 
     def _stream(self, dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any], positions: range) -> Iterator[Any]:
-        return stream(dataset, order, collate, positions, self.run.plan.options.num_workers, self.run.ranks)
+        return stream(dataset, order, collate, positions, self.run.loading, self.run.ranks)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gift_shared.manifests import TaskManifest
 from gift_train.clip.model import Backbone
-from gift_train.clip.zero_shot import class_features, similarity_logits
+from gift_train.clip.zero_shot import class_features, most_similar, similarity_logits
 from gift_train.data.batches import TaskBatch
 from gift_train.data.sources import NoTaskSource
 from gift_train.methods.base import LossTerms, Method, TaskContext
@@ -53,6 +53,9 @@ class MoeAdapter(Method):
     def no_task_source(self) -> NoTaskSource:
         return NoTaskSource.NONE if self.config.selector.features == "none" else NoTaskSource(self.config.selector.no_task_images)
 
+    def check_model(self, student: Backbone) -> None:
+        student.residual_blocks()
+
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         student.network.requires_grad_(False)
         self.mixtures = attach_mixtures(student.residual_blocks(), num_tasks, self.config.mixture, self.route)
@@ -79,10 +82,12 @@ class MoeAdapter(Method):
         weight, ranks = self.config.balance_weight, self.context.ranks
         whole = Batch(num_images=len(batch.labels), num_texts=len(self.context.class_tokens), ranks=ranks)
         before = self._counts()
-        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as balances:
+        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as passage:
             terms = super().task_loss(student, batch)
+            if weight > 0 and passage is not None:
+                terms = terms | LossTerms(balance=weight * torch.stack(passage.balances()).sum())
         self._set_counts(before + ranks.all_reduce(self._counts() - before))
-        return terms | LossTerms(balance=weight * torch.stack(balances).sum()) if weight > 0 else terms
+        return terms
 
     def _counts(self) -> Tensor:
         return torch.stack([mixture.counts for mixture in self.mixtures.values()])
@@ -96,21 +101,25 @@ class MoeAdapter(Method):
             mixture.freeze_most_used()
         self.num_learned = self.context.task_index + 1
 
-    def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
-        return self.classifiers(student, manifest)[""]
+    def scores(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+        """By the recipe's routing, which may look at a batch as one."""
+        return self._readings(student, manifest)[""]
 
     def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """The recipe's routing, and the other one as "routed by sample" or "routed by batch"."""
+        return {name: most_similar(scores) for name, scores in self._readings(student, manifest).items()}
+
+    def _readings(self, student: Backbone, manifest: TaskManifest) -> dict[str, Callable[[Tensor], Tensor]]:
         if self.num_learned == 0:
-            return {"": super().classifier(student, manifest)}
-        images_of = RoutedClassifier(self, student, manifest)
+            return {"": super().scores(student, manifest)}
+        routed = RoutedScores(self, student, manifest)
         if self.selector is None:
-            return {"": lambda images: images_of.labels(images, torch.full([len(images)], self.num_learned - 1))}
+            return {"": lambda images: routed(images, torch.full([len(images)], self.num_learned - 1))}
         choose = self.selector.choose
         other: Routing = "sample" if self.config.routing == "batch" else "batch"
         return {
-            "": lambda images: images_of.labels(images, choose(images, self.config.routing)),
-            f"routed by {other}": lambda images: images_of.labels(images, choose(images, other)),
+            "": lambda images: routed(images, choose(images, self.config.routing)),
+            f"routed by {other}": lambda images: routed(images, choose(images, other)),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -131,8 +140,8 @@ class MoeAdapter(Method):
             self.selector.load_state_dict(coders)
 
 
-class RoutedClassifier:
-    """Labels images with both towers on the router chosen for each; the class features of a router are computed once, when asked."""
+class RoutedScores:
+    """Similarities of images to classes with both towers on the router chosen for each; a router's class features are computed once."""
 
     def __init__(self, method: MoeAdapter, student: Backbone, manifest: TaskManifest) -> None:
         self.method = method
@@ -141,15 +150,15 @@ class RoutedClassifier:
         self._class_features: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def labels(self, images: Tensor, tasks: Tensor) -> Tensor:
-        """Images [B, 3, H, W] and the task [B] each is taken for -> labels [B]."""
-        labels = torch.empty(len(images), dtype=torch.long, device=images.device)
+    def __call__(self, images: Tensor, tasks: Tensor) -> Tensor:
+        """Images [B, 3, H, W] and the task [B] each is taken for -> scaled similarities [B, K]."""
+        scores = torch.empty(len(images), len(self.manifest.class_names), device=images.device)
         for task in tasks.unique().tolist():
             rows = (tasks == task).nonzero().flatten().to(images.device)
             with self.method.route.through(None if task == NO_TASK else task):
                 features = self.student.encode_images(images[rows])
-                labels[rows] = similarity_logits(features, self._classes(task), self.student.scale).argmax(dim=1)
-        return labels
+                scores[rows] = similarity_logits(features, self._classes(task), self.student.scale)
+        return scores
 
     def _classes(self, task: int) -> Tensor:
         if task not in self._class_features:

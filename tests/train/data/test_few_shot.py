@@ -1,0 +1,85 @@
+"""Orders with a few training images a class: which images, on record, and told where a class has too few."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gift_shared.errors import DataError, ManifestError
+from gift_shared.image_files import PassedOver
+from gift_shared.manifests import Manifests, TaskManifest
+from gift_train.data.datasets.images import ImageSource
+from gift_train.data.few_shot import few_shot, write_few_shot
+
+CLASSES = ("owl", "fox", "newt")
+RULE = [9, 28, 29, 43, 53, 59]  # two of each class of `source` by seed 42
+
+
+class Labelled(ImageSource):
+    """Images whose labels are all that matters."""
+
+    def __init__(self, labels):
+        self.labels = np.array(labels)
+        self.class_names_found = None
+        self.passed_over = PassedOver()
+
+    def decoded(self, index):
+        raise NotImplementedError
+
+    encoded = identity = listing = decoded
+
+    def where(self, index):
+        return f"image {index}"
+
+
+def manifest(name="animals"):
+    return TaskManifest(name=name, display_name="", class_names=CLASSES, templates=("{}",), data=None, counts={}, about="")
+
+
+def source():
+    return Labelled(np.random.default_rng(0).permutation(np.repeat(np.arange(3), (20, 30, 10))))
+
+
+def test_every_class_has_its_shots_in_the_order_of_the_source():
+    chosen = few_shot(manifest(), source(), 4, 42)
+    assert np.bincount(chosen.labels).tolist() == [4, 4, 4]
+    assert (np.diff(chosen.indices) > 0).all()
+
+
+def test_the_rule_is_the_documented_one_and_stays():
+    assert few_shot(manifest(), source(), 2, 42).indices.tolist() == RULE
+
+
+def test_fewer_shots_are_among_more_and_seeds_and_datasets_differ():
+    few, more = (set(few_shot(manifest(), source(), shots, 42).indices.tolist()) for shots in (2, 5))
+    assert few < more
+    assert more != set(few_shot(manifest(), source(), 5, 43).indices.tolist())
+    assert more != set(few_shot(manifest("beasts"), source(), 5, 42).indices.tolist())
+
+
+def test_all_images_of_a_class_may_be_asked_for_and_not_one_more():
+    assert len(few_shot(manifest(), source(), 10, 1)) == 30
+    with pytest.raises(DataError, match="animals: class 'newt' has 10 training images, the order asks for shots = 11"):
+        few_shot(manifest(), source(), 11, 1)
+
+
+def test_the_images_are_on_record(tmp_path):
+    chosen = few_shot(manifest(), source(), 2, 42)
+    write_few_shot(tmp_path / "animals.json", manifest(), chosen)
+    told = json.loads((tmp_path / "animals.json").read_text())["images"]
+    assert [image["index"] for image in told] == chosen.indices.tolist()
+    assert told[0] == {"index": RULE[0], "class_name": CLASSES[source().labels[RULE[0]]], "image": f"image {RULE[0]}"}
+
+
+def test_shots_of_an_order_are_a_number_above_none(tmp_path):
+    (tmp_path / "orders").mkdir()
+    text = 'name = "bad"\ndisplay_name = "Bad"\npretraining_source = "mini_base"\ntasks = ["mini_shapes"]\nrecipes = "mini"\nshots = 0\n'
+    (tmp_path / "orders/bad.toml").write_text(text)
+    with pytest.raises(ManifestError, match="shots must be a positive integer, found 0"):
+        Manifests((tmp_path,)).order("bad")
+
+
+def test_the_shipped_orders_are_those_of_the_papers():
+    five, sixteen = (Manifests().order(f"mtil-few-shot-{shots}") for shots in (5, 16))
+    assert (five.shots, five.tasks) == (5, Manifests().order("mtil-1").tasks)
+    assert (sixteen.shots, set(five.tasks) - set(sixteen.tasks)) == (16, {"eurosat", "mnist", "oxford_pet"})
