@@ -24,7 +24,7 @@ from gift_shared.hub import HTTP_ERROR, LOG_IN, Repository, hub_api, is_logged_i
 from gift_shared.hub_options import UploadOptions
 
 MAIN = "main"
-THEIRS = (".*", "LICENSE*", "NOTICE*", CARD_FILE)  # what people put beside it on the hub
+THEIRS = ("LICENSE*", "NOTICE*", CARD_FILE)  # what people put beside it on the hub, and whatever is hidden
 Tell = Callable[[str], None]
 
 
@@ -83,9 +83,10 @@ def upload(what: Upload, to: Destination, tell: Tell) -> Uploaded:
     api, hub = hub_api(), Repository(where=to.name, revision=to.branch, deed="write")
     hub.ask(lambda: _create(api, to))
     there = hub.ask(lambda: _files(api, to))
-    _require_room(what, to, there)
+    other = [name for name in what.deciding if name in there and not _is_same(there[name], what.folder / name)]
+    _require_room(what, to, there, other)
     last = [name for name in what.last if name != CARD_FILE or _may_write_card(api, to, hub, there, what.folder, tell)]
-    if any(name in there and not _is_same(there[name], what.folder / name) for name in what.deciding):
+    if other:
         hub.ask(lambda: _retract(api, to, [name for name in last if name in there]))
     stale = sorted(name for name in there if _fits(name, what.ours) and not (what.folder / name).is_file())
     _send(hub, lambda: _upload_most(api, what, to))
@@ -109,11 +110,11 @@ def _files(api: HfApi, to: Destination) -> dict[str, RepoFile]:
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _require_room(what: Upload, to: Destination, there: dict[str, RepoFile]) -> None:
-    foreign = [name for name in there if not _fits(name, (*what.ours, *THEIRS))]
+def _require_room(what: Upload, to: Destination, there: dict[str, RepoFile], other: Sequence[str]) -> None:
+    """`other`: names that decide which of its kind it is, and that differ there."""
+    foreign = [name for name in there if not _fits(name, (*what.ours, *THEIRS)) and not name.startswith(".")]
     if foreign:
         raise ConfigError(f"{to.name} holds other files than {what.what} ({some_of(foreign)}), which stay. Choose another name.")
-    other = [name for name in what.deciding if name in there and not _is_same(there[name], what.folder / name)]
     if other and not to.options.replace:
         raise ConfigError(
             f"{to.name} ({to.branch}) holds another of {what.what}: its {other[0]} differs. Choose another name or --revision, or give "
@@ -186,4 +187,5 @@ def _is_same(there: RepoFile, path: Path) -> bool:
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether any pattern means this name, whose folders it must name: to fnmatch a star is any number of them."""
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)

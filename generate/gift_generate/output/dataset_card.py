@@ -54,7 +54,7 @@ pairs = webdataset.WebDataset("FOLDER/shards/{shard}.tar", shardshuffle=False).d
 ```
 
 ```bash
-gift-train run --method gift --shards FOLDER --data-root DATA --out RUN
+gift-train run --method gift --shards FOLDER --data-root DATA --out RUN   # or --shards hf://datasets/HUB_ID
 ```
 
 For open_clip's training: `--dataset-type webdataset --train-num-samples {num_usable}`, and the tars as `--train-data`."""

@@ -113,9 +113,8 @@ def test_what_was_exported_loads_here_as_what_it_was(tmp_path, own_tokenizer):
 def test_openais_tokenizer_gives_transformers_the_same_ids(tmp_path):
     tokenizer = open_clip.SimpleTokenizer(context_length=24)
     backbone = backbone_of(changed(text_cfg={"vocab_size": 49408, "width": 16}), tokenizer)
-    forms = exported(backbone, tmp_path / "model")
+    assert exported(backbone, tmp_path / "model").why_not_transformers is None
     assert "hf_tokenizer_name" not in json.loads((tmp_path / "model/open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
-    assert forms.has_tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     texts = [
         *TEXTS,
@@ -153,6 +152,7 @@ def test_pictures_are_made_alike(tmp_path, own_tokenizer, preprocess_cfg):
         ({"text_cfg": {"act_kwargs": {"approximate": "tanh"}}, "quick_gelu": False}, "text_cfg: act_kwargs is"),
         ({"init_logit_bias": -10.0}, "it has a logit bias, as SigLIP does"),
         ({"vision_cfg": {"image_size": [32, 16]}}, "it reads pictures of 32 x 16 pixels, which are not square"),
+        ({"vision_cfg": {"patch_size": [8, 16]}}, "it reads patches of 8 x 16 pixels, which are not square"),
         (
             {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "image_size": 224}},
             "its vision tower is vit_tiny_patch16_224, of another library",

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 from gift_shared.cards import is_untouched
@@ -162,6 +163,34 @@ def test_an_export_that_is_interrupted_leaves_nothing(gift_train, finished, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def hub(hub_site, tmp_path, monkeypatch):
+    (tmp_path / "repositories").mkdir()
+    site = hub_site(tmp_path / "repositories")
+    site.use(monkeypatch, "hf_good")
+    return site
+
+
+def test_a_pushed_model_is_on_the_hub_whole_and_another_replaces_it_only_if_told(gift_train, finished, hub, tmp_path):
+    flags = ("export", finished, "--to", tmp_path / "model", "--push-to-hub", "our/model")
+    outcome = gift_train(*flags, "--private")
+    assert outcome.code == 0, outcome.err
+    assert f"{tmp_path / 'model'} is at http://127.0.0.1:{hub.port}/our/model (commit " in outcome.out
+    assert is_untouched((tmp_path / "model/README.md").read_bytes())
+    assert 'CLIPModel.from_pretrained("our/model")' in (tmp_path / "model/README.md").read_text()
+    api = HfApi(endpoint=f"http://127.0.0.1:{hub.port}")
+    assert api.repo_info("our/model").private
+    assert set(api.list_repo_files("our/model")) - {".gitattributes"} == FILES
+    first = ("export", finished, "--to", tmp_path / "first", "--task", "1", "--push-to-hub", "our/model")
+    refused = gift_train(*first)
+    assert refused.code == 2
+    assert "our/model (main) holds another of models of gift-train: its open_clip_model.safetensors differs." in refused.err
+    branch = gift_train(*first, "--replace", "--revision", "after-colours")
+    assert branch.code == 0, branch.err
+    assert "/our/model/tree/after-colours" in branch.out
+    assert gift_train(*flags).code == 0
+
+
 LOADED = """
 import open_clip, torch, transformers
 network, _, _ = open_clip.create_model_and_transforms("hf-hub:our/model")
@@ -173,22 +202,7 @@ print(tokens.tolist() == told.tolist(), torch.equal(network.text_projection, mod
 """
 
 
-def test_what_is_pushed_loads_from_the_hub_in_both_libraries(gift_train, finished, hub_site, tmp_path, monkeypatch):
-    (tmp_path / "repositories").mkdir()
-    hub = hub_site(tmp_path / "repositories")
-    hub.use(monkeypatch, "hf_good")
-    flags = ("export", finished, "--to", tmp_path / "model", "--push-to-hub", "our/model")
-    outcome = gift_train(*flags, "--private")
-    assert outcome.code == 0, outcome.err
-    assert f"{tmp_path / 'model'} is at http://127.0.0.1:{hub.port}/our/model (commit " in outcome.out
-    assert is_untouched((tmp_path / "model/README.md").read_bytes())
-    assert 'CLIPModel.from_pretrained("our/model")' in (tmp_path / "model/README.md").read_text()
+@pytest.mark.slow
+def test_what_is_pushed_loads_from_the_hub_in_both_libraries(gift_train, finished, hub, tmp_path):
+    assert gift_train("export", finished, "--to", tmp_path / "model", "--push-to-hub", "our/model").code == 0
     assert hub.run(LOADED, token="hf_reader").splitlines()[-1] == "True True"
-    first = ("export", finished, "--to", tmp_path / "first", "--task", "1", "--push-to-hub", "our/model")
-    refused = gift_train(*first)
-    assert refused.code == 2
-    assert "our/model (main) holds another of models of gift-train: its open_clip_model.safetensors differs." in refused.err
-    branch = gift_train(*first, "--replace", "--revision", "after-colours")
-    assert branch.code == 0, branch.err
-    assert "/our/model/tree/after-colours" in branch.out
-    assert gift_train(*flags).code == 0

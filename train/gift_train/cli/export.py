@@ -44,10 +44,12 @@ def export(
 
 
 def _push(folder: Path, name: str, options: UploadOptions) -> None:
+    from gift_shared.cards import CARD_FILE
     from gift_shared.hub_upload import Destination, Upload, upload
     from gift_train.clip.forms import WEIGHTS_FILE
     from gift_train.export.command import DECIDED_BY_THEM, MODEL_FILES
 
-    what = Upload(folder=folder, ours=MODEL_FILES, last=DECIDED_BY_THEM, deciding=(WEIGHTS_FILE,), what="models of gift-train")
+    ours = sorted({*MODEL_FILES, *(path.name for path in folder.iterdir())} - {CARD_FILE})
+    what = Upload(folder=folder, ours=ours, last=DECIDED_BY_THEM, deciding=(WEIGHTS_FILE,), what="models of gift-train")
     there = upload(what, Destination(name=name, kind="model", options=options), lambda message: typer.echo(message, err=True))
     typer.echo(f"{folder} is at {there.url} (commit {there.commit[:12]})")

@@ -26,10 +26,9 @@ WEIGHTS_FILE, TRANSFORMERS_WEIGHTS_FILE = WEIGHTS_FILES[0], transformers_folder.
 
 @dataclass(frozen=True)
 class Forms:
-    """What was written. why_not_transformers: None if that form was. has_tokenizer: whether the folder brings the tokenizer along."""
+    """What was written: open_clip's form always. why_not_transformers: why not that of transformers; None if it was."""
 
     why_not_transformers: str | None
-    has_tokenizer: bool
 
 
 def write_forms(backbone: Backbone, folder: Path, name: str) -> Forms:
@@ -41,7 +40,7 @@ def write_forms(backbone: Backbone, folder: Path, name: str) -> Forms:
     """
     reason = transformers_export.obstacle(backbone)
     config = copy.deepcopy(backbone.config)
-    has_tokenizer = _write_tokenizer(backbone, folder, config["model_cfg"]["text_cfg"], name, is_wanted=reason is None)
+    _write_tokenizer(backbone, folder, config["model_cfg"]["text_cfg"], name, is_wanted=reason is None)
     (folder / CONFIG_FILE).write_text(json_text(config), encoding="utf-8")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.network.state_dict().items()}
     write_tensors(folder / WEIGHTS_FILE, weights, {METADATA_KEY: _as_weights_tell_it(config)})
@@ -50,28 +49,26 @@ def write_forms(backbone: Backbone, folder: Path, name: str) -> Forms:
         write_tensors(folder / TRANSFORMERS_WEIGHTS_FILE, transformers_export.weights_of(backbone, theirs), {"format": "pt"})
         theirs.save_pretrained(folder)
         transformers_export.image_processor_of(backbone).save_pretrained(folder)
-    return Forms(reason, has_tokenizer)
+    return Forms(reason)
 
 
-def _write_tokenizer(backbone: Backbone, folder: Path, text_cfg: dict[str, Any], name: str, *, is_wanted: bool) -> bool:
+def _write_tokenizer(backbone: Backbone, folder: Path, text_cfg: dict[str, Any], name: str, *, is_wanted: bool) -> None:
     """The tokenizer's files if there are any of its own, or they are wanted; changes what the configuration says of it."""
     tokenizer = backbone.tokenizer
     merges = (text_cfg.get("tokenizer_kwargs") or {}).get("bpe_path")
     if isinstance(tokenizer, FolderTokenizer | HFTokenizer):
         transformers_export.save_tokenizer(backbone, folder)
         text_cfg["hf_tokenizer_name"] = name
-        return True
+        return
     if not isinstance(tokenizer, SimpleTokenizer):
         raise ConfigError(f"The model's tokenizer is {type(tokenizer).__name__}, which open_clip has for names alone and in no folder.")
-    if merges is not None and not is_wanted:
-        shutil.copyfile(_source_of(backbone) / merges, folder / merges)
-        return True
     if is_wanted:
         transformers_export.save_tokenizer(backbone, folder)
-    if merges is not None:  # open_clip would look for them in the working directory; with a name it takes transformers' files
+    if merges is not None and is_wanted:  # open_clip looks for them in the working directory; with a name it takes the folder's other files
         del text_cfg["tokenizer_kwargs"]["bpe_path"]
         text_cfg["hf_tokenizer_name"] = name
-    return is_wanted
+    elif merges is not None:
+        shutil.copyfile(_source_of(backbone) / merges, folder / merges)
 
 
 def _as_weights_tell_it(config: dict[str, Any]) -> str:

@@ -45,9 +45,9 @@ def obstacle(backbone: Backbone) -> str | None:
             return f"its {tower.removesuffix('_cfg')} tower is {model_cfg[tower][f'{library}_model_name']}, of another library"
     if isinstance(model_cfg["vision_cfg"].get("layers"), list | tuple):
         return "its vision tower is a ResNet"
-    size = network.visual.image_size
-    if not isinstance(size, int) and len(set(size)) > 1:
-        return f"it reads pictures of {' x '.join(map(str, size))} pixels, which are not square"
+    for what, size in (("pictures", network.visual.image_size), ("patches", model_cfg["vision_cfg"].get("patch_size", 0))):
+        if not isinstance(size, int) and len(set(size)) > 1:
+            return f"it reads {what} of {' x '.join(map(str, size))} pixels, which are not square"
     return _odd_setting(model_cfg) or _odd_pictures(backbone) or _odd_tokenizer(backbone.tokenizer)
 
 
@@ -104,10 +104,11 @@ def weights_of(backbone: Backbone, config: CLIPConfig) -> dict[str, Tensor]:
     for names, name in pairs(theirs):
         tensor = ours.pop(name).detach().cpu()
         parts = tensor.chunk(len(names)) if len(names) > 1 else [tensor.T if name in TRANSPOSED else tensor]
-        found |= {part_name: part.reshape(theirs[part_name].shape).contiguous() for part_name, part in zip(names, parts, strict=True)}
-    odd = [*ours, *(set(theirs) - set(found))]
+        found |= {part_name: part.contiguous() for part_name, part in zip(names, parts, strict=True)}
+    found["logit_scale"] = found["logit_scale"].reshape(theirs["logit_scale"].shape)  # one number, which some models have in a list
+    odd = [*ours, *(name for name, tensor in theirs.items() if name not in found or found[name].shape != tensor.shape)]
     if odd:
-        raise ConfigError(f"The model is no CLIPModel: {min(odd)!r} is on one side only.")
+        raise ConfigError(f"The model is no CLIPModel: {min(odd)!r} is on one side only, or has another shape there.")
     return found
 
 

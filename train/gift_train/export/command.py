@@ -17,10 +17,10 @@ from gift_train.export.selection import RunResult, select_result
 from gift_train.records.restore import Asked, restore
 
 Tell = Callable[[str], None]
-# Names that such a folder may have, on the hub too.
+# What such a folder may hold of either form, whatever its tokenizer; on the hub, what of it is not here is of another model.
 MODEL_FILES = (
-    "open_clip_*", "config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json", "tokenizer*", "vocab.*",
-    "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "*.model", "*.gz",
+    "open_clip_config.json", "open_clip_model.safetensors", "config.json", "model.safetensors", "preprocessor_config.json",
+    "processor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
 )  # fmt: skip
 DECIDED_BY_THEM = (CONFIG_FILE, "config.json", CARD_FILE)  # without which neither library takes a folder for a model
 
