@@ -50,7 +50,9 @@ class Case:
     batch_size: int
     device: str
     consolidates: bool = True
-    compiles: bool = False  # ours
+    compiles: bool = False  # ours, as the next two
+    micro_batch_size: int | None = None
+    recomputes_blocks: bool = False
 
     @property
     def shown(self) -> str:
@@ -205,6 +207,9 @@ class OurStep:
         student = Backbone(data.network(), data.backbone.tokenizer, precision or ("fp32" if case.device == "cpu" else "bf16"))
         if case.compiles:
             student.compile_blocks()
+        if case.recomputes_blocks:
+            student.recompute_blocks()
+        student.micro_batch_size = case.micro_batch_size
         self.batches = [
             (place_task(task, student), place_replay(replay, student)) for task, replay in zip(data.task, data.replay, strict=True)
         ]

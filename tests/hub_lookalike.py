@@ -161,8 +161,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def _api(self, repository: Repository, name: str, what: str | None, rest: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
         if what in (None, "revision", "tree"):
-            oid = self._oid(repository, (rest or "main") if what != "tree" else rest)
-            tree = repository.commits[oid]
+            revision, _, below = rest.partition("/") if what == "tree" else (rest or "main", "", "")
+            oid = self._oid(repository, revision)
+            tree = {path: digest for path, digest in repository.commits[oid].items() if path.startswith(below)}
+            if what == "tree" and below and not tree:
+                raise RefusedError(404, "EntryNotFound", "Entry not found")
             if what == "tree":
                 return as_json([self._entry(path, digest) for path, digest in sorted(tree.items())])
             about = {"id": name, "sha": oid, "siblings": [{"rfilename": path} for path in tree], "private": repository.private}

@@ -78,8 +78,22 @@ class ComputeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(DataOptions, ComputeOptions):
-    """All that a run needs to know of the machine; a table passes it on to each of its runs."""
+    """All that a run needs to know of the machine; a table passes it on to each of its runs.
 
+    `micro_batch_size` and `gradient_checkpointing` save memory and change last bits.
+    """
+
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images, or rows of texts, that pass the model at once in training; the loss stays that of the batch.  [default: all]",
+            show_default=False,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute the towers' blocks again in the backward pass: less memory.")
+    ] = False
     shard_cache: Annotated[
         Path | None,
         typer.Option(envvar="GIFT_SHARD_CACHE", help="Where shards of a URL are kept for a while.  [default: ~/.cache/gift/shards]"),

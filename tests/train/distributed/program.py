@@ -10,6 +10,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from gift_train.clip import prefix_tree
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
@@ -37,6 +38,7 @@ METHODS |= {
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),
 }
 LONG = ("gift", "zscl", "moe_adapter")  # of 20 steps; the others have 6
+IN_MICRO_BATCHES = ("gift", "moe_adapter_balanced")
 REMEMBERED = ("gift", "zscl")  # the teacher looks its features up; elsewhere it computes them
 
 
@@ -89,12 +91,15 @@ def whole_pass(ranks):
         )
 
 
-def train(variant, ranks):
-    """Losses by step and the weights handed on, by name, and what the method keeps."""
+def begin(variant, ranks, micro_batch_size=None, *, recomputes_blocks=False):
+    """The training of a variant before its first step."""
     name, settings = METHODS[variant]
     num_steps = 20 if variant in LONG else 6
     chosen = method_class(name)
     method, student = chosen(parse_table(chosen.Config, settings, variant)), small_clip()
+    student.micro_batch_size = micro_batch_size
+    if recomputes_blocks:
+        student.recompute_blocks()
     method.prepare(student, num_tasks=2)
     torch.manual_seed(17)
     with torch.no_grad():  # away from the zeros that experts and routers start with
@@ -115,7 +120,7 @@ def train(variant, ranks):
     )
     method.begin_task(context, student)
     parameters = method.trainable(student)
-    training = Training(
+    return Training(
         method=method,
         student=student,
         parameters=parameters,
@@ -123,10 +128,21 @@ def train(variant, ranks):
         schedule=Schedule(peak=1e-4, warmup_steps=2, total_steps=num_steps),
         ranks=ranks,
     )
-    replays = chosen.replay != ReplaySource.NONE
-    batches = ((task_batch(step, ranks), replay_batch(step, ranks) if replays else None) for step in range(num_steps))
+
+
+def batches(training):
+    """What each step of the training sees."""
+    replays, ranks = type(training.method).replay != ReplaySource.NONE, training.ranks
+    for step in range(training.schedule.total_steps):
+        yield task_batch(step, ranks), replay_batch(step, ranks) if replays else None
+
+
+def train(variant, ranks, micro_batch_size=None, *, recomputes_blocks=False):
+    """Losses by step and the weights handed on, by name, and what the method keeps."""
+    training = begin(variant, ranks, micro_batch_size, recomputes_blocks=recomputes_blocks)
+    method, student = training.method, training.student
     recorder = TermRecorder(variant)
-    for step, terms in train_steps(training, batches):
+    for step, terms in train_steps(training, batches(training)):
         recorder.add(step, terms)
     state = {f"state/{key}": tensor for key, tensor in method.state_dict().items()}
     method.end_task(student)
@@ -178,6 +194,9 @@ def main(out):
     with init_distributed("cpu") as ranks:
         variants = METHODS if ranks.world_size == 2 else LONG
         found = {f"train/{variant}/{name}": tensor for variant in variants for name, tensor in train(variant, ranks).items()}
+        prefix_tree.LONGEST_ROW = 8  # so that a handful of texts are several micro-batches
+        for variant in IN_MICRO_BATCHES:
+            found |= {f"train/{variant} in 2s/{name}": tensor for name, tensor in train(variant, ranks, 2, recomputes_blocks=True).items()}
         for num_rows in (1, 2, 7):
             found |= {f"gather {num_rows}/{name}": tensor for name, tensor in gathered(num_rows, ranks).items()}
         found |= {f"talk/{name}": tensor for name, tensor in (gradients_of_some(ranks) | talk(ranks)).items() if tensor is not None}

@@ -181,11 +181,14 @@ def test_plain_clip_comes_back_outside_a_route():
 
 def test_mixture_is_the_weighted_sum_over_the_top_experts():
     torch.manual_seed(1)
-    mixture = Mixture(WIDTH, 2, settings(), Route(router=1), reads_images=True)
+    route = Route()
+    mixture = Mixture(WIDTH, 2, settings(), route, reads_images=True)
     for parameter in mixture.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     hidden = torch.randn(4, 7, WIDTH)
-    for sequence, output in zip(hidden, mixture(hidden), strict=True):
+    with route.through(1):
+        outputs = mixture(hidden)
+    for sequence, output in zip(hidden, outputs, strict=True):
         logits = sequence[0] @ mixture.gate[1]
         first, second = logits.argsort(descending=True)[:2].tolist()
         gates = torch.stack([logits[first], logits[second]]).softmax(0)

@@ -11,6 +11,7 @@ from gift_shared.console import run_app
 from gift_shared.options import LocalCommand, with_version
 from gift_train.cli.data import data_app
 from gift_train.cli.evaluate import evaluate
+from gift_train.cli.export import export
 from gift_train.cli.parity import parity
 from gift_train.cli.recipes import methods, validate
 from gift_train.cli.report import report, watch
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 with_version(app, "gift-train", ("torch", "torchvision", "open_clip_torch", "accelerate"))
 app.add_typer(data_app)
-for command in (run, evaluate, report, table):
+for command in (run, evaluate, report, table, export):
     app.command(cls=LocalCommand)(command)
 app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit)
 for command in (watch, methods, validate, parity):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import open_clip
 from huggingface_hub import errors
 
 from gift_shared.errors import ConfigError
@@ -37,6 +38,15 @@ def parse_name(model: str) -> HubName:
     if match is None:
         raise ConfigError(f"--model {model} is no repository of the hub: expected {PREFIX}owner/name, @revision behind it if you like.")
     return HubName(match[1], match[2] or "main")
+
+
+def origin(model: str, pretrained: str | None) -> str | None:
+    """The repository of the hub that a model's weights are published in; None for files and folders, and what is published elsewhere."""
+    if model.startswith(PREFIX):
+        return parse_name(model).name
+    settings = open_clip.get_pretrained_cfg(model, pretrained) if model and pretrained else {}
+    owner, _, rest = str(settings.get("hf_hub") or "").partition("/")  # owner/name/file, the file at times left out
+    return f"{owner}/{rest.partition('/')[0]}" if rest else None
 
 
 def snapshot(model: str, *, with_weights: bool = True) -> Path:

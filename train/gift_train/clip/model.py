@@ -22,8 +22,9 @@ from gift_train.clip import towers
 from gift_train.clip.bound_tokenizer import BoundTokenizer
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
-from gift_train.clip.prefix_tree import PrefixTree, build_prefix_tree
+from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
+from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
 from gift_train.clip.tokenizers import num_tokens
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -60,10 +61,12 @@ class Backbone:
         self.precision: Precision = precision
         self.config: ModelConfig = dict(config or {})
         self.name = name
+        self.micro_batch_size: int | None = None  # images, or rows of texts, that pass at once where gradients are wanted; None = all
         self._run_block: towers.RunBlock = towers.block_output
+        self._call_block: Call = plainly
         self._normalise: Normalise | None = None
-        self._trees: OrderedDict[Any, PrefixTree] = OrderedDict()
         self._untrained = frozenset(name for name, _ in network.named_parameters() if name in FROZEN or not towers.is_read(network, name))
+        self._trees: OrderedDict[Any, SplitTree] = OrderedDict()
         for name, parameter in network.named_parameters():
             if name in self._untrained:
                 parameter.requires_grad_(False)
@@ -183,28 +186,53 @@ class Backbone:
             self._normalise = Normalise(mean, std, images.device)  # kept: making it sends numbers to the device and waits
         return self._normalise(images)
 
+    def recompute_blocks(self) -> None:
+        """Keep what enters each block and nothing else for the backward pass, which computes the inside again (gradient checkpointing).
+
+        Raises: ConfigError if a tower is not made of blocks.
+        """
+        without = [name for name, tower in towers.both(self.network).items() if recompute_blocks(tower) == 0]
+        if without:
+            raise ConfigError(f"--gradient-checkpointing: this model's {without[0]} has no blocks; --micro-batch-size fits every model.")
+        self._call_block = recomputed
+
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised pixels -> [B, D]."""
-        with self._autocast():
-            if towers.can_read_images(self.network):
-                features = towers.image_features(self.network.visual, images, self._run_block)
-            else:
-                features = self.network.encode_image(images)
-        return F.normalize(features.float(), dim=-1)
+        return in_micro_batches(self._encode_images, images, self.micro_batch_size)
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """[K, L] token ids, L up to the context length -> [K, D].
 
         Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
         """
+        num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
+        if not towers.can_read_texts(self.network):
+            num_texts = None if num_rows is None else texts_in_rows(num_rows, tokens.shape[1])
+            return in_micro_batches(self._encode_texts, tokens, num_texts)
+        texts = self._prefix_tree(tokens, num_rows)
+        if texts.places is None:
+            return self._encode_tree(*texts.parts)
+        return torch.cat([recomputed(self._encode_tree, part) for part in texts.parts])[texts.places]
+
+    def _encode_images(self, images: Tensor) -> Tensor:
         with self._autocast():
-            if towers.can_read_texts(self.network):
-                features = towers.text_features(self.network, self._prefix_tree(tokens), self._run_block)
-            elif towers.is_causal(self.network):
-                features = towers.plain_text_features(self.network, tokens.to(self.device, non_blocking=True))
+            if towers.can_read_images(self.network):
+                features = towers.image_features(self.network.visual, images, self._run_block, self._call_block)
             else:
-                features = self.network.encode_text(tokens.to(self.device, non_blocking=True))
-        return F.normalize(features.float(), dim=-1)
+                features = self.network.encode_image(images)
+        return _normalised(features)
+
+    def _encode_texts(self, tokens: Tensor) -> Tensor:
+        with self._autocast():
+            placed = tokens.to(self.device, non_blocking=True)
+            is_causal = towers.is_causal(self.network)
+            features = towers.plain_text_features(self.network, placed) if is_causal else self.network.encode_text(placed)
+        return _normalised(features)
+
+    def _encode_tree(self, texts: PrefixTree) -> Tensor:
+        with self._autocast():
+            features = towers.text_features(self.network, texts, self._run_block, self._call_block)
+        return _normalised(features)
 
     @property
     def tokenize(self) -> BoundTokenizer:
@@ -231,12 +259,13 @@ class Backbone:
         """Cut [K, L] on the CPU to the columns that the features depend on; values are the same up to the order of sums."""
         return tokens[:, : towers.num_columns_read(self.network, tokens)] if tokens.numel() else tokens
 
-    def _prefix_tree(self, tokens: Tensor) -> PrefixTree:
-        """The tree of these texts, placed; those packed lately are remembered, as class prompts come back at every step."""
+    def _prefix_tree(self, tokens: Tensor, max_rows: int | None = None) -> SplitTree:
+        """The tree of these texts, placed, in parts of so many rows; those packed lately are remembered, as class prompts come back."""
         tokens = tokens.cpu()
-        key = (tokens.shape, tokens.numpy().tobytes())
+        key = (max_rows, tokens.shape, tokens.numpy().tobytes())
         if key not in self._trees:
-            self._trees[key] = build_prefix_tree(tokens, towers.text_ends(self.network, tokens)).to(self.device)
+            tree = build_prefix_tree(tokens, towers.text_ends(self.network, tokens))
+            self._trees[key] = split_tree(tree, max_rows).to(self.device)
         self._trees.move_to_end(key)
         if len(self._trees) > TREES_KEPT:
             self._trees.popitem(last=False)
@@ -256,6 +285,11 @@ def fingerprint(student: Backbone) -> str | None:
     while len(ids) > 1 and ids[-1] == ids[-2]:
         ids.pop()
     return f"{zlib.crc32(str(ids).encode()):08x}"
+
+
+def _normalised(features: Tensor) -> Tensor:
+    """To length 1, in float32 or better."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def in_blocks(encode: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

@@ -40,6 +40,38 @@ class PrefixTree:
         return PrefixTree(**moved)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitTree:
+    """A prefix tree in parts of a few of its rows each, every text in the part that it ends in; nothing is in more parts than rows."""
+
+    parts: tuple[PrefixTree, ...]
+    places: Tensor | None  # [K] long: where each text stands among those of all parts; None where there is one part, in their order
+
+    def to(self, device: torch.device) -> SplitTree:
+        """The same on `device`, without waiting."""
+        places = None if self.places is None else self.places.to(device, non_blocking=True)
+        return SplitTree(parts=tuple(part.to(device) for part in self.parts), places=places)
+
+
+def split_tree(tree: PrefixTree, max_rows: int | None) -> SplitTree:
+    """Parts of at most so many rows (one part if None) of a tree on the CPU."""
+    num_rows, row_length = tree.tokens.shape
+    if max_rows is None or num_rows <= max_rows:
+        return SplitTree(parts=(tree,), places=None)
+    part_of = tree.ends // (row_length * max_rows)
+    parts = []
+    for number, start in enumerate(range(0, num_rows, max_rows)):
+        rows = slice(start, start + max_rows)
+        ends = tree.ends[part_of == number] - start * row_length
+        parts.append(PrefixTree(tokens=tree.tokens[rows], positions=tree.positions[rows], attends=tree.attends[rows], ends=ends))
+    return SplitTree(parts=tuple(parts), places=part_of.argsort(stable=True).argsort())
+
+
+def texts_in_rows(num_rows: int, length: int) -> int:
+    """How many plain texts of so many tokens are as much work as so many rows of a tree; at least as many texts as rows."""
+    return num_rows * max(1, LONGEST_ROW // length)
+
+
 def build_prefix_tree(tokens: Tensor, last: Tensor) -> PrefixTree:
     """The tree of these texts, in rows.
 

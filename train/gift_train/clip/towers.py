@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from gift_train.clip.linear import linear
 from gift_train.clip.prefix_tree import PrefixTree
+from gift_train.clip.recompute import Call, plainly
 
 QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
@@ -98,14 +99,19 @@ def _pooling(tower: Any) -> tuple[str, int]:
     return (tower.text_pool_type, tower.text_eos_id) if isinstance(tower, CLIP) else (tower.pool_type, tower.eos_id)
 
 
+def both(network: Any) -> dict[str, nn.Module]:
+    """The towers by name: what holds their blocks."""
+    return {"image tower": network.visual, "text tower": network.text if hasattr(network, "text") else network.transformer}
+
+
 def residual_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """The transformer blocks that features pass, by tower and number: `visual.transformer.0` ..., `transformer.0` ..."""
     modules = ((name, module) for name, module in network.named_modules() if is_read(network, f"{name}."))
     return {name.replace(".resblocks", ""): module for name, module in modules if isinstance(module, ResidualAttentionBlock)}
 
 
-def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
-    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not."""
+def image_features(visual: Any, images: Tensor, run_block: RunBlock, call: Call = plainly) -> Tensor:
+    """[B, 3, H, W] -> [B, D], not normalised. `run_block` is `block_output`, compiled or not; `call` calls it, and the last block's."""
     patch = visual.patch_size[0]
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
@@ -114,22 +120,20 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock) -> Tensor:
     hidden = visual.ln_pre(torch.cat([class_token, hidden], dim=1) + visual.positional_embedding.to(hidden.dtype))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
-        hidden = run_block(block, hidden)
-    pooled = visual.ln_post(_after_attention(last, hidden[:, 0], _attention(last, hidden, num_queries=1)[:, 0]))
+        hidden = call(run_block, block, hidden)
+    pooled = visual.ln_post(call(_class_token_output, last, hidden))
     return torch.as_tensor(pooled if visual.proj is None else pooled @ visual.proj)
 
 
-def text_features(network: Any, texts: PrefixTree, run_block: RunBlock) -> Tensor:
-    """K texts -> [K, D], not normalised. `run_block` is `block_output`, compiled or not."""
+def text_features(network: Any, texts: PrefixTree, run_block: RunBlock, call: Call = plainly) -> Tensor:
+    """K texts -> [K, D], not normalised. `run_block` and `call` as for images."""
     network = text_tower(network)
     hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
     attends = texts.attends[:, None]  # the same for every head
     *blocks, last = network.transformer.resblocks
     for block in blocks:
-        hidden = run_block(block, hidden, attends)
-    mixed = _attention(last, hidden, attends)
-    ended = _after_attention(last, hidden.flatten(0, 1)[texts.ends], mixed.flatten(0, 1)[texts.ends])
-    return _projected(network, network.ln_final(ended))
+        hidden = call(run_block, block, hidden, attends)
+    return _projected(network, network.ln_final(call(_ends_output, last, hidden, attends, texts.ends)))
 
 
 def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
@@ -154,6 +158,17 @@ def _projected(tower: Any, pooled: Tensor) -> Tensor:
 def block_output(block: Any, hidden: Tensor, attends: Tensor | None = None) -> Tensor:
     """One residual attention block, [B, L, W] -> [B, L, W]; `attends` [B, 1, L, L] bool, everything if None."""
     return _after_attention(block, hidden, _attention(block, hidden, attends))
+
+
+def _class_token_output(block: Any, hidden: Tensor) -> Tensor:
+    """A block's output at the class token: [B, L, W] -> [B, W]."""
+    return _after_attention(block, hidden[:, 0], _attention(block, hidden, num_queries=1)[:, 0])
+
+
+def _ends_output(block: Any, hidden: Tensor, attends: Tensor, ends: Tensor) -> Tensor:
+    """A block's output at these places among all R * N: [R, N, W], [K] -> [K, W]."""
+    mixed = _attention(block, hidden, attends)
+    return _after_attention(block, hidden.flatten(0, 1)[ends], mixed.flatten(0, 1)[ends])
 
 
 def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_queries: int | None = None) -> Tensor:
@@ -189,9 +204,14 @@ def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
 def _is_plain(transformer: nn.Module) -> bool:
     """Every block as CLIP defines it, and nobody listening in on one (adapters do, by hooks)."""
     blocks: list[nn.Module] = list(getattr(transformer, "resblocks", ()))
-    is_known = all(type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") for block in blocks)
+    is_known = all(_is_residual_block(block) and not hasattr(block, "ln_1_kv") for block in blocks)
     is_hooked = any(_has_hooks(module) for block in blocks for module in block.modules())
     return bool(blocks) and is_known and not is_hooked and not transformer.grad_checkpointing
+
+
+def _is_residual_block(block: nn.Module) -> bool:
+    """open_clip's, also where calling it is recomputed; no class that computes something else."""
+    return isinstance(block, ResidualAttentionBlock) and type(block).forward is ResidualAttentionBlock.forward
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -102,8 +102,8 @@ def weights_of(backbone: Backbone, config: CLIPConfig) -> dict[str, Tensor]:
     ours = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in backbone.network.state_dict().items() if not _is_mask(name)}
     found: dict[str, Tensor] = {}
     for names, name in pairs(theirs):
-        tensor = ours.pop(name)
-        parts = (tensor.T if name in TRANSPOSED else tensor).detach().cpu().chunk(len(names))
+        tensor = ours.pop(name).detach().cpu()
+        parts = tensor.chunk(len(names)) if len(names) > 1 else [tensor.T if name in TRANSPOSED else tensor]
         found |= {part_name: part.reshape(theirs[part_name].shape).contiguous() for part_name, part in zip(names, parts, strict=True)}
     odd = [*ours, *(set(theirs) - set(found))]
     if odd:
@@ -127,8 +127,11 @@ def image_processor_of(backbone: Backbone) -> CLIPImageProcessor:
 
 
 def save_tokenizer(backbone: Backbone, folder: Path) -> None:
-    """The tokenizer's files, which transformers and open_clip's HFTokenizer read."""
-    tokenizer_of(backbone.tokenizer).save_pretrained(folder)
+    """The tokenizer's files, which transformers and open_clip's HFTokenizer read; of CLIP's those of transformers before 5, too."""
+    tokenizer = tokenizer_of(backbone.tokenizer)
+    tokenizer.save_pretrained(folder)
+    if isinstance(tokenizer, CLIPTokenizer):
+        tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
 
 
 def _tower(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ What is not of our forms is made to fit as open_clip's own loading does, by func
 What training wraps around names goes: `module.` of DistributedDataParallel and of averaged models, `_orig_mod.` of torch.compile ...
 """
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import open_clip
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gift_shared.atomic import atomic_path
 from gift_shared.errors import ConfigError
 from gift_train.clip.model import check_same_model
 from gift_train.clip.model_config import METADATA_KEY, ModelConfig, check
@@ -114,3 +117,14 @@ def _unpickled(path: Path) -> Any:
     if not isinstance(checkpoint, Mapping):
         raise ConfigError(f"{path} holds no weights: expected names and tensors, found {type(checkpoint).__name__}.")
     return checkpoint
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, whole or not at all; contiguous tensors on the CPU. Raises OSError."""
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            if "os error 28" in str(error):  # the library tells a full disk in words only
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise

@@ -5,11 +5,9 @@ and how it is read in the metadata; and `task-01-<name>.state.safetensors` where
 Inside a task: `progress/`, the last two.
 """
 
-import errno
 import json
 import logging
 import math
-import os
 import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +19,13 @@ from typing import Any, Protocol, get_type_hints
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gift_shared.atomic import atomic_path
 from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.model import Backbone
 from gift_train.clip.model_config import METADATA_KEY as CONFIG_KEY
+from gift_train.clip.weights_files import write_tensors
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method
 from gift_train.records.reading import READING_KEY, Reading
@@ -267,13 +265,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], point: ResumePoint, about: 
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {METADATA_KEY: json.dumps(asdict(point)), "format": "pt", **(about or {})}
     metadata[CHECKSUM_KEY] = checksum(_told(metadata), here)
-    with atomic_path(path) as temporary:
-        try:
-            save_file(here, temporary, metadata=metadata)
-        except SafetensorError as error:
-            if "os error 28" in str(error):  # the library tells a full disk in words only
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
+    write_tensors(path, here, metadata)
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], ResumePoint]:

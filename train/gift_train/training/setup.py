@@ -184,6 +184,9 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
     if options.compiles:
         student.compile_blocks()
+    if options.gradient_checkpointing:
+        student.recompute_blocks()
+    student.micro_batch_size = options.micro_batch_size
     return student
 
 

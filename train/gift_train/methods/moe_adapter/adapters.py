@@ -4,21 +4,25 @@
     out = h + mlp(ln_2(h)) + sum_e G_e(h) E_e(h)
 
 A mixture hangs on its block by hooks, so the block's own weights keep their names and its forward pass stays open_clip's.
-What training draws, noise and dropout, is drawn for all sequences of a batch, so that ranks that share it draw what one would.
+What training draws, noise and dropout, is drawn for all sequences of a batch, so that ranks and micro-batches that share it get what one
+pass would draw. A pass that is only computed again for the backward pass draws the same, and counts and measures nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.recompute import is_repetition, micro_batch
 from gift_train.distributed import SINGLE, Ranks
 
 NOISE_FLOOR = 0.01  # added to every standard deviation of the gate noise
@@ -56,23 +60,58 @@ class Batch:
     ranks: Ranks = SINGLE
 
 
-@dataclass
-class Route:
-    """What all mixtures of a model do at the moment. `router` None: nothing, the model is plain CLIP."""
+@dataclass(frozen=True)
+class Gates:
+    """How some sequences of a batch were routed: logits [B, E] clean and noisy, the noise's deviation, and the choice [B, k]."""
 
-    router: int | None = None
+    clean: Tensor
+    noisy: Tensor
+    deviation: Tensor | None
+    chosen: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """What is encoded, from `Route.through` on until its end: through which router, and in training what it draws and leaves."""
+
+    route: Route
+    router: int
     training: Batch | None = None  # gate noise, dropout, and counting; the modules' own mode decides nothing
     measures_balance: bool = False
-    balance: list[Tensor] = field(default_factory=list)  # one scalar per mixture passed, if measured
+    gates: dict[Mixture, list[Gates]] = field(default_factory=dict)  # of each mixture passed, by micro-batch, if measured
+
+    def balances(self) -> list[Tensor]:
+        """How unevenly each mixture used its experts for the whole batch, in the order that they were passed. All ranks ask together."""
+        return [mixture.balance(parts) for mixture, parts in self.gates.items()]
+
+
+# A context variable, so that what a passage encoded is recomputed as on its first time, although the passage has ended by then.
+_passage: ContextVar[Passage | None] = ContextVar("passage", default=None)
+
+
+class Route:
+    """What all mixtures of a model do at the moment. Outside a passage nothing: the model is plain CLIP."""
+
+    @property
+    def passage(self) -> Passage | None:
+        """The passage that is going on through these mixtures."""
+        passage = _passage.get()
+        return passage if passage is not None and passage.route is self else None
 
     @contextmanager
-    def through(self, router: int | None, *, training: Batch | None = None, measures_balance: bool = False) -> Iterator[list[Tensor]]:
-        """Send what is encoded inside through this router; plain CLIP again afterwards. Yields the list of balances."""
-        self.router, self.training, self.measures_balance, self.balance = router, training, measures_balance, []
+    def through(self, router: int | None, *, training: Batch | None = None, measures_balance: bool = False) -> Iterator[Passage | None]:
+        """Send what is encoded inside through this router, through none of them if None; plain CLIP again afterwards."""
+        passage = None
+        if router is not None:
+            passage = Passage(route=self, router=router, training=training, measures_balance=measures_balance)
+        before = _passage.set(passage)
         try:
-            yield self.balance
+            yield passage
         finally:
-            self.router, self.training, self.measures_balance, self.balance = None, None, False, []
+            _passage.reset(before)
+            if passage is not None:
+                passage.gates.clear()  # they hold graphs, which hold the passage
 
 
 class Expert(nn.Module):
@@ -121,11 +160,11 @@ class Mixture(nn.Module):
         block.register_forward_hook(self._add_output)
 
     def _keep_hidden(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        if self.route.router is not None:
+        if self.route.passage is not None:
             self._hidden = inputs[0]
 
     def _add_output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        if self.route.router is None:
+        if self.route.passage is None:
             return output
         hidden, self._hidden = self._hidden, None
         assert hidden is not None
@@ -144,7 +183,7 @@ class Mixture(nn.Module):
         # An expert without a sequence is left out: its gradient stays None and the optimizer passes it over.
         work = zip(self.experts, parts, dropouts, strict=True)
         outputs = torch.cat([expert(part, kept) for expert, part, kept in work if len(part)])
-        if self.route.training is not None and self.route.training.ranks.counts(self._num_sequences):
+        if self._training is not None and self._training.ranks.counts(self._num_sequences) and not is_repetition():
             self.counts = self.counts + sizes
         by_sequence = outputs[order.argsort()].unflatten(0, chosen.shape)
         return torch.as_tensor((weights[:, :, None, None] * by_sequence).sum(dim=1))
@@ -154,41 +193,67 @@ class Mixture(nn.Module):
 
         clean = q W_gate;   noisy = clean + gate_noise N(0, 1) (softplus(q W_noise) + 0.01) in training, = clean at test time
         """
-        router = self.route.router
-        assert router is not None
-        noisy = clean = query @ self.gate[router]
+        passage = self.route.passage
+        assert passage is not None
+        noisy = clean = query @ self.gate[passage.router]
         deviation = None
-        if self.route.training is not None and self.settings.gate_noise > 0:
-            deviation = self.settings.gate_noise * (F.softplus(query @ self.noise[router]) + NOISE_FLOOR)
-            width = self.settings.num_experts
-            noisy = clean + self._drawn(lambda num_rows: torch.randn(num_rows, width, dtype=clean.dtype, device=clean.device)) * deviation
+        if passage.training is not None and self.settings.gate_noise > 0:
+            deviation = self.settings.gate_noise * (F.softplus(query @ self.noise[passage.router]) + NOISE_FLOOR)
+            noisy = clean + self._drawn("noise", partial(_normal, clean)) * deviation
         values, chosen = noisy.topk(self.settings.top_k, dim=1)
         weights = values.softmax(dim=1)
-        if self.route.measures_balance and self.route.training is not None:
-            ranks, num_rows = self.route.training.ranks, self._num_sequences
-            clean, noisy, every_choice, every_weight = (ranks.all_gather(rows, num_rows) for rows in (clean, noisy, chosen, weights))
-            deviation = None if deviation is None else ranks.all_gather(deviation, num_rows)
-            self.route.balance.append(balance(clean, noisy, deviation, every_choice, every_weight))
+        if passage.measures_balance and passage.training is not None and not is_repetition():
+            passage.gates.setdefault(self, []).append(Gates(clean, noisy, deviation, chosen, weights))
         return chosen, weights
+
+    def balance(self, parts: Sequence[Gates]) -> Tensor:
+        """How unevenly the whole batch used the experts (`balance`), of which these are the rank's gates, by micro-batch."""
+        assert self._training is not None
+        ranks, num_rows = self._training.ranks, self._num_sequences
+
+        def whole(rows: Sequence[Tensor]) -> Tensor:
+            return ranks.all_gather(torch.cat(list(rows)), num_rows)
+
+        clean, noisy = whole([part.clean for part in parts]), whole([part.noisy for part in parts])
+        chosen, weights = whole([part.chosen for part in parts]), whole([part.weights for part in parts])
+        deviations = [part.deviation for part in parts if part.deviation is not None]
+        return balance(clean, noisy, whole(deviations) if deviations else None, chosen, weights)
 
     def _dropout(self, hidden: Tensor) -> Tensor | None:
         """Factors [B k, L, r] on the inside of experts, a row for each sequence and expert it chose; None outside training."""
         fraction, width = self.settings.dropout, self.settings.bottleneck
-        if self.route.training is None or fraction == 0:
+        if self._training is None or fraction == 0:
             return None
         shape = (self.settings.top_k, hidden.shape[1], width)
-        kept = self._drawn(lambda num_rows: hidden.new_empty(num_rows, *shape).bernoulli_(1 - fraction).div_(1 - fraction))
-        return kept.flatten(0, 1)
+        return self._drawn("dropout", partial(_kept, hidden, shape, fraction)).flatten(0, 1)
 
-    def _drawn(self, draw: Callable[[int], Tensor]) -> Tensor:
-        """The rank's rows of what is drawn for all sequences of the batch."""
-        assert self.route.training is not None
-        return draw(self._num_sequences)[self.route.training.ranks.share(self._num_sequences)]
+    def _drawn(self, what: str, draw: Callable[[int, torch.Generator | None], Tensor]) -> Tensor:
+        """The rank's rows of what is drawn for all sequences of the batch; of these those that pass now.
+
+        The first micro-batch notes where the generator stood, so that the others, and repetitions, see the same draw.
+        """
+        assert self._training is not None
+        part, num_rows = micro_batch(), self._num_sequences
+        own = self._training.ranks.share(num_rows)
+        if part is None:
+            return draw(num_rows, None)[own]
+        device, key = self.counts.device, (self, what)
+        if key not in part.shared:
+            part.shared[key] = _generator_state(device)
+            return draw(num_rows, None)[own][part.rows]
+        generator = torch.Generator(device)
+        generator.set_state(part.shared[key])
+        return draw(num_rows, generator)[own][part.rows]
+
+    @property
+    def _training(self) -> Batch | None:
+        passage = self.route.passage
+        return None if passage is None else passage.training
 
     @property
     def _num_sequences(self) -> int:
-        assert self.route.training is not None
-        return self.route.training.num_images if self.reads_images else self.route.training.num_texts
+        assert self._training is not None
+        return self._training.num_images if self.reads_images else self._training.num_texts
 
     @torch.no_grad()
     def freeze_most_used(self) -> None:
@@ -203,6 +268,19 @@ class Mixture(nn.Module):
             expert.requires_grad_(number not in frozen)
 
 
+def _normal(like: Tensor, num_rows: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(num_rows, like.shape[1], dtype=like.dtype, device=like.device, generator=generator)
+
+
+def _kept(like: Tensor, shape: tuple[int, ...], fraction: float, num_rows: int, generator: torch.Generator | None) -> Tensor:
+    return like.new_empty(num_rows, *shape).bernoulli_(1 - fraction, generator=generator).div_(1 - fraction)
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    """Where the device's own generator stands."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
 def balance(clean: Tensor, noisy: Tensor, deviation: Tensor | None, chosen: Tensor, weights: Tensor) -> Tensor:
     """How unevenly a batch uses the experts: cv^2(sum_b G) + cv^2(load), cv^2 = variance / mean^2; 0 if all are used alike.
 
@@ -213,7 +291,8 @@ def balance(clean: Tensor, noisy: Tensor, deviation: Tensor | None, chosen: Tens
         clean, noisy, deviation: [B, E]; chosen, weights: [B, k].
     Source: Shazeer et al., arXiv 1701.06538, appendix A; METHODS 2.8 for its place here.
     """
-    clean, noisy, weights = clean.float(), noisy.float(), weights.float()  # under bf16 some are and some are not, by device
+    wide = torch.promote_types(clean.dtype, torch.float32)  # under bf16 some are and some are not, by device
+    clean, noisy, weights = clean.to(wide), noisy.to(wide), weights.to(wide)
     importance = torch.zeros_like(clean).scatter(1, chosen, weights).sum(dim=0)
     is_chosen = torch.zeros_like(clean).scatter(1, chosen, 1.0)
     top_k, num_experts = chosen.shape[1], clean.shape[1]

@@ -82,10 +82,12 @@ class MoeAdapter(Method):
         weight, ranks = self.config.balance_weight, self.context.ranks
         whole = Batch(num_images=len(batch.labels), num_texts=len(self.context.class_tokens), ranks=ranks)
         before = self._counts()
-        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as balances:
+        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as passage:
             terms = super().task_loss(student, batch)
+            if weight > 0 and passage is not None:
+                terms = terms | LossTerms(balance=weight * torch.stack(passage.balances()).sum())
         self._set_counts(before + ranks.all_reduce(self._counts() - before))
-        return terms | LossTerms(balance=weight * torch.stack(balances).sum()) if weight > 0 else terms
+        return terms
 
     def _counts(self) -> Tensor:
         return torch.stack([mixture.counts for mixture in self.mixtures.values()])

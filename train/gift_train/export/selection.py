@@ -1,0 +1,81 @@
+"""Which weights of a run are exported, and what its record says of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gift_shared.errors import ConfigError, unknown_name
+from gift_train.methods.base import Method
+from gift_train.methods.registry import method_class
+from gift_train.records.checkpoint import task_file
+from gift_train.records.files import RUN_FILE, read_accuracies, read_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run handed on after one of its tasks. accuracies: accuracy_matrix.json, rows up to the last evaluated task."""
+
+    run: Path
+    record: Mapping[str, Any]
+    accuracies: Mapping[str, Any] | None
+    task_index: int
+
+    @property
+    def datasets(self) -> list[str]:
+        """Tasks of the run, in order."""
+        return list(self.record["datasets"])
+
+    @property
+    def task(self) -> str:
+        """The task after which it was handed on."""
+        return self.datasets[self.task_index]
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """Its weights."""
+        return task_file(self.run / "checkpoints", self.task_index, self.task)
+
+    @property
+    def matrix(self) -> list[list[float]]:
+        """Rows of the accuracy matrix up to this task, percent; fewer if it was not evaluated yet."""
+        return [] if self.accuracies is None else list(self.accuracies["matrix"][: self.task_index + 1])
+
+
+def select_result(run: Path, task: str | None) -> RunResult:
+    """The run's result after a task, by name or number from 1; after its last finished one if none is named.
+
+    Raises: ConfigError for a folder that is no run, a task that it has not finished, and a method whose weights no plain CLIP holds.
+    """
+    if not (run / RUN_FILE).is_file():
+        raise ConfigError(f"{run} is no run folder: it has no {RUN_FILE}, written by `gift-train run --out`.")
+    record = read_record(run)
+    _require_plain_clip(run, str(record["recipe"]["method"]))
+    datasets = list(record["datasets"])
+    finished = [index for index, name in enumerate(datasets) if task_file(run / "checkpoints", index, name).is_file()]
+    if not finished:
+        raise ConfigError(f"{run} has finished no task yet, so there is nothing to export.")
+    index = finished[-1] if task is None else _index_of(task, datasets)
+    if index not in finished:
+        raise ConfigError(f"{run} has not finished {datasets[index]} yet. Finished: {', '.join(datasets[one] for one in finished)}.")
+    return RunResult(run=run, record=record, accuracies=read_accuracies(run, datasets), task_index=index)
+
+
+def _require_plain_clip(run: Path, method: str) -> None:
+    chosen = method_class(method)
+    if not chosen.trains:
+        raise ConfigError(f"{run}: {method} trains nothing, so what it would export is the model it began with.")
+    if chosen.prepare is not Method.prepare:
+        raise ConfigError(
+            f"{run}: {method} adds parameters of its own to the CLIP, which decide what an image is read by. No plain CLIP of open_clip or "
+            "transformers holds them, so there is nothing that others could load; `gift-train evaluate --checkpoint` reads them."
+        )
+
+
+def _index_of(task: str, datasets: list[str]) -> int:
+    if task in datasets:
+        return datasets.index(task)
+    if task.isdecimal() and 1 <= int(task) <= len(datasets):
+        return int(task) - 1
+    raise ConfigError(f"--task: {unknown_name('task', task, datasets)} Or a number from 1 to {len(datasets)}.")
