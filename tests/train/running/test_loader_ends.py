@@ -49,8 +49,22 @@ def are_gone(pids):
 def test_a_run_ends_with_all_its_processes(tmp_path, arguments, phase, fault, code, told):
     if phase == "evaluation cache":
         arguments = [*arguments, f"--evaluation-cache={tmp_path / 'cache'}"]
+    ends(tmp_path, arguments, phase, fault, code, told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [("kill", 1, "was killed by SIGKILL"), ("interrupt", 130, "Interrupted."), ("terminate", 75, "Stopped by SIGTERM")],
+)
+def test_a_run_whose_processes_are_not_its_children_ends_with_them_too(tmp_path, arguments, fault, code, told):
+    ends(tmp_path, [*arguments, "--worker-start-method=forkserver"], "training", fault, code, told, seconds=5 * SECONDS)
+
+
+def ends(tmp_path, arguments, phase, fault, code, told, seconds=SECONDS):
+    """A run with a fault in it, and what is left of it."""
     command = [sys.executable, str(PROGRAM), phase, fault, str(tmp_path / "pids"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == code, done.stderr
     assert told in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -59,8 +73,10 @@ def test_a_run_ends_with_all_its_processes(tmp_path, arguments, phase, fault, co
     assert are_gone(pids)
 
 
-def test_a_killed_run_takes_its_loader_processes_with_it(tmp_path, arguments):
-    running = subprocess.Popen([sys.executable, "-m", "gift_train.cli", *arguments, "--set=steps=30000"], stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_killed_run_takes_its_loader_processes_with_it(tmp_path, arguments, method):
+    command = [sys.executable, "-m", "gift_train.cli", *arguments, "--set=steps=30000", f"--worker-start-method={method}"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     metrics, end = tmp_path / "run/metrics.jsonl", time.monotonic() + SECONDS
     while not metrics.exists():
         assert time.monotonic() < end

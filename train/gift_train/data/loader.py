@@ -13,11 +13,12 @@ import pickle
 import re
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from multiprocessing import active_children, get_all_start_methods, get_context, resource_tracker
+from multiprocessing import active_children, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) 
         num_workers=loading.num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_main_process,
+        worker_init_fn=_begin_forked if loading.start_method == "fork" else _begin_elsewhere,
         multiprocessing_context=loading.start_method,
     )
     _prepare_to_start(loading.start_method)
@@ -186,6 +187,26 @@ def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) 
             f"{SHARED_MEMORY} is full, which {loading.num_workers} processes that load images need for their locks. Free some of it, give"
             " the container more (docker run --shm-size 8g), or --num-workers 0."
         ) from error
+
+
+def _begin_forked(_: int) -> None:
+    leave_signals_to_main_process()
+
+
+def _begin_elsewhere(_: int) -> None:
+    """A worker that is no child of the main process would not hear of its death: torch asks for the parent, which is the fork server.
+
+    That in turn stays as long as a worker does, so that both would be there for ever.
+    """
+    leave_signals_to_main_process()
+    main_process = parent_process()
+    assert main_process is not None
+    threading.Thread(target=_end_with, args=(main_process.sentinel,), name="main-process-watch", daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(MachineError.exit_code)
 
 
 def _prepare_to_start(method: str) -> None:
