@@ -25,13 +25,13 @@ from gift_shared.parquet_files import read_output_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.storage import Folder, hold_shards
 from gift_shared.tar_members import plain_members
+from gift_train.data.places import Place, Places
 from gift_train.data.replay import ReplayDataset
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.data.transforms import ImageTransform
 
 NO_LABEL = -1
 _BESIDE_IMAGES = (".cls", ".txt", ".json")  # labels and captions of a WebDataset: reference images have none
-_Place = tuple[Path, int, int]  # file, byte offset, byte size
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
     """Image files, or members of uncompressed tars, through one transform. Item = (image, NO_LABEL, sample key)."""
 
-    def __init__(self, places: list[_Place], transform: ImageTransform) -> None:
+    def __init__(self, places: Places, transform: ImageTransform) -> None:
         self.places = places
         self.transform = transform
 
@@ -129,7 +129,7 @@ def reference_replay(
             f"{reference} holds {found} images, the recipe asks for {num_images}. Give more, or set method_config.reference.num_images."
         )
     chosen = sorted(random.Random(seed).sample(range(found), num_images))
-    return ReferenceImages([images.places[index] for index in chosen], transform)
+    return ReferenceImages(images.places.take(chosen), transform)
 
 
 def no_task_images(
@@ -185,19 +185,19 @@ def open_reference_images(path: Path, transform: ImageTransform) -> ReferenceIma
     return images
 
 
-def _in_folder(folder: Path) -> tuple[list[_Place], PassedOver]:
+def _in_folder(folder: Path) -> tuple[Places, PassedOver]:
     found = find_images(folder)
-    return [(path, 0, -1) for path in found.files], found.passed_over
+    return Places.of(Place(path, 0, -1) for path in found.files), found.passed_over
 
 
-def _in_tars(paths: Sequence[Path]) -> tuple[list[_Place], PassedOver]:
+def _in_tars(paths: Sequence[Path]) -> tuple[Places, PassedOver]:
     places, passed_over = [], PassedOver()
     for path in paths:
         for member in plain_members(path):
             if is_stray_member(member.name):
                 continue
             if member.name.lower().endswith(FILE_SUFFIXES):
-                places.append((path, member.offset_data, member.size))
+                places.append(Place(path, member.offset_data, member.size))
             elif not member.name.lower().endswith(_BESIDE_IMAGES):
                 passed_over.add(os.path.splitext(member.name)[1].lower(), f"{path} ({member.name})")
-    return places, passed_over
+    return Places.of(places), passed_over
