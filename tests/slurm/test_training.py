@@ -1,7 +1,6 @@
 """Runs on a real SLURM: one and several processes, told to leave in the middle, and a table whose missing runs become jobs."""
 
 import json
-from functools import partial
 
 import pytest
 
@@ -28,11 +27,10 @@ def events(folder, name):
     return [event for event in map(json.loads, log.read_text().splitlines()) if event["event"] == name] if log.is_file() else []
 
 
-def told_to_leave(cluster, jobs):
-    """Whether all jobs, by their runs' folders, have been sent the signal; each is as soon as it has a checkpoint to go on from."""
-    for out in [out for out in jobs if events(out, "checkpoint_saved")]:
-        cluster.run("scancel", "--signal=USR1", jobs.pop(out))
-    return not jobs
+def tell_to_leave(cluster, out, job):
+    """Send a run the signal as soon as it has a checkpoint to go on from."""
+    cluster.wait(lambda: events(out, "checkpoint_saved"), f"a checkpoint in {out.name}")
+    cluster.run("scancel", "--signal=USR1", job)
 
 
 def test_runs_that_are_told_to_leave_go_on_from_their_checkpoints(cluster, flags):
@@ -41,7 +39,7 @@ def test_runs_that_are_told_to_leave_go_on_from_their_checkpoints(cluster, flags
     for out, processes in ((alone, 1), (together, 2)):
         words = ("gift-train", "submit", "--processes", processes, "--", "run", "--method", "finetune", "--out", out.name, *flags, *LONGER)
         jobs[out] = cluster.run(*words).split("squeue --jobs ")[1].split()[0]
-    cluster.wait(partial(told_to_leave, cluster, dict(jobs)), "a checkpoint of each run")
+        tell_to_leave(cluster, out, jobs[out])  # before the next is submitted, which takes longer than a run where a machine is busy
     cluster.wait(lambda: not cluster.states(), "the end of both runs")
     matrices = []
     for out, job in jobs.items():

@@ -114,11 +114,11 @@ def test_a_signal_is_passed_on_to_all(start, long_plan: Path, tmp_path: Path, se
     assert list((out / "claims").iterdir()) == []
 
 
-def test_what_nohup_has_ignored_is_not_passed_on(start, plan: Path, tmp_path: Path) -> None:
+def test_what_nohup_has_ignored_is_not_passed_on(start, long_plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run = start("--plan", plan, "--out", out, *FLAT, "--processes", 2)
+        run = start("--plan", long_plan, "--out", out, *FLAT, "--processes", 2)
     finally:
         signal.signal(signal.SIGHUP, before)
     worker_at_work(out, 0)
