@@ -139,13 +139,16 @@ def image_side(name: str) -> int:
 def small_config(name: str) -> dict[str, Any]:
     """The configuration with few and narrow layers; its switches are its own."""
     config: dict[str, Any] = copy.deepcopy(open_clip.get_model_config(name))
-    config["embed_dim"] = 32
     vision = config["vision_cfg"]
+    if vision.get("timm_proj") not in ("none", ""):  # else features are as wide as the whole tower
+        config["embed_dim"] = 32
     if isinstance(vision.get("layers"), list):
         config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
     elif not vision.get("timm_model_name"):
         patch = 16 if vision.get("patch_size", 16) <= 16 else vision["patch_size"]
-        config["vision_cfg"] = vision | SMALL_VISION | {"patch_size": patch, "image_size": 4 * patch, "attn_pooler_heads": 2}
+        config["vision_cfg"] = vision | SMALL_VISION | {"patch_size": patch, "image_size": 4 * patch}
+        if vision.get("attentional_pool"):
+            config["vision_cfg"]["attn_pooler_heads"] = 2
     else:
         vision["timm_model_name"] = SMALLER_IN_TIMM.get(vision["timm_model_name"], vision["timm_model_name"])
     if not config["text_cfg"].get("hf_model_name"):
@@ -235,8 +238,8 @@ Made by `python docs/try_models.py`: the {num_models} models that open_clip name
 runs. One model stands for its kind, with small towers (timm's image towers whole) and random weights. *Same* is the largest difference of a
 normalised feature from open_clip's own forward pass. *Trains*: one step of `finetune`, `gift` and `moe_adapter` has a finite loss,
 and every weight that the first two train gets a gradient; for models with a logit bias `gift_sigmoid` too. What
-"no" means stands below the table.
-How each is given: [Which models](models.md).
+"no" means stands below the table. *As `CLIPModel`*: whether the network has transformers' form; the tokenizer is looked at when a run is
+exported. How each is given: [Which models](models.md).
 
 | image tower | text tower | | models | same | image path | text path | finetune | gift | moe_adapter | as `CLIPModel` |
 |---|---|---|---|---:|---|---|---|---|---|---|
