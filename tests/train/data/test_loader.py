@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gift_train.data.loader import Loading, _shared, death_of_worker, end_loader_processes, loaded, resolved_loading
+from gift_train.data.loader import (
+    Loading,
+    _shared,
+    _told_by_the_main_process,
+    death_of_worker,
+    end_loader_processes,
+    loaded,
+    resolved_loading,
+)
 
 MEND = "gift_train/data/loader.py, _end: read DataLoader's _shutdown_workers again and leave behind what it does now."
 
@@ -149,3 +157,11 @@ def new_children():
     while len(found := children.read_text().split()) < 2 and time.monotonic() < end:
         pass
     return map(int, found)
+
+
+def test_a_fetch_that_the_main_process_broke_off_prints_no_traceback(capsys):
+    for error in (ConnectionResetError("reset by peer"), EOFError(), BrokenPipeError()):
+        _told_by_the_main_process(type(error), error, None)
+    assert capsys.readouterr().err == ""
+    _told_by_the_main_process(ValueError, ValueError("something else"), None)
+    assert "ValueError: something else" in capsys.readouterr().err

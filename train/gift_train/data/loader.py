@@ -21,6 +21,7 @@ from functools import cache
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -191,6 +192,7 @@ def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) 
 
 def _begin_forked(_: int) -> None:
     leave_signals_to_main_process()
+    sys.excepthook = _told_by_the_main_process
 
 
 def _begin_elsewhere(_: int) -> None:
@@ -199,9 +201,16 @@ def _begin_elsewhere(_: int) -> None:
     That in turn stays as long as a worker does, so that both would be there for ever.
     """
     leave_signals_to_main_process()
+    sys.excepthook = _told_by_the_main_process
     main_process = parent_process()
     assert main_process is not None
     threading.Thread(target=_end_with, args=(main_process.sentinel,), name="main-process-watch", daemon=True).start()
+
+
+def _told_by_the_main_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A main process that ends, for a reason it tells itself, breaks off what it fetches: no traceback of the thread that hands it out."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with(sentinel: int) -> None:
