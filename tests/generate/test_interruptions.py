@@ -49,7 +49,9 @@ def render(out: Path, plan: Path, renderer: FlatColorRenderer, **settings: objec
 
 
 def spooled(out: Path) -> list[Path]:
-    return sorted((out / "spool").rglob("*.batches")) if (out / "spool").is_dir() else []
+    with suppress(FileNotFoundError):  # a folder that goes meanwhile
+        return sorted((out / "spool").rglob("*.batches"))
+    return []
 
 
 def spool_bytes(out: Path) -> int:

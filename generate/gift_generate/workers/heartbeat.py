@@ -247,7 +247,9 @@ class Liveness:
         folder = self._out / WORKER_FOLDER
         paths = folder.glob("*.json") if folder.is_dir() else ()
         observed = [self._observe(path) for path in paths if not path.name.startswith(".") and path.stem not in but]
-        return sorted((worker for worker in observed if worker), key=lambda worker: (worker.record.rank, worker.record.started))
+        return sorted(
+            (worker for worker in observed if worker), key=lambda worker: (worker.record.rank, worker.record.started, worker.record.worker)
+        )
 
     def _observe(self, path: Path) -> ObservedWorker | None:
         try:
