@@ -9,13 +9,12 @@ import json
 import logging
 import math
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,9 @@ from typing import Any
 
 import torch
 from generation import plain_images, plain_pipeline, sd15_rows
+from killed_run import command, killed_in_second_task, largest_difference, weights
 from measure import Finding, seconds_each
 from products import best_rate, count_flops, synchronise
-from safetensors.torch import load_file
 from sd15 import save_random_sd15
 from streaming import FULL_MODEL, FULL_PIXELS, photo, shard_pass, write_pool
 from training_step import Batches, Case, OurStep, PlainStep, largest_gradient_difference
@@ -360,36 +359,6 @@ def psnr(images: Sequence[Any], others: Sequence[Any]) -> float:
     squares = [((one.astype(float) - other.astype(float)) ** 2).mean() for one, other in zip(images, others, strict=True)]
     error = float(np.mean(squares))
     return 99.0 if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def command(module: str, *words: object) -> None:
-    """One of our commands; what it says is shown if it fails."""
-    line = [sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-
-
-def killed_in_second_task(words: Sequence[object], out: Path) -> int:
-    """Start a run and kill it as soon as it has saved its state inside the second task; 1 if that was so, 0 if it ended before."""
-    run = subprocess.Popen([sys.executable, "-m", *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None:
-        if list((out / "checkpoints/progress").glob("task-02-step-*.safetensors")):
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-            return 1
-        time.sleep(0.01)
-    return 0
-
-
-def weights(out: Path) -> Mapping[str, torch.Tensor]:
-    """What the second task of a run handed on."""
-    [path] = [path for path in (out / "checkpoints").glob("task-02-*.safetensors") if ".state" not in path.name]
-    return load_file(path)
-
-
-def largest_difference(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
-    return max(float((tensor - second[name]).abs().max()) for name, tensor in first.items())
 
 
 PARTS: dict[str, Callable[[Place], Outcome]] = {
