@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -47,10 +46,8 @@ def blocks(page: Path) -> list[Block]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "<!-- tested" in page.read_text()], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_as_written(page: Path, tmp_path: Path) -> None:
-    for folder in ("train", "tests"):  # pages may add to the sources: they get a copy, which is imported before the installed one
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(tmp_path / "train"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
     for block in blocks(page):
         if block.mark.startswith("file: "):
             file = tmp_path / block.mark.removeprefix("file: ")

@@ -25,6 +25,9 @@ QuickGelu = Annotated[
     Literal["yes", "no"] | None,
     typer.Option(help="Whether the weights were trained with QuickGELU, where neither names nor files say so.", show_default=False),
 ]
+MethodFiles = Annotated[
+    list[Path] | None, typer.Option("--method-file", help="Python file with a method of your own; repeatable.", show_default=False)
+]
 MODEL_HELP = "mini, an open_clip name (ViT-B-16), a folder in open_clip's or transformers' form, or hf-hub:owner/name."
 
 
@@ -111,6 +114,7 @@ class RunOptions(MachineOptions):
     order: Order = "mini"
     method: Annotated[str | None, typer.Option(help="Method by name, with its recipe for the order's benchmark.")] = None
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or as a .toml file; instead of --method.")] = None
+    method_files: MethodFiles = None
     out: Annotated[Path, typer.Option("--out", help="Run folder; given again, the run goes on where it stopped.", show_default=False)]
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini"
     pretrained: Pretrained = None
@@ -162,6 +166,7 @@ class TableOptions(MachineOptions):
     runs: Annotated[Path, typer.Option(help="Folder of run folders; new ones are RUNS/<order>/<recipe>-seed<seed>.")] = Path("runs")
     seeds: Annotated[str, typer.Option(help="Seeds of every row, with commas between them.")] = "42"
     only: Annotated[list[str] | None, typer.Option(help="Run only this recipe of the table; repeatable.")] = None
+    method_files: MethodFiles = None
     shards: Annotated[
         list[str] | None,
         typer.Option(help="Output folder of gift-generate render; repeatable as LABEL=FOLDER where rows differ by their images."),
@@ -200,6 +205,7 @@ class EvaluateOptions(DataOptions, ComputeOptions):
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of a run, RUN/checkpoints/task-*.safetensors: read as that run reads them.")
     ] = None
+    method_files: MethodFiles = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None

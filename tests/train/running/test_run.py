@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gift_train.methods.registry import METHOD_NAMES
+from gift_train.methods.registry import method_names
 
-TRAINED = [name for name in METHOD_NAMES if name not in ("zero_shot", "moe_adapter")]  # moe_adapter has tests of its own
+TRAINED = [name for name in method_names() if name not in ("zero_shot", "moe_adapter")]  # moe_adapter has tests of its own
 
 
 def read(path):

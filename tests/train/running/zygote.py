@@ -11,10 +11,10 @@ import sys
 
 def main() -> None:
     from gift_train import cli
-    from gift_train.methods.registry import METHOD_NAMES, method_class
+    from gift_train.methods.registry import method_class, method_names
 
     importlib.import_module("gift_train.training.run")  # what a start would import; no computation yet, so nothing that a fork would break
-    for name in METHOD_NAMES:
+    for name in method_names():
         method_class(name)
     before = None
     for line in sys.stdin:

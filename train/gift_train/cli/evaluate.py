@@ -68,6 +68,7 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
     from gift_train.distributed import require_one_process
     from gift_train.evaluation.cache import EvaluationCache
     from gift_train.evaluation.evaluate import evaluate_readings
+    from gift_train.methods.method_files import load_method_files
     from gift_train.records.restore import Asked, plain_clip, restore
 
     require_one_process("gift-train evaluate")
@@ -78,6 +79,7 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
         precision=options.precision,
         device=options.device,
     )
+    load_method_files(options.method_files)
     restored = plain_clip(asked) if options.checkpoint is None else restore(options.checkpoint, asked)
     student = restored.student
     if options.compiles:

@@ -8,9 +8,10 @@ from typing import Any
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.methods.base import Method
-from gift_train.methods.registry import method_class
+from gift_train.methods.registry import method_class, method_names
 from gift_train.records.checkpoint import task_file
 from gift_train.records.files import RUN_FILE, read_accuracies, read_record
+from gift_train.records.reading import reading_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ def select_result(run: Path, task: str | None) -> RunResult:
     if not (run / RUN_FILE).is_file():
         raise ConfigError(f"{run} is no run folder: it has no {RUN_FILE}, written by `gift-train run --out`.")
     record = read_record(run)
-    _require_plain_clip(run, str(record["recipe"]["method"]))
+    method = str(record["recipe"]["method"])
+    if method in method_names():
+        _require_plain_clip(run, method)
     datasets = list(record["datasets"])
     finished = [index for index, name in enumerate(datasets) if task_file(run / "checkpoints", index, name).is_file()]
     if not finished:
@@ -59,7 +62,10 @@ def select_result(run: Path, task: str | None) -> RunResult:
     index = finished[-1] if task is None else _index_of(task, datasets)
     if index not in finished:
         raise ConfigError(f"{run} has not finished {datasets[index]} yet. Finished: {', '.join(datasets[one] for one in finished)}.")
-    return RunResult(run=run, record=record, accuracies=read_accuracies(run, datasets), task_index=index)
+    result = RunResult(run=run, record=record, accuracies=read_accuracies(run, datasets), task_index=index)
+    if method not in method_names():
+        _require_read_as_clip(result.checkpoint, method)
+    return result
 
 
 def _require_plain_clip(run: Path, method: str) -> None:
@@ -70,6 +76,15 @@ def _require_plain_clip(run: Path, method: str) -> None:
         raise ConfigError(
             f"{run}: {method} adds parameters of its own to the CLIP, which decide what an image is read by. No plain CLIP of open_clip or "
             "transformers holds them, so there is nothing that others could load; `gift-train evaluate --checkpoint` reads them."
+        )
+
+
+def _require_read_as_clip(checkpoint: Path, method: str) -> None:
+    """Of a method from outside, which is not at hand: the checkpoint says how it is read."""
+    reading = reading_of(checkpoint)
+    if reading is None or not reading.is_plain_clip:
+        raise ConfigError(
+            f"{checkpoint}: {method}, which is not one of ours, reads its weights in a way of its own: no plain CLIP holds them."
         )
 
 

@@ -1,7 +1,7 @@
 """What a continual-learning method is: hooks around one training step.
 
 A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.training.loop`
-differentiates and applies them. Add a method: `methods/<name>.py`, its name in METHOD_NAMES, a recipe and a test.
+differentiates and applies them. Add one of ours: `methods/<name>.py`, a recipe and a test; one of your own: docs/add_a_method.md.
 
 On several processes a method computes the loss of the whole batch, from features that `TaskContext.ranks` gathers. What reaches a
 loss without being gathered must not be trained: it would count once for every process.

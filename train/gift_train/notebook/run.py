@@ -101,20 +101,28 @@ class Run:
         return ImageTable(read_index(path)[0], open_folder(recorded.get("path", "shards") if shards is None else shards))
 
     def load_model(
-        self, task: str | int | None = None, device: str = "auto", model: str | None = None, pretrained: str | None = None
+        self,
+        task: str | int | None = None,
+        device: str = "auto",
+        model: str | None = None,
+        pretrained: str | None = None,
+        method_file: str | Path | None = None,
     ) -> "Model":
         """The model after a task; of the last one that is done if none is named, and before the first for 0 or "zero-shot".
 
         device: as --device. model, pretrained: where the initial model lies, if that is another place than the run was told.
+        method_file: as --method-file, for a method that reads its weights in a way of its own.
         Raises: ConfigError for a task that is none or has no checkpoint, and as `gift-train evaluate --checkpoint`.
         """
-        from gift_train.methods.registry import method_class
+        from gift_train.methods.method_files import load_method_files
+        from gift_train.methods.registry import method_class, method_names
         from gift_train.notebook.model import Model
         from gift_train.records.restore import Asked, restore
 
-        number = self.num_learned if task is None else self._number(task)
+        load_method_files([] if method_file is None else [Path(method_file)])
+        number, method = self.num_learned if task is None else self._number(task), self.recipe["method"]
         asked = Asked(model=model, pretrained=pretrained, device=device)
-        if number == 0 or not method_class(self.recipe["method"]).trains:
+        if number == 0 or (method in method_names() and not method_class(method).trains):
             return Model(self._initial(asked), f"{self.path}, {ZERO_SHOT}")
         return Model(restore(self._checkpoint(number), asked), f"{self.path} after {self.tasks[number - 1]}")
 

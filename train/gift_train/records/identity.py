@@ -12,11 +12,13 @@ INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minute
 # Where something lies tells nothing if the record holds the digest of what lies there.
 _PATHS = {
     "shards.path": "shards.index_sha256",
+    "method_code.path": "method_code.sha256",
     "reference_captions.path": "reference_captions.sha256",
     "reference_images": "reference_images_sha256",
 }
 # Compared only where both sides know them: older records lack them, and some are known only once a model or images are opened.
 _DIGESTS = {
+    "method_code.sha256": "the text of its method (--method-file, or an installed package)",
     "manifests_sha256": "the manifests (class names, templates, data, counts)",
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",

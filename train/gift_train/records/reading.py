@@ -18,6 +18,7 @@ READING_KEY = "gift_reading"  # of a file's metadata
 _SHAPE = {
     "model": Maybe(str), "pretrained": Maybe(str), "method": str, "method_config": {}, "num_tasks": int, "precision": str,
     "evaluation_batch_size": int, "order": str, "tokens": Maybe(str), "quick_gelu": Maybe(bool),
+    "method_code?": Maybe({"path": str, "sha256": str}), "is_plain_clip?": Maybe(bool),
 }  # fmt: skip
 
 
@@ -27,6 +28,7 @@ class Reading:
 
     model: as `--model` finds it, with the tokenizer; None for a model that was made by hand. pretrained: what it began with. order: a name,
     or the path of a file. tokens: what its tokenizer makes of a text, see `model.fingerprint`. quick_gelu: as the run's record has it.
+    method_code: where a method that is not ours is written, see `MethodCode`. is_plain_clip: whether its weights are read as any CLIP's.
     """
 
     model: str | None
@@ -39,6 +41,8 @@ class Reading:
     order: str
     tokens: str | None = None
     quick_gelu: bool | None = None
+    method_code: Mapping[str, str] | None = None
+    is_plain_clip: bool | None = None
 
     def as_metadata(self) -> dict[str, str]:
         """For a safetensors file."""
@@ -85,6 +89,7 @@ def reading_of_run(path: Path) -> Reading | None:
             evaluation_batch_size=int(recipe["evaluation_batch_size"]),
             order=str(record.get("options", {}).get("order", record["order"])),
             quick_gelu=record.get("quick_gelu"),
+            method_code=record.get("method_code"),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(f"{run_file} does not tell which method made {path.name} ({error!r}). Restore it from the run.") from error

@@ -13,7 +13,8 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import ModelConfig, difference
 from gift_train.clip.weights_files import config_of_file
 from gift_train.methods.base import Method
-from gift_train.methods.registry import method_class
+from gift_train.methods.method_files import method_code
+from gift_train.methods.registry import method_class, method_names
 from gift_train.methods.zero_shot import ZeroShot
 from gift_train.recipes.typed_table import parse_table
 from gift_train.records.checkpoint import load_method_state, load_weights_file
@@ -119,6 +120,15 @@ def _precision(path: Path, reading: Reading, asked: Asked) -> str:
 
 
 def _method(path: Path, reading: Reading) -> Method:
+    """The method that reads the weights. Raises ConfigError for one of a file that is not given, unless any CLIP is read so."""
+    code = reading.method_code
+    if code is not None and reading.method not in method_names():
+        if not reading.is_plain_clip:
+            raise ConfigError(f"{path} is read by the method {reading.method!r} of {code['path']}: give that file as --method-file.")
+        return ZeroShot(ZeroShot.Config())
+    here = method_code(reading.method)
+    if code is not None and here is not None and here.sha256 != code["sha256"]:
+        _log.warning("%s is read by %s as it is written now, which has changed since its run.", path, here.path)
     chosen = method_class(reading.method)
     return chosen(parse_table(chosen.Config, _given(reading.method_config), f"{path} [method_config]"))
 

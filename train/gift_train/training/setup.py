@@ -41,6 +41,7 @@ from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
+from gift_train.methods.method_files import is_plain_clip, load_method_files, method_code
 from gift_train.methods.registry import method_class
 from gift_train.options import RunOptions, is_quick_gelu
 from gift_train.recipes.recipe import Recipe, load_recipe
@@ -93,6 +94,8 @@ class RunSetup:
             evaluation_batch_size=recipe.evaluation_batch_size,
             order=os.path.abspath(order) if Path(order).is_file() else order,
             tokens=fingerprint(student),
+            method_code=_code_record(recipe.method),
+            is_plain_clip=is_plain_clip(method_class(recipe.method)),
         )
 
 
@@ -108,6 +111,7 @@ class Run:
 
 def plan_run(options: RunOptions) -> RunPlan:
     """Look up what the options name. Raises GiftError of the kind that fits; a misspelt method is told as such."""
+    load_method_files(options.method_files)
     if options.method is not None:
         method_class(options.method)
     check_trackers(options.tracker or ())
@@ -305,6 +309,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
     return {
         "recipe_name": Path(options.recipe_argument).name.removesuffix(".toml"),
         "recipe": recipe.as_table(),
+        "method_code": _code_record(recipe.method),
         "overrides": options.recipe_overrides,
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
@@ -319,6 +324,12 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "reference_captions": None if texts is None else texts.record,
         "manifests_sha256": manifests_digest(plan.manifests, plan.order),
     }
+
+
+def _code_record(method: str) -> dict[str, str] | None:
+    """Of a method that is not ours."""
+    code = method_code(method)
+    return None if code is None else dataclasses.asdict(code)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import Manifests
 from gift_shared.storage import Folder, open_folder
-from gift_train.methods.registry import METHOD_NAMES
+from gift_train.methods.method_files import load_method_files
+from gift_train.methods.registry import method_names
 from gift_train.options import RunOptions, TableOptions
 from gift_train.records.identity import manifests_digest
 from gift_train.report.grid import Grid, grid_text
@@ -85,8 +86,8 @@ def parse_reference_images(given: Sequence[str]) -> dict[str | None, Path]:
     for value in given:
         head, separator, tail = value.partition("=")
         method, folder = (head, tail) if separator and not Path(value).exists() else (None, value)
-        if method is not None and method not in METHOD_NAMES:
-            raise ConfigError(f"--reference-images {value}: " + unknown_name("method", method, METHOD_NAMES))
+        if method is not None and method not in (known := method_names()):
+            raise ConfigError(f"--reference-images {value}: " + unknown_name("method", method, known))
         if method in folders:
             raise ConfigError(f"--reference-images {value}: given twice. Images of one method: METHOD=FOLDER.")
         folders[method] = Path(folder)
@@ -94,6 +95,7 @@ def parse_reference_images(given: Sequence[str]) -> dict[str | None, Path]:
 
 
 def _resolve(name: str, options: TableOptions) -> tuple[PaperTable, TableSetting]:
+    load_method_files(options.method_files)
     table = load_table(name)
     if options.order is None and options.world not in table.orders:
         raise ConfigError(unknown_name("world", options.world, table.orders))

@@ -27,7 +27,7 @@ PUBLISHED_METRICS = tuple(field.name for field in fields(Published))
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One row: what it is called in print, the recipe that computes it, and its numbers where they are printed.
+    """One row: what it is called in print, the recipe that computes it (a name, or a .toml file), and its numbers where they are printed.
 
     shards: label of the set of shards it trains on; None = the plain set.
     about, doubtful: ids of notes, about the row and about single metrics of `published`.
@@ -39,6 +39,11 @@ class TableRow:
     published: Published | None = None
     about: str | None = None
     doubtful: dict[str, str] | None = None
+
+    @property
+    def recipe_name(self) -> str:
+        """As runs record it: of a file its name without .toml."""
+        return Path(self.recipe).name.removesuffix(".toml")
 
 
 @dataclass(frozen=True, kw_only=True)

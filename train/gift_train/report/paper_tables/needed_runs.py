@@ -21,6 +21,7 @@ from gift_train.clip.description import decided_by_flag
 from gift_train.data.selection import ReplaySelection, ReplayShortage, select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.methods.base import Method
+from gift_train.methods.method_files import method_code
 from gift_train.methods.registry import method_class
 from gift_train.options import TableOptions
 from gift_train.recipes.recipe import Recipe, load_recipe
@@ -178,7 +179,7 @@ def replay_shortage(needed: NeededRun, setting: TableSetting) -> tuple[int, int]
 
 def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: TableSetting, records: Mapping[Path, dict[str, Any]]) -> NeededRun:
     label = f"-{row.shards}" if row.shards else ""
-    home = setting.options.runs / setting.order.name / f"{row.recipe}-seed{seed}{label}"
+    home = setting.options.runs / setting.order.name / f"{row.recipe_name}-seed{seed}{label}"
     wanted = _wanted(recipe, seed, row, setting)
     # Without the shards at hand only the folder's name tells which set a run was trained on, so runs elsewhere do not count.
     is_told_by_record = not _needs_shards(recipe) or row.shards in setting.shards
@@ -217,6 +218,8 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: TableSetting) -> 
     }
     if not method_class(recipe.method).trains:
         del wanted["seed"]
+    if (code := method_code(recipe.method)) is not None:
+        wanted["method_code"] = {"sha256": code.sha256}
     if _needs_shards(recipe) and row.shards in setting.shards:
         wanted["shards"] = {"index_sha256": setting.index_digests[row.shards]}
     images = setting.images_for(recipe.method)

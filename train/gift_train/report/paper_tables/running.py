@@ -8,6 +8,7 @@ from gift_shared.errors import ConfigError
 from gift_shared.options import field_names
 from gift_shared.preemption import PreemptionNotice
 from gift_train.distributed import require_one_process
+from gift_train.methods.method_files import files_of
 from gift_train.options import MachineOptions, RunOptions
 from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, obstacle
 from gift_train.training.run import train
@@ -21,6 +22,7 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
         out=needed.folder,
         order=setting.order_argument,
         recipe=needed.row.recipe,
+        method_files=files_of(needed.recipe.method, setting.options.method_files),
         overrides=setting.options.overrides,
         model=setting.model,
         pretrained=setting.pretrained,
