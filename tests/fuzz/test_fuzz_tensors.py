@@ -21,6 +21,7 @@ from gift_generate.rendering.model_folder import check_model_folder, fingerprint
 from gift_shared.errors import ConfigError, DataError
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone
+from gift_train.methods.averaging import WeightAverage
 from gift_train.methods.registry import method_class
 from gift_train.parity.replay import check_fixture
 from gift_train.recipes.recipe import OptimizerSettings
@@ -46,7 +47,7 @@ def training(method_name="zscl"):
         own = {"teacher": "last", "memory_size": 4, "herding_candidates": 4, "quota": "even"}
     method = chosen(parse_table(chosen.Config, settings | own, "test"))
     if method_name == "zscl":
-        method.average, method.num_sampled = student.weights_copy(), 1
+        method.average = WeightAverage(1, student)
     parameters = student.parameters()
     optimizer = build_optimizer(parameters, OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0))
     for parameter in parameters.values():

@@ -14,7 +14,7 @@ from gift_train import cli as train
 
 PROGRAMS = {"gift-generate": generate, "gift-train": train}
 NEEDED = {  # what else a command must be given before its paths are looked at
-    "submit": ("--", "render"), "table": ("1",), "import": ("x", "--order", "mini"),
+    "submit": ("--", "render"), "table": ("1",), "validate": ("x",), "import": ("x", "--order", "mini"),
     "watch": ("x",), "report": ("x",), "parity": ("x",), "push": ("owner/name",), "export": ("x",),
 }  # fmt: skip
 

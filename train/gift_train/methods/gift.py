@@ -11,6 +11,7 @@ from gift_shared.errors import ConfigError
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
+from gift_train.methods.averaging import WeightAverage
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
 from gift_train.methods.consolidation import Penalty, batch_fisher, interpolate, running_mean
 from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
@@ -38,6 +39,7 @@ class Gift(Method):
             "sigmoid" for models with a logit bias.
         teacher_alpha: share of the initial weights in the `wise` teacher, fraction.
         fisher_steps: the Fisher is averaged over the first so many steps of a task and then stays; absent = anew each step.
+        average_every: what is handed on is the mean of the weights after steps 0, n, 2n ... and of those before; absent = the last ones.
         """
 
         distillation: Literal["contrastive", "image-only", "text-only", "feature-distance"]
@@ -49,6 +51,7 @@ class Gift(Method):
         weight_consolidation: Literal["adaptive", "plain-l2", "none"]
         consolidation_weight: float | None = None
         fisher_steps: int | None = None
+        average_every: int | None = None
         contrastive_loss: ContrastiveLossName = "softmax"
 
         def __post_init__(self) -> None:
@@ -59,6 +62,7 @@ class Gift(Method):
         self.contrastive_loss = contrastive_loss(config.contrastive_loss)
         self.fisher: dict[str, Tensor] | None = None
         self.num_averaged = 0
+        self.average: WeightAverage | None = None
 
     def check_model(self, student: Backbone) -> None:
         require_bias(self.config.contrastive_loss, student)
@@ -72,6 +76,8 @@ class Gift(Method):
         is_shared = self.config.teacher == "last"
         self.anchor = dict(self.teacher.backbone.parameters()) if is_shared else student.weights_copy()
         self.fisher, self.num_averaged = None, 0
+        if self.config.average_every is not None:
+            self.average = WeightAverage(self.config.average_every, student)
 
     def _teacher_backbone(self, context: TaskContext, student: Backbone) -> Backbone:
         backbone = student.frozen_copy()
@@ -119,20 +125,28 @@ class Gift(Method):
             return None
         return Penalty(name="weight_consolidation", weight=self.config.consolidation_weight, anchor=self.anchor, fisher=self.fisher)
 
+    def after_step(self, student: Backbone, step: int) -> None:
+        if self.average is not None:
+            self.average.after_step(student, step)
+
     def end_task(self, student: Backbone) -> None:
-        self.fisher = None  # belongs to this task: nothing is kept between tasks
+        if self.average is not None:
+            student.load_weights(self.average.weights)
+        self.fisher = self.average = None  # of this task: nothing is kept between tasks
 
     def state_dict(self) -> dict[str, Tensor]:
+        state = {} if self.average is None else self.average.state_dict()
         if self.config.fisher_steps is None or self.fisher is None:
-            return {}
-        state = {f"fisher/{name}": tensor for name, tensor in self.fisher.items()}
-        return state | {"num_averaged": torch.tensor(self.num_averaged)}
+            return state
+        fisher = {f"fisher/{name}": tensor for name, tensor in self.fisher.items()}
+        return state | fisher | {"num_averaged": torch.tensor(self.num_averaged)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if not state:
-            return
-        self.num_averaged = int(state["num_averaged"])
-        self.fisher = {name.removeprefix("fisher/"): tensor for name, tensor in state.items() if name != "num_averaged"}
+        if self.average is not None and state:
+            self.average.load_state_dict(state)
+        if "num_averaged" in state:
+            self.num_averaged = int(state["num_averaged"])
+            self.fisher = {name.removeprefix("fisher/"): tensor for name, tensor in state.items() if name.startswith("fisher/")}
 
 
 def _check(config: Gift.Config) -> None:
@@ -145,6 +159,8 @@ def _check(config: Gift.Config) -> None:
         raise ConfigError("consolidation_weight goes with weight_consolidation = 'adaptive' or 'plain-l2', and not with 'none'.")
     if config.fisher_steps is not None and (config.weight_consolidation != "adaptive" or config.fisher_steps < 1):
         raise ConfigError("fisher_steps (1 or more) goes with weight_consolidation = 'adaptive' only.")
+    if config.average_every is not None and config.average_every < 1:
+        raise ConfigError(f"average_every must be 1 or more steps, found {config.average_every}.")
     distils_pairs = config.distill_weight != 0 and config.distillation != "feature-distance"
     if config.contrastive_loss == "sigmoid" and not distils_pairs and config.alignment_weight == 0:
         raise ConfigError('contrastive_loss = "sigmoid" is read by no term: no similarities are distilled and alignment_weight is 0.')

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
+from gift_train.methods.averaging import WeightAverage
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
-from gift_train.methods.consolidation import Penalty, running_mean
+from gift_train.methods.consolidation import Penalty
 from gift_train.methods.contrastive import ContrastiveLossName, require_bias
 from gift_train.methods.image_distillation import ImageDistillation
 from gift_train.methods.registry import register
@@ -80,7 +80,7 @@ class Zscl(Method):
 
     def __init__(self, config: "Zscl.Config") -> None:
         super().__init__(config)
-        self.average: dict[str, Tensor] = {}
+        self.average: WeightAverage | None = None
 
     def replay_source(self) -> ReplaySource:
         return self.replay if self.config.reference is None else ReplaySource(self.config.reference.images)
@@ -97,8 +97,7 @@ class Zscl(Method):
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
         self.anchor = student.weights_copy()
-        self.average = student.weights_copy()
-        self.num_sampled = 0
+        self.average = WeightAverage(self.config.average_every, student)
         backbone = student.frozen_copy()
         backbone.load_weights(context.initial_weights)
         config = self.config
@@ -115,22 +114,19 @@ class Zscl(Method):
         return Penalty(name="weight_distance", weight=self.config.l2_weight, anchor=self.anchor)
 
     def after_step(self, student: Backbone, step: int) -> None:
-        if step % self.config.average_every == 0:
-            self.num_sampled += 1
-            self.average = running_mean(self.average, student.weights(), self.num_sampled)
+        assert self.average is not None
+        self.average.after_step(student, step)
 
     def end_task(self, student: Backbone) -> None:
-        student.load_weights(self.average)
-        self.average = {}  # the next task begins its own: nothing is kept between tasks
+        assert self.average is not None
+        student.load_weights(self.average.weights)
+        self.average = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        if not self.average:
-            return {}
-        state = {f"average/{name}": tensor for name, tensor in self.average.items()}
-        return state | {"num_sampled": torch.tensor(self.num_sampled)}
+        return {} if self.average is None else self.average.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if not state:
-            return
-        self.num_sampled = int(state["num_sampled"])
-        self.average = {name.removeprefix("average/"): tensor for name, tensor in state.items() if name != "num_sampled"}
+        if self.average is None:
+            super().load_state_dict(state)
+        elif state:
+            self.average.load_state_dict(state)
