@@ -13,11 +13,19 @@ from gift_train.parity.bounds import ON_CPU, bounds_on
 from gift_train.parity.replay import FIRST_LOSS_ONLY, VARIANTS, Fixture, _check_variant, check_fixture
 
 GOLDEN = Path(__file__).parents[2] / "golden/parity"
+AFTER_GIFT = GOLDEN.parent / "after_gift"
 
 
 @pytest.fixture(scope="module")
 def fixture():
     return Fixture(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def fixtures(fixture):
+    """By variant, the fixture that holds it."""
+    opened = [fixture, *(Fixture(path) for path in sorted(AFTER_GIFT.glob("*.safetensors")))]
+    return {variant: one for one in opened for variant in one.golden}
 
 
 @pytest.fixture
@@ -36,9 +44,9 @@ def change_tensors(folder, change):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variant_arrives_at_the_golden_weights(fixture, variant, device):
+def test_variant_arrives_at_the_golden_weights(fixtures, variant, device):
     bounds = bounds_on(torch.device(device))
-    result = _check_variant(fixture, variant, torch.device(device))
+    result = _check_variant(fixtures[variant], variant, torch.device(device))
     assert result.agrees
     if variant not in FIRST_LOSS_ONLY:
         assert result.weight_difference <= bounds.weight
@@ -54,8 +62,15 @@ def test_the_golden_weights_are_arrived_at_with_every_product_by_onednn_too(fixt
     assert result.loss_difference <= 2 * ON_CPU.loss  # a golden loss of 16 is known to 1e-6 of itself, and these products round otherwise
 
 
-def test_every_variant_of_the_fixture_is_built(fixture):
-    assert set(fixture.golden) == set(VARIANTS)
+def test_every_variant_of_the_fixtures_is_built(fixtures):
+    assert set(fixtures) == set(VARIANTS)
+
+
+def test_a_fixture_whose_inputs_are_gone_is_told(tmp_path):
+    for name in ("snd.json", "snd.safetensors"):
+        shutil.copy(AFTER_GIFT / name, tmp_path / name)
+    with pytest.raises(DataError, match=r"parity/fixture.safetensors is not a readable fixture"):
+        Fixture(tmp_path / "snd.safetensors")
 
 
 def test_a_wrong_number_is_noticed(copied):

@@ -1,7 +1,8 @@
 """Replay a fixture of golden numbers through the code that training runs: the method objects and `loop.train_steps`.
 
 A fixture is `<name>.safetensors` (inputs, and a probe of the final weights per variant) with `<name>.json` beside it (the
-optimizer, and per variant the losses of every step). All sizes are read off the tensors.
+optimizer, and per variant the losses of every step). All sizes are read off the tensors. Further variants on the same inputs are a
+fixture of their own, whose numbers name the file of the inputs by its path from there (`inputs`).
 """
 
 import textwrap
@@ -44,6 +45,8 @@ _GIFT: dict[str, Any] = {
     "weight_consolidation": "none",
 }
 _MEMORY = {"teacher": "last", "memory_size": 8, "herding_candidates": 8, "quota": "even"}
+_SND = {"last_weight": 9.0, "initial_weight": 0.5, "threshold": 0.2, "scale": 6.0}
+_SND_EVEN = {"last_weight": 1.0, "initial_weight": 1.0, "threshold": 0.05, "scale": 20.0}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "finetune": ("finetune", {}),
     "l2": ("l2", {"weight": 1.0}),
@@ -63,6 +66,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gift_teacher_initial": ("gift", _GIFT | {"teacher": "initial"}),
     "gift_teacher_wise_0.2": ("gift", _GIFT | {"teacher": "wise", "teacher_alpha": 0.2}),
     "gift_teacher_wise_0.5": ("gift", _GIFT | {"teacher": "wise", "teacher_alpha": 0.5}),
+    "snd": ("snd", _SND),
+    "snd_even": ("snd", _SND_EVEN),
+    "snd_batch": ("snd", _SND | {"selection": "batch"}),
+    "snd_batch_even": ("snd", _SND_EVEN | {"selection": "batch"}),
 }
 
 
@@ -82,6 +89,7 @@ _NUMBERS = {
         "lr": float, "warmup": int, "total": int, "betas": [float], "eps": float, "weight_decay": float, "label_smoothing": float,
     },
     "stride": int,
+    "inputs?": str,
     "variants": {str: {"losses?": [{"loss": float}]}},
 }  # fmt: skip
 
@@ -96,6 +104,8 @@ class Fixture:
         fault = shape_fault(self.numbers, _NUMBERS)
         if fault is not None:
             raise DataError(f"{numbers_file} lacks or garbles a number of the fixture{fault}.")
+        if "inputs" in self.numbers:
+            self.tensors = _read_tensors(tensors_file.parent / self.numbers["inputs"]) | self.tensors
         settings, betas = self.numbers["optimizer"], self.numbers["optimizer"]["betas"]
         fractions = [settings["label_smoothing"], *betas]
         if len(betas) != 2 or not all(0 <= fraction < 1 for fraction in fractions) or not 0 <= settings["warmup"] < settings["total"]:
@@ -290,11 +300,14 @@ def _telling(tensors_file: Path) -> Iterator[None]:
 
 
 def _read_fixture(tensors_file: Path, numbers_file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    numbers = read_json_object(numbers_file, {}, DataError)
+    return _read_tensors(tensors_file), read_json_object(numbers_file, {}, DataError)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(tensors_file), numbers
+        return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{tensors_file} is not a readable fixture: {error}.") from error
+        raise DataError(f"{path} is not a readable fixture: {error}.") from error
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
