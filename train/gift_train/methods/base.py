@@ -149,6 +149,9 @@ class Method:
         """A quadratic hold on the weights; its gradient is added in closed form."""
         return None
 
+    def before_step(self, student: Backbone) -> None:
+        """Gradients are those of the whole step, penalty and all ranks included, the same on every rank: they may be changed in place."""
+
     def after_step(self, student: Backbone, step: int) -> None:
         """The update of `step` is done: weight averages are taken here."""
 

@@ -5,6 +5,7 @@ optimizer, and per variant the losses of every step). All sizes are read off the
 fixture of their own, whose numbers name the file of the inputs by its path from there (`inputs`).
 """
 
+import dataclasses
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from gift_shared.documents import read_json_object, shape_fault
 from gift_shared.errors import ConfigError, DataError, NonFiniteError
 from gift_train.clip.load import backbone_from_tensors
 from gift_train.clip.model import Backbone
-from gift_train.data.batches import TaskBatch, place_replay, place_task
+from gift_train.data.batches import ImageStream, TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
 from gift_train.distributed import CPU
@@ -33,6 +34,7 @@ from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
+EARLIER_TASKS = {"gnsp": 1, "gnsp_two": 2}  # of the fixture's images, which changed no weight and left behind what a method keeps
 FIRST_LOSS_ONLY = ("gift_no_alignment",)  # student = teacher at step 0: its gradient is rounding noise, which AdamW blows up
 
 _FIXED_TEXT = {"distill_weight": 1.0, "temperature": 2.0}
@@ -46,6 +48,7 @@ _GIFT: dict[str, Any] = {
 }
 _MEMORY = {"teacher": "last", "memory_size": 8, "herding_candidates": 8, "quota": "even"}
 _SND = {"last_weight": 9.0, "initial_weight": 0.5, "threshold": 0.2, "scale": 6.0}
+_GNSP = {"distill_weight": 1.0, "temperature": 2.0, "alignment_weight": 0.75, "tail_share": 0.15}
 _SND_EVEN = {"last_weight": 1.0, "initial_weight": 1.0, "threshold": 0.05, "scale": 20.0}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "finetune": ("finetune", {}),
@@ -70,6 +73,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "snd_even": ("snd", _SND_EVEN),
     "snd_batch": ("snd", _SND | {"selection": "batch"}),
     "snd_batch_even": ("snd", _SND_EVEN | {"selection": "batch"}),
+    "gnsp": ("gnsp", _GNSP),
+    "gnsp_two": ("gnsp", _GNSP | {"tail_share": 0.05}),
 }
 
 
@@ -229,9 +234,10 @@ def replay_variant(fixture: Fixture, name: str, device: torch.device = CPU) -> t
     student = backbone_from_tensors(fixture.weights("previous"))
     student.network.to(device)
     num_steps = len(fixture.tensor("task_images"))
+    num_earlier = EARLIER_TASKS.get(name, 1)
     context = TaskContext(
         task_name=name,
-        task_index=1,
+        task_index=num_earlier,
         num_steps=num_steps,
         label_smoothing=fixture.label_smoothing,
         class_tokens=student.trim(fixture.tensor("class_tokens")),
@@ -239,8 +245,12 @@ def replay_variant(fixture: Fixture, name: str, device: torch.device = CPU) -> t
         initial_weights=fixture.weights("initial"),
         replay_pass=None,
         task_images=lambda _: (_task_batch(fixture, student, step) for step in range(num_steps)),
+        own_images=ImageStream(batches_per_epoch=1, take=lambda _: iter([fixture.tensor("task_images").flatten(0, 1).to(student.device)])),
     )
-    method.prepare(student, num_tasks=context.task_index + 1)
+    method.prepare(student, num_tasks=num_earlier + 1)
+    for index in range(num_earlier if name in EARLIER_TASKS else 0):
+        method.begin_task(dataclasses.replace(context, task_index=index), student)
+        method.end_task(student)
     method.begin_task(context, student)
     parameters = method.trainable(student)
     training = Training(

@@ -171,6 +171,7 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
     task_terms = backward(method.task_loss(student, task_batch))
     ranks.all_reduce_gradients(training.parameters.values())
     penalty_terms = apply_penalty(training.parameters, method.penalty(student))
+    method.before_step(student)
     training.optimizer.step()
     return task_terms | replay_terms | penalty_terms
 
