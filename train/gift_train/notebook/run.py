@@ -119,13 +119,15 @@ class Run:
         return Model(restore(self._checkpoint(number), asked), f"{self.path} after {self.tasks[number - 1]}")
 
     def _checkpoint(self, number: int) -> Path:
-        from gift_train.records.checkpoint import task_file
+        from gift_train.records.checkpoint import finished_tasks, task_file
 
-        path = task_file(self.path / "checkpoints", number - 1, self.tasks[number - 1])
-        if not path.is_file():
-            there = sorted(one.name for one in path.parent.glob("task-*.safetensors") if not one.name.endswith(".state.safetensors"))
-            raise ConfigError(f"{path} is not there; found are: {', '.join(there) or 'none'}. Let the run go on, or copy it back.")
-        return path
+        folder = self.path / "checkpoints"
+        finished = finished_tasks(folder, self.tasks)
+        if number - 1 not in finished:
+            path = task_file(folder, number - 1, self.tasks[number - 1])
+            there = ", ".join(one.name for one in finished.values())
+            raise ConfigError(f"{path} is not there; found are: {there or 'none'}. Let the run go on, or copy it back.")
+        return finished[number - 1]
 
     def _initial(self, asked: "Asked") -> "Restored":
         """The model that the run began with."""

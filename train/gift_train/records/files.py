@@ -13,6 +13,7 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
 TIMING_FILE = "timing.json"
+ALL_TASKS = "all-tasks"  # in place of a task's name, where all are learned at once
 
 _ADVICE = "Restore it, or choose another folder."
 _RECORD = {

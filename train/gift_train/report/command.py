@@ -10,6 +10,7 @@ from typing import Any
 from gift_shared.atomic import write_text
 from gift_train.report.figures import save_figures
 from gift_train.report.page import write_page
+from gift_train.records.files import ALL_TASKS
 from gift_train.report.runs import Run, load_runs
 from gift_train.report.series import curves, task_length
 from gift_train.report.summary_table import as_csv, as_markdown, as_records, as_text, summary_rows
@@ -53,10 +54,13 @@ def _accuracy_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:
 
 def _training_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:
     length, tasks = task_length(runs), runs[0].datasets
+    at_once = {run.recipe for run in runs if run.learns_at_once}
     for quantity, by_recipe in curves(runs).items():
         for recipe, curve in by_recipe.items():
+            is_at_once = recipe in at_once
             for step, value in curve:
-                yield recipe, tasks[step // length], step % length, quantity, value
+                task, own_step = (ALL_TASKS, step) if is_at_once else (tasks[step // length], step % length)
+                yield recipe, task, own_step, quantity, value
 
 
 def _csv(heading: Sequence[str], lines: Iterable[tuple[Any, ...]]) -> str:

@@ -16,7 +16,16 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
-from gift_train.records.files import LOG_FILE, METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.files import (
+    ALL_TASKS,
+    LOG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+)  # fmt: skip
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
@@ -120,8 +129,9 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     where = "before the first task"
     if snapshot.rows:
         last = snapshot.rows[-1]
-        where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, "
-        where += f"step {last['step']} of {snapshot.steps_per_task - 1}"
+        where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, step {last['step']} of {snapshot.steps_per_task - 1}"
+        if last["task"] == ALL_TASKS:
+            where = f"all {len(record['datasets'])} tasks at once, step {last['step']} of {snapshot.num_steps - 1}"
     stopped = _stopped(snapshot.events[-1] if snapshot.events else None)
     if rate and stopped is None:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"

@@ -127,6 +127,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     plan = plan_run(options)
     method = method_class(plan.recipe.method)(plan.recipe.method_config)
     _check_shares(plan.recipe, method, ranks)
+    _check_mixture(method)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
     require_reference_images(method.replay_source(), options.reference_images)
@@ -236,6 +237,11 @@ def _check_shares(recipe: Recipe, method: Method, ranks: Ranks) -> None:
                 f"{ranks.world_size} processes share a batch, but {key} is {size}, which counts the images of all of them."
                 f" Start at most {size} processes, or set {key}."
             )
+
+
+def _check_mixture(method: Method) -> None:
+    if method.mixture() is not None and method.replay_source() != ReplaySource.NONE:
+        raise ConfigError(f"Method {method.name!r} learns all tasks at once and replays images: nothing comes before that it could replay.")
 
 
 def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
