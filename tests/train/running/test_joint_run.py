@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from gift_train.cli import main
 from gift_train.notebook.run import Run
 
-QUICK = [f"--set={key}" for key in ("steps=12", "warmup_steps=2", "batch_size=6", "log_every=1", "checkpoint_every=5", "learning_rate=1e-3")]
+QUICK = [
+    f"--set={key}" for key in ("steps=12", "warmup_steps=2", "batch_size=6", "log_every=1", "checkpoint_every=5", "learning_rate=1e-3")
+]
 NUM_UPDATES = 2 * 13  # what two tasks of QUICK have together
 
 

@@ -11,7 +11,7 @@ from gift_shared.image_table import ImageTable
 from gift_shared.parquet_files import read_index
 from gift_shared.storage import open_folder
 from gift_train.evaluation.metrics import Metrics, continual_metrics
-from gift_train.records.files import RUN_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.files import RUN_FILE, flat_recalls, read_accuracies, read_metrics, read_record
 
 if TYPE_CHECKING:
     from gift_shared.frames import DataFrame
@@ -71,6 +71,25 @@ class Run:
     def readings(self) -> "dict[str, DataFrame]":
         """Further matrices by name, without a zero-shot row, where a method's weights can be read in more than one way (moe_adapter)."""
         return {name: self._frame(matrix, has_zero_shot=False) for name, matrix in self._accuracies().get("readings", {}).items()}
+
+    @property
+    def also(self) -> "DataFrame":
+        """Accuracy in percent on the datasets of --also-evaluate: rows as of `accuracy_matrix`. Raises ConfigError if there are none."""
+        found = self._accuracies().get("also")
+        if found is None:
+            raise ConfigError(f"{self.path} evaluates no dataset beside its order: give names with --also-evaluate.")
+        rows = [found["zero_shot"], *found["matrix"]]
+        return matrix_frame(rows, [ZERO_SHOT, *self.tasks][: len(rows)], found["datasets"], "after", "dataset")
+
+    @property
+    def retrieval(self) -> "dict[str, DataFrame]":
+        """By the name of the pairs of --retrieval: recall in percent, rows as of `accuracy_matrix`, columns `image_to_text@1` ..."""
+        frames = {}
+        for name, found in self._accuracies().get("retrieval", {}).items():
+            recalls = [flat_recalls(one) for one in (found["zero_shot"], *found["after"])]
+            rows = [list(one.values()) for one in recalls]
+            frames[name] = matrix_frame(rows, [ZERO_SHOT, *self.tasks][: len(rows)], list(recalls[0]), "after", "recall")
+        return frames
 
     @property
     def metrics(self) -> Metrics:

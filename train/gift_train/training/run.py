@@ -13,10 +13,12 @@ from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
+from gift_train.evaluation.beside import BesideScores
 from gift_train.evaluation.cache import EvaluationCache
 from gift_train.evaluation.evaluate import evaluate_readings
 from gift_train.options import RunOptions
 from gift_train.records import checkpoint
+from gift_train.records.beside import add_beside, begin_beside
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
@@ -63,16 +65,18 @@ def _go_through(run: Run) -> dict[str, Any] | None:
     accuracies = folder.accuracies(order, names)
     if accuracies["zero_shot"] is None:
         accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
+        begin_beside(accuracies, _evaluate_beside(run, "zero-shot", 0))
         folder.save_accuracies(accuracies)
     for index in range(len(names[: plan.options.stop_after])):
         if len(accuracies["matrix"]) > index:
             continue
-        rows = _rows_after(run, index) if _learns_at(run, index) else _rows_before(accuracies)
+        rows, beside = _rows_after(run, index) if _learns_at(run, index) else (_rows_before(accuracies), None)
         num_learned = index + 1 if run.method.mixture() is None else len(names)
         folder.track(num_learned * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
         accuracies["matrix"].append(rows.pop(""))
         for reading, row in rows.items():
             accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
+        add_beside(accuracies, beside)
         folder.save_accuracies(accuracies)
     return folder.finish(accuracies) if len(accuracies["matrix"]) == len(names) else None
 
@@ -82,12 +86,13 @@ def _learns_at(run: Run, index: int) -> bool:
     return run.method.trains and (index == 0 or run.method.mixture() is None)
 
 
-def _rows_after(run: Run, index: int) -> dict[str, list[float]]:
+def _rows_after(run: Run, index: int) -> tuple[dict[str, list[float]], BesideScores]:
     """Learn what stands at this place of the order, and evaluate it."""
     task = task_setup(run.setup, run.method, index)
     _learn(run, task)
     _diagnose(run, index)
-    return _evaluate(run, f"after task {task.num_learned}/{len(run.setup.tasks)}", task.num_learned)
+    description = f"after task {task.num_learned}/{len(run.setup.tasks)}"
+    return _evaluate(run, description, task.num_learned), _evaluate_beside(run, description, task.num_learned)
 
 
 def _rows_before(accuracies: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -224,3 +229,27 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
         if number:
             record_forgotten(run.folder.path, number, names, setup.tasks)
     return {reading: [accuracies[name] for name in names] for reading, accuracies in found.items()}
+
+
+def _evaluate_beside(run: Run, description: str, number: int) -> BesideScores:
+    """What stands beside the order, with the student as it is; arguments as of `_evaluate`."""
+    setup, cache = run.setup, run.setup.plan.options.evaluation_cache
+    if not setup.beside:
+        return BesideScores(also={}, retrieval={})
+    what_is_left = f"evaluation beside the order, {description}"
+    started = time.monotonic()
+    found = setup.beside.evaluate(
+        run.method,
+        run.student,
+        batch_size=setup.plan.recipe.evaluation_batch_size,
+        loading=setup.loading,
+        cache=None if cache is None else EvaluationCache(cache, setup.loading),
+        ranks=setup.ranks,
+        description=description,
+        before_dataset=partial(setup.preemption.check, what_is_left),
+        before_batch=partial(setup.preemption.check_alone, what_is_left),
+    )
+    after = setup.plan.order.tasks[number - 1] if number else ZERO_SHOT
+    told = {"seconds": round(time.monotonic() - started, 3), "accuracy": found.also, "retrieval": found.retrieval}
+    run.folder.event("evaluated_beside", after=after, **told)
+    return found

@@ -234,7 +234,9 @@ class TaskSetup:
         size = self.recipe.evaluation_batch_size
         return BatchOrder(num_samples=num_samples, batch_size=size, seed=self.seed, name="pass", is_shuffled=False)
 
-    def _stream(self, dataset: Dataset[Any], order: SampleOrder, collate: Callable[[Sequence[Any]], Any], positions: range) -> Iterator[Any]:
+    def _stream(
+        self, dataset: Dataset[Any], order: SampleOrder, collate: Callable[[Sequence[Any]], Any], positions: range
+    ) -> Iterator[Any]:
         return stream(dataset, order, collate, positions, self.run.loading, self.run.ranks)
 
 
