@@ -74,7 +74,8 @@ Classes = TaskManifest | JoinedClasses
 class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
-    `shots`: training images a class of each task; None = all there are. `label_space`: among which classes its evaluation looks for a
+    `shots`: training images a class of each task; None = all there are. `fewer_shots`: tasks of which a class may have fewer, and gives all
+    it has. `label_space`: among which classes its evaluation looks for a
     label. `evaluation_templates`: what evaluation puts class names of all tasks into; empty = each dataset's own. Texts of training and
     captions of generation stay the dataset's.
     """
@@ -86,6 +87,7 @@ class OrderManifest:
     recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
+    fewer_shots: tuple[str, ...] = ()
     label_space: LabelSpace = "known"
     evaluation_templates: tuple[str, ...] = ()
 
@@ -203,17 +205,23 @@ def _parse_order(path: Path) -> OrderManifest:
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "captions_drawn": int, "shots": int, "label_space": str, "evaluation_templates": list},
+        optional={"about": str, "captions_drawn": int, "shots": int, "fewer_shots": list, "label_space": str, "evaluation_templates": list},
     )
     for key in ("captions_drawn", "shots"):
         if table.get(key, 1) < 1:
             raise ManifestError(f"{path}: {key} must be a positive integer, found {table[key]}.")
     if table.get("label_space", LABEL_SPACES[0]) not in LABEL_SPACES:
         raise ManifestError(f"{path}: " + unknown_name("label_space", table["label_space"], LABEL_SPACES))
-    evaluation_templates = table.get("evaluation_templates")
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
+    fewer_shots = _strings(path, "fewer_shots", table["fewer_shots"]) if "fewer_shots" in table else ()
+    if fewer_shots and "shots" not in table:
+        raise ManifestError(f"{path}: fewer_shots means nothing without shots.")
+    for task in fewer_shots:
+        if task not in tasks:
+            raise ManifestError(f"{path}: fewer_shots: " + unknown_name("task", task, tasks))
+    evaluation_templates = table.get("evaluation_templates")
     return OrderManifest(
         name=_name(path, table),
         display_name=table["display_name"],
@@ -222,6 +230,7 @@ def _parse_order(path: Path) -> OrderManifest:
         recipes=table["recipes"],
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
+        fewer_shots=fewer_shots,
         label_space=table.get("label_space", LABEL_SPACES[0]),
         evaluation_templates=() if evaluation_templates is None else _templates(path, "evaluation_templates", evaluation_templates),
     )

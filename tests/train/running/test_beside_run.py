@@ -5,9 +5,6 @@ import json
 import pytest
 
 from gift_train.notebook.run import Run
-from gift_train.training import loop
-
-K = ("1", "5", "10")
 
 
 def read(path):
@@ -86,7 +83,7 @@ def test_where_weights_stay_the_last_values_stand_again(quick_run, pairs, tmp_pa
 
 def test_a_resumed_run_keeps_its_lists_and_refuses_others(quick_run, world, alone, pairs, tmp_path, monkeypatch):
     out, flags = tmp_path / "run", (alone, "--also-evaluate=stripes", f"--retrieval={pairs}")
-    monkeypatch.setattr(loop, "train_task", lambda *_: (_ for _ in ()).throw(KeyError("killed")))
+    monkeypatch.setattr("gift_train.training.run.train_task", lambda *_: (_ for _ in ()).throw(KeyError("killed")))
     with pytest.raises(KeyError):
         quick_run("finetune", out, *flags)
     monkeypatch.undo()

@@ -24,7 +24,7 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.datasets.images import Selected
-from gift_train.data.few_shot import write_few_shot
+from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -206,9 +206,10 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
-    options, shots = plan.options, plan.order.shots
+    options, order = plan.options, plan.order
+    rules = {name: None if order.shots is None else FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.tasks}
     return {
-        name: load_task(manifest, options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+        name: load_task(manifest, options.data_root, transforms, options.image_cache_bytes, rules[name])
         for name, manifest in plan.manifests.tasks_of(plan.order).items()
     }
 
