@@ -51,6 +51,6 @@ def test_what_stands_beside_the_order_is_a_mean_over_seeds_with_its_change():
     runs = [run("gift", 1, 0, 0, also=also), run("gift", 2, 0, 0, also=other), run("l2", 1, 0, 0, retrieval=retrieval)]
     datasets, photos = beside_tables(runs)
     assert datasets.rows == [("gift", {"birds": Kept(61.0, 48.0)})]
-    assert grid_text(photos.grid()).splitlines()[0].split()[:5] == ["retrieval,", "photos", "image→text", "R@1", "image→text"]
+    assert grid_text(photos.grid()).splitlines()[0].split()[:5] == ["retrieval,", "photos", "I→T", "R@1", "I→T"]
     assert "4.0 (-6.0)" in grid_text(photos.grid())
     assert beside_tables([run("gift", 1, 0, 0)]) == []

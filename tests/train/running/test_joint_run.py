@@ -125,3 +125,15 @@ def test_few_shot_orders_apply(quick_run, world, tmp_path):
     order.write_text((world.root / "manifests/orders/pair.toml").read_text().replace('"pair"', '"few"') + "shots = 2\n")
     assert quick_run("joint", tmp_path / "run", f"--order={order}").code == 0
     assert len(read(tmp_path / "run/few_shot/colours.json")["images"]) == 2 * 3
+
+
+def test_where_the_task_is_not_known_it_learns_all_classes_and_each_row_asks_for_those_seen_by_then(quick_run, world, tmp_path):
+    order = tmp_path / "seen.toml"
+    order.write_text((world.root / "manifests/orders/pair.toml").read_text().replace('"pair"', '"seen"') + 'label_space = "union-seen"\n')
+    assert quick_run("joint", tmp_path / "run", f"--order={order}", "--label-space=union-all", "--label-space=known").code == 0
+    found = read(tmp_path / "run/accuracy_matrix.json")
+    everything, known = (found["label_spaces"][space]["matrix"] for space in ("union-all", "known"))
+    assert everything[0] == everything[1]
+    assert known[0] == known[1]
+    assert found["matrix"][1] == everything[1], "after the last task all classes are seen"
+    assert found["matrix"][0] == [known[0][0], everything[0][1]], "after the first its own are, and those of a dataset that is asked"
