@@ -28,7 +28,7 @@ def evaluate(
     from gift_shared.manifests import Manifests
 
     lookup = Manifests(tuple(options.manifests or ()))
-    chosen = [lookup.task(name) for name in datasets or _order(options, lookup).tasks]
+    chosen = _chosen(options, lookup, datasets)
     from gift_train.training.faults import machine_faults
 
     with machine_faults():
@@ -43,6 +43,14 @@ def evaluate(
     typer.echo(f"{'mean':24} {mean:6.1f}")
     for reading, accuracies in readings.items():
         typer.echo(f"{'mean, ' + reading:24} {sum(accuracies.values()) / len(accuracies):6.1f}")
+
+
+def _chosen(options: EvaluateOptions, lookup: "Manifests", datasets: list[str] | None) -> "list[TaskManifest]":
+    """The datasets that are named, which may be tasks of the order too (steps of a dataset); the order's tasks if none is named."""
+    if datasets and options.order is None and options.checkpoint is None:
+        return [lookup.task(name) for name in datasets]
+    tasks = lookup.tasks_of(_order(options, lookup))
+    return [tasks.get(name) or lookup.task(name) for name in datasets or tasks]
 
 
 def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
@@ -63,7 +71,7 @@ def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
 def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]") -> dict[str, dict[str, float]]:
     """Accuracy in percent by reading of the weights ("" = the method's own) and dataset."""
     from gift_train.data.loader import resolved_loading
-    from gift_train.data.tasks import load_test
+    from gift_train.data.tasks import load_tests
     from gift_train.data.transforms import image_transforms
     from gift_train.distributed import require_one_process
     from gift_train.evaluation.cache import EvaluationCache
@@ -85,10 +93,8 @@ def _readings(options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]")
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
     student.warn_of_long([prompt for manifest in manifests.values() for prompt in manifest.prompts])
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
-    tests = {
-        name: (manifest, load_test(manifest, options.data_root, transforms, options.image_cache_bytes))
-        for name, manifest in manifests.items()
-    }
+    images = load_tests(list(manifests.values()), options.data_root, transforms, options.image_cache_bytes)
+    tests = {name: (manifest, images[name]) for name, manifest in manifests.items()}
     return evaluate_readings(
         restored.method,
         student,

@@ -17,7 +17,8 @@ def few_shot(manifest: TaskManifest, train: ImageSource, shots: int, seed: int) 
     """`shots` training images of every class, in the order in which they stand in `train`.
 
     Of a class's images, in their order, those come first that `torch.randperm` names, seeded by run seed, dataset and label: with one
-    seed, fewer shots are among more, and neither other classes nor other datasets change which they are.
+    seed, fewer shots are among more, and neither other classes nor other datasets change which they are. A dataset that is cut into
+    steps keeps the images it has whole.
     Raises: DataError for a class that has fewer images, naming it.
     """
     chosen = [_of_class(manifest, np.flatnonzero(train.labels == label), label, shots, seed) for label in range(len(manifest.class_names))]
@@ -30,7 +31,7 @@ def _of_class(manifest: TaskManifest, own: NDArray[np.int64], label: int, shots:
             f"{manifest.name}: class {manifest.class_names[label]!r} has {len(own)} training images, the order asks for shots = {shots}. "
             "Take an order of fewer shots, or leave the dataset out."
         )
-    generator = torch.Generator().manual_seed(hashed_seed(seed, f"few-shot/{manifest.name}/{label}"))
+    generator = torch.Generator().manual_seed(hashed_seed(seed, f"few-shot/{manifest.dataset.name}/{manifest.dataset_labels[label]}"))
     first: NDArray[np.int64] = own[torch.randperm(len(own), generator=generator).numpy()[:shots]]
     return first
 

@@ -1,11 +1,12 @@
 """The files of a run folder, read back and checked in one place for resume, watch, report and table. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gift_shared.documents import FILE_NAME, Maybe, read_json_lines, read_json_object
 from gift_shared.errors import DataError
+from gift_shared.manifests import MTIL, PROTOCOLS
 
 RUN_FILE = "run.json"
 MATRIX_FILE = "accuracy_matrix.json"
@@ -17,11 +18,12 @@ TIMING_FILE = "timing.json"
 _ADVICE = "Restore it, or choose another folder."
 _RECORD = {
     "identity?": {},
-    "recipe": {"method": FILE_NAME, "steps": int, "title?": str, "method_config?": {}},
+    "recipe": {"method": FILE_NAME, "steps": Maybe(int), "title?": str, "method_config?": {}},
     "recipe_name": FILE_NAME,
     "order": FILE_NAME,
     "datasets": [FILE_NAME],
     "seed": int,
+    "task_steps?": [int],
     "shards?": Maybe({"path": str}),
     "started?": Maybe(str),
     "ended?": Maybe(str),
@@ -32,6 +34,7 @@ _RECORD = {
 }
 _MATRIX = {
     "order?": FILE_NAME, "datasets": [FILE_NAME], "zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]},
+    "test_images?": [int], "protocol?": str,
 }  # fmt: skip
 _METRICS = {
     "task": FILE_NAME, "task_index": int, "step": int, "learning_rate": float, "terms": {str: float}, "loss": float,
@@ -40,7 +43,7 @@ _METRICS = {
 _NUMBERS = {"transfer": Maybe(float), "avg": float, "last": float, "forgetting": Maybe(float)}
 _SUMMARY = {
     "method": str, "title?": str, "recipe": FILE_NAME, "order": FILE_NAME, "seed": int, **_NUMBERS,
-    "readings?": {str: _NUMBERS}, "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
+    "readings?": {str: _NUMBERS}, "per_dataset?": {str: {str: Maybe(float)}}, "protocol?": str, "seconds?": {str: float}, "waited?": float,
 }  # fmt: skip
 _TIMING = {"train": {str: float}, "evaluate": {str: float}, "waited?": {str: float}}
 
@@ -49,9 +52,16 @@ def read_record(run: Path) -> dict[str, Any]:
     """run.json. Raises DataError."""
     path = run / RUN_FILE
     record = read_json_object(path, _RECORD, DataError, _ADVICE)
-    if not record["datasets"] or record["recipe"]["steps"] < 0:
-        raise DataError(f"{path} names no dataset, or steps below 0. {_ADVICE}")
+    if not record["datasets"] or min(steps_of_tasks(record) or [-1]) < 0:
+        raise DataError(f"{path} names no dataset, or not the steps of each, from 0 on. {_ADVICE}")
     return record
+
+
+def steps_of_tasks(record: Mapping[str, Any]) -> list[int]:
+    """N of each task's schedule, by run.json: the recipe's, or what its epochs came to."""
+    steps, num_tasks = record["recipe"]["steps"], len(record["datasets"])
+    found = record.get("task_steps", []) if steps is None else [steps] * num_tasks
+    return list(found) if len(found) == num_tasks else []
 
 
 def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None:
@@ -65,6 +75,11 @@ def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None
     is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
     if accuracies["datasets"] != list(datasets) or not is_whole or not all(0 <= value <= 100 for row in rows for value in row):
         raise DataError(f"{path} is not a matrix of percentages over {', '.join(datasets)}. {_ADVICE}")
+    sizes = accuracies.get("test_images")
+    if accuracies.get("protocol", MTIL) not in PROTOCOLS or (sizes is not None and (len(sizes) != len(datasets) or min(sizes) < 1)):
+        raise DataError(f"{path}: its protocol is none of {', '.join(PROTOCOLS)}, or test_images no number for each dataset. {_ADVICE}")
+    if accuracies.get("protocol", MTIL) != MTIL and sizes is None:
+        raise DataError(f"{path} has no test_images, by which its protocol weighs the steps. {_ADVICE}")
     if accuracies["matrix"] and accuracies["zero_shot"] is None:
         raise DataError(f"{path} has rows after a task and none before the first. {_ADVICE}")
     return accuracies

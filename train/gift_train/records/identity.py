@@ -47,8 +47,9 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
 
 def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
     """SHA-256 of all that the manifests of an order's tasks, and of its pretraining source, tell a run. Raises ManifestError."""
-    found = [manifests.task(name) for name in (order.pretraining_source, *order.tasks)]
-    facts = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    found = [manifests.task(order.pretraining_source), *manifests.tasks_of(order).values()]
+    facts: list[list[Any]] = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    facts += [[task.name, task.dataset_labels] for task in found if task.part is not None]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

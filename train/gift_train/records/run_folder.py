@@ -14,7 +14,7 @@ RUN/checkpoints/          see checkpoint.py
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -26,9 +26,10 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
+from gift_shared.manifests import MTIL, OrderManifest
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
-from gift_train.evaluation.metrics import continual_metrics
+from gift_train.evaluation.metrics import metrics_of
 from gift_train.records.files import (
     LOG_FILE,
     MATRIX_FILE,
@@ -165,10 +166,12 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.log(step, flat_numbers(values))
 
-    def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
-        """The accuracy matrix as far as it is known."""
-        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, list(datasets)))
-        return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
+    def accuracies(self, order: OrderManifest, test_images: Sequence[int]) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known. test_images: how many each of the order's datasets has."""
+        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, order.tasks))
+        empty = {"order": order.name, "datasets": list(order.tasks), "zero_shot": None, "matrix": []}
+        protocol = {} if order.protocol == MTIL else {"protocol": order.protocol}
+        return (found or empty) | {"test_images": list(test_images)} | protocol
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
         """Keep the accuracy matrix."""
@@ -200,6 +203,7 @@ class RunFolder:
 
     def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         matrix, datasets = accuracies["matrix"], accuracies["datasets"]
+        metrics = metrics_of(accuracies, matrix)
         identity, timing = self.record["identity"], self.timing()
         waited = timing.get("waited", {})
         summary = {
@@ -208,12 +212,13 @@ class RunFolder:
             "recipe": identity["recipe_name"],
             "order": identity["order"],
             "seed": identity["seed"],
-            **asdict(continual_metrics(matrix)),
-            "readings": {name: asdict(continual_metrics(other)) for name, other in accuracies.get("readings", {}).items()},
+            **({"protocol": accuracies["protocol"]} if "protocol" in accuracies else {}),
+            **asdict(metrics),
+            "readings": {name: asdict(metrics_of(accuracies, other)) for name, other in accuracies.get("readings", {}).items()},
             "per_dataset": {
                 name: {
                     "zero_shot": accuracies["zero_shot"][column],
-                    "transfer": sum(row[column] for row in matrix[:column]) / column if column else None,
+                    "transfer": None if metrics.transfer is None or not column else sum(row[column] for row in matrix[:column]) / column,
                     "avg": sum(row[column] for row in matrix) / len(matrix),
                     "learned": matrix[column][column],
                     "last": matrix[-1][column],

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
-from gift_train.records.files import LOG_FILE, METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.files import (
+    LOG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+    steps_of_tasks,
+)  # fmt: skip
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
@@ -39,21 +49,26 @@ class Snapshot:
     written: float | None  # when metrics.jsonl last grew, seconds since 1970
     events: Sequence[dict[str, Any]] = ()  # log.jsonl
 
-    @property
-    def steps_per_task(self) -> int:
-        return int(self.record["recipe"]["steps"]) + 1
+    @cached_property
+    def updates(self) -> list[int]:
+        """Of each task."""
+        return [steps + 1 for steps in steps_of_tasks(self.record)]
 
     @property
     def num_steps(self) -> int:
         """Updates of the whole run."""
-        return self.steps_per_task * len(self.record["datasets"])
+        return sum(self.updates)
+
+    def steps_before(self, task_index: int) -> int:
+        """Updates of all tasks before."""
+        return sum(self.updates[:task_index])
 
     @property
     def steps_done(self) -> int:
         """Updates done as of the last logged one."""
         if not self.rows:
             return self.num_steps if self.is_finished else 0
-        return int(self.rows[-1]["task_index"]) * self.steps_per_task + int(self.rows[-1]["step"]) + 1
+        return self.steps_before(self.rows[-1]["task_index"]) + int(self.rows[-1]["step"]) + 1
 
 
 class Pace:
@@ -121,7 +136,7 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     if snapshot.rows:
         last = snapshot.rows[-1]
         where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, "
-        where += f"step {last['step']} of {snapshot.steps_per_task - 1}"
+        where += f"step {last['step']} of {snapshot.updates[last['task_index']] - 1}"
     stopped = _stopped(snapshot.events[-1] if snapshot.events else None)
     if rate and stopped is None:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"
@@ -190,7 +205,7 @@ def _rate_since_start(snapshot: Snapshot) -> float | None:
     start: dict[str, Any] = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
     try:
         began = datetime.fromisoformat(start["time"]).timestamp()
-        first = int(start["task_index"]) * snapshot.steps_per_task + int(start["step"])
+        first = snapshot.steps_before(int(start["task_index"])) + int(start["step"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     if snapshot.written is None or snapshot.written <= began or snapshot.steps_done <= first:

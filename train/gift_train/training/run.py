@@ -58,8 +58,8 @@ def _loader_processes_ended() -> Iterator[None]:
 
 def _go_through(run: Run) -> dict[str, Any] | None:
     plan, folder = run.setup.plan, run.folder
-    order, names = plan.order.name, plan.order.tasks
-    accuracies = folder.accuracies(order, names)
+    names = plan.order.tasks
+    accuracies = folder.accuracies(plan.order, [len(run.setup.tasks[name].test) for name in names])
     if accuracies["zero_shot"] is None:
         accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
         folder.save_accuracies(accuracies)
@@ -72,7 +72,7 @@ def _go_through(run: Run) -> dict[str, Any] | None:
             rows = _evaluate(run, f"after task {index + 1}/{len(names)}", index + 1)
         else:
             rows = {"": accuracies["zero_shot"]}
-        folder.track((index + 1) * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
+        folder.track(sum(run.setup.num_updates[: index + 1]), {"accuracy": dict(zip(names, rows[""], strict=True))})
         accuracies["matrix"].append(rows.pop(""))
         for reading, row in rows.items():
             accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
@@ -99,7 +99,15 @@ def _learn(run: Run, index: int) -> None:
     start = checkpoint.load_progress(folder.checkpoints, index, training) or _first_point(run, index)
     ranks.synchronize_rng()
     folder.cut_metrics(start.metrics_bytes)
-    recorder = TaskRecorder(folder, run.setup.preemption, start, measures=measures, num_updates=task.num_updates, label=task.label)
+    recorder = TaskRecorder(
+        folder,
+        run.setup.preemption,
+        start,
+        measures=measures,
+        num_updates=task.num_updates,
+        updates_before=sum(run.setup.num_updates[:index]),
+        label=task.label,
+    )
     recorder.event("resumed" if start.next_step else "task_started", step=start.next_step)
     waited = _train_task(training, task, replay, recorder)
     method.end_task(student)
@@ -113,7 +121,7 @@ def _training(run: Run, task: TaskSetup) -> Training:
         student=run.student,
         parameters=parameters,
         optimizer=build_optimizer(parameters, recipe.optimizer),
-        schedule=Schedule(peak=recipe.peak_rate(task.name), warmup_steps=recipe.warmup_steps, total_steps=recipe.steps),
+        schedule=Schedule(peak=task.peak_rate, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
         ranks=run.setup.ranks,
     )
 

@@ -36,7 +36,7 @@ from gift_train.data.reference_images import (
 )
 from gift_train.data.selection import ReplaySelection, select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource
-from gift_train.data.tasks import Task, load_task
+from gift_train.data.tasks import Task, load_tasks
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
 from gift_train.methods.base import Method
@@ -79,6 +79,11 @@ class RunSetup:
     loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
+
+    @property
+    def num_updates(self) -> list[int]:
+        """Of each task: N + 1, see Recipe."""
+        return [self.plan.recipe.steps_of(len(self.tasks[name].train)) + 1 for name in self.plan.order.tasks]
 
     def reading(self, student: Backbone) -> Reading:
         """How the run reads the weights it hands on."""
@@ -141,6 +146,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
+    if plan.recipe.steps is None:
+        identity["task_steps"] = [plan.recipe.steps_of(len(task.train)) for task in tasks.values()]
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
@@ -192,10 +199,8 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
     options, shots = plan.options, plan.order.shots
-    return {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
-        for name in plan.order.tasks
-    }
+    manifests = list(plan.manifests.tasks_of(plan.order).values())
+    return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:

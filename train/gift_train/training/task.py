@@ -68,13 +68,18 @@ class TaskSetup:
         return self.run.plan.recipe
 
     @property
+    def peak_rate(self) -> float:
+        """That of its dataset, for all steps that it is cut into."""
+        return self.recipe.peak_rate(self.task.manifest.dataset.name)
+
+    @property
     def replay_rows(self) -> pa.Table | None:
         """Index rows of the synthetic images the task replays; None for methods that replay none."""
         return self.run.replay_rows.get(self.name)
 
     @property
     def num_updates(self) -> int:
-        return self.recipe.steps + 1
+        return self.run.num_updates[self.index]
 
     @property
     def seed(self) -> int:
