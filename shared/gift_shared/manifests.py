@@ -86,6 +86,7 @@ class OrderManifest:
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
     templates: tuple[str, ...] = ()
+    label_space: str = "known"
     split: ClassSplit | None = None
 
     @property
@@ -247,7 +248,7 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "templates": list, **dict.fromkeys(_COUNT_KEYS, int), "class_order": list},
+        optional={"about": str, "label_space": str, "templates": list, **dict.fromkeys(_COUNT_KEYS, int), "class_order": list},
     )
     for key in _COUNT_KEYS:
         if table.get(key, 1) < 1 or table.get(key) is True:
@@ -264,6 +265,7 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
         templates=_templates(path, "templates", table["templates"]) if "templates" in table else (),
+        label_space=table.get("label_space", "union-seen" if "steps" in table else "known"),
     )
     return order, _split_rule(path, table)
 

@@ -18,7 +18,7 @@ from gift_shared.image_files import PassedOver, same_folder
 from gift_shared.keys import composed
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.image_folder import open_image_folder
-from gift_train.data.datasets.images import ImageSource, OfClasses, Selected, digest_of
+from gift_train.data.datasets.images import FileImages, ImageSource, OfClasses, Selected, digest_of
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
 from gift_train.data.few_shot import few_shot
@@ -184,7 +184,7 @@ def list_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) ->
     if settings.split is not None:
         everything = _open(manifest, settings, data_root, "all")
         _check_classes(manifest, settings, everything)
-        indices = split_indices(len(everything), settings.split.train_fraction, settings.split.seed)
+        indices = _sides(manifest, everything, settings, data_root)
         sources = {part: Selected(everything, indices[part]) for part in parts}
     else:
         for part in parts:
@@ -214,6 +214,20 @@ def _require_two_places(manifest: TaskManifest, settings: DataSettings, data_roo
 def parts_of(settings: DataSettings) -> tuple[str, ...]:
     """The parts a manifest has: "train" and "test", or "test" alone where data serve evaluation only."""
     return PARTS if settings.split is not None else tuple(part for part in PARTS if part in settings.parts)
+
+
+def _sides(manifest: TaskManifest, everything: ImageSource, settings: DataSettings, data_root: Path) -> dict[str, NDArray[np.int64]]:
+    rule = settings.split
+    assert rule is not None
+    if not rule.test_files:
+        return split_indices(len(everything), rule.train_fraction, rule.seed)
+    assert isinstance(everything, FileImages)
+    folder = data_root / settings.parts["all"]
+    names = [composed(path.relative_to(folder).as_posix()) for path in everything.paths]
+    for name in sorted(set(rule.test_files) - set(names))[:1]:
+        raise DataError(f"{manifest.name}: {folder / name}, which [data.split] test_files names, is not there. The data are incomplete.")
+    is_test = np.isin(names, rule.test_files)
+    return {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
 
 
 def split_indices(num_images: int, train_fraction: float, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ Matrix = Sequence[Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Percent, and percentage points for `forgetting`. None: nothing to average with one task, nor to transfer to in class-incremental learning."""
+    """Percent, and percentage points for `forgetting`. None: there is one task alone, or no transfer in class-incremental learning."""
 
     transfer: float | None
     avg: float

@@ -25,6 +25,7 @@ _DIGESTS = {
 _BEFORE = {
     "transform": "bicubic-centre-crop",  # of evaluation and replay; known once a model is opened
     "recipe.method_config.contrastive_loss": "softmax",
+    "recipe.method_config.routers": "task",
 }
 _IMAGES = "images."  # keys with the digest of a dataset's images
 
