@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gift_shared.class_split import ClassSplit, SplitRule, split_classes
 from gift_shared.documents import read_toml
@@ -22,12 +22,16 @@ PROTOCOLS = (MTIL, CLASS_INCREMENTAL)  # by whose definitions an accuracy matrix
 DATA_KINDS = ("image_folder", "webdataset", "torchvision")
 _COUNT_KEYS = ("captions_drawn", "shots", "steps", "first_step_classes")  # of an order
 
+LabelSpace = Literal["known", "union-seen", "union-all"]  # among which classes a test image's label is looked for, see docs/protocols.md
+LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskManifest:
     """One dataset: its classes in label order and the sentences they are put into. Data is optional (ImageNet's names).
 
     Or some classes of one, `part`: labels count its own classes, `data` and `counts` are those of the whole dataset.
+    `evaluation_templates`: what an order's evaluation reads in place of `templates`; empty = the same.
     """
 
     name: str
@@ -39,6 +43,7 @@ class TaskManifest:
     about: str
     repeated_class_names: tuple[str, ...] = ()  # names that two classes share, since the benchmark has them so (ImageNet)
     part: "Part | None" = None
+    evaluation_templates: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> "TaskManifest":
@@ -58,7 +63,28 @@ class TaskManifest:
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """What evaluation reads: every template of a class, class after class in label order (METHODS 1.12)."""
-        return tuple(template.replace("{}", name) for name in self.class_names for template in self.templates)
+        return tuple(template.replace("{}", name) for name in self.class_names for template in self.evaluation_templates or self.templates)
+
+
+@dataclass(frozen=True)
+class JoinedClasses:
+    """The classes of several datasets as one list, one dataset after another, each in its own templates."""
+
+    parts: tuple[TaskManifest, ...]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all parts; a name may stand in several."""
+        return tuple(name for part in self.parts for name in part.class_names)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where the classes of each part begin."""
+        sizes = [len(part.class_names) for part in self.parts]
+        return tuple(sum(sizes[:number]) for number in range(len(sizes)))
+
+
+Classes = TaskManifest | JoinedClasses
 
 
 @dataclass(frozen=True)
@@ -74,8 +100,9 @@ class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
     `shots`: training images a class of each task; None = all there are. `templates`: what class names of all tasks are put into, in
-    training, evaluation and generation; empty = each dataset's own. `split`: of class-incremental learning, whose `tasks` are the steps
-    that one dataset is cut into; None = the tasks are datasets.
+    training, evaluation and generation; empty = each dataset's own. `label_space`: among which classes its evaluation looks for a label.
+    `evaluation_templates`: what evaluation alone puts class names of all tasks into; empty = those of training. `split`: of
+    class-incremental learning, whose `tasks` are the steps that one dataset is cut into; None = the tasks are datasets.
     """
 
     name: str
@@ -86,7 +113,8 @@ class OrderManifest:
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
     templates: tuple[str, ...] = ()
-    label_space: str = "known"
+    label_space: LabelSpace = "known"
+    evaluation_templates: tuple[str, ...] = ()
     split: ClassSplit | None = None
 
     @property
@@ -176,7 +204,7 @@ class Manifests:
 
 
 def _worded(task: TaskManifest, order: OrderManifest) -> TaskManifest:
-    return replace(task, templates=order.templates) if order.templates else task
+    return replace(task, templates=order.templates or task.templates, evaluation_templates=order.evaluation_templates)
 
 
 def _step(dataset: TaskManifest, name: str, number: int, split: ClassSplit) -> TaskManifest:
@@ -225,21 +253,22 @@ def _check_repeated(path: Path, class_names: Sequence[str], allowed: Sequence[st
     first: dict[str, int] = {}
     repeated = set()
     for label, name in enumerate(class_names):
-        other = first.setdefault(_as_read(name), label)
+        other = first.setdefault(as_read(name), label)
         if other == label:
             continue
-        repeated.add(_as_read(name))
-        if _as_read(name) not in map(_as_read, allowed):
+        repeated.add(as_read(name))
+        if as_read(name) not in map(as_read, allowed):
             raise ManifestError(
                 f"{path}: the class names of labels {other} and {label} read alike, {class_names[other]!r} and {name!r}, so that one of "
                 "them is never predicted. Rename one, or name it in repeated_class_names if the benchmark has it twice."
             )
     for name in allowed:
-        if _as_read(name) not in repeated:
+        if as_read(name) not in repeated:
             raise ManifestError(f"{path}: repeated_class_names names {name!r}, which does not stand twice in class_names. Remove it.")
 
 
-def _as_read(name: str) -> str:
+def as_read(name: str) -> str:
+    """A class name as CLIP reads it: two names that are one as read are one text."""
     return " ".join(composed(name).lower().split())
 
 
@@ -248,11 +277,20 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "label_space": str, "templates": list, **dict.fromkeys(_COUNT_KEYS, int), "class_order": list},
+        optional={
+            "about": str,
+            "label_space": str,
+            "templates": list,
+            "evaluation_templates": list,
+            "class_order": list,
+            **dict.fromkeys(_COUNT_KEYS, int),
+        },
     )
     for key in _COUNT_KEYS:
         if table.get(key, 1) < 1 or table.get(key) is True:
             raise ManifestError(f"{path}: {key} must be a positive integer, found {table[key]}.")
+    if table.get("label_space", LABEL_SPACES[0]) not in LABEL_SPACES:
+        raise ManifestError(f"{path}: " + unknown_name("label_space", table["label_space"], LABEL_SPACES))
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
@@ -264,10 +302,15 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
         recipes=table["recipes"],
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
-        templates=_templates(path, "templates", table["templates"]) if "templates" in table else (),
         label_space=table.get("label_space", "union-seen" if "steps" in table else "known"),
+        templates=_order_templates(path, table, "templates"),
+        evaluation_templates=_order_templates(path, table, "evaluation_templates"),
     )
     return order, _split_rule(path, table)
+
+
+def _order_templates(path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    return _templates(path, key, table[key]) if key in table else ()
 
 
 def _split_rule(path: Path, table: dict[str, Any]) -> SplitRule | None:

@@ -26,6 +26,7 @@ _BEFORE = {
     "transform": "bicubic-centre-crop",  # of evaluation and replay; known once a model is opened
     "recipe.method_config.contrastive_loss": "softmax",
     "recipe.method_config.routers": "task",
+    "label_spaces": ["known"],  # a table, which looks for its runs, does not ask which others were evaluated beside the order's own
 }
 _IMAGES = "images."  # keys with the digest of a dataset's images
 
@@ -49,8 +50,10 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
 def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
     """SHA-256 of all that the manifests of an order's tasks, and of its pretraining source, tell a run. Raises ManifestError."""
     found = [manifests.task(order.pretraining_source), *manifests.tasks_of(order).values()]
-    facts: list[list[Any]] = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    facts: list[Any] = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
     facts += [[task.name, task.dataset_labels] for task in found if task.part is not None]
+    if order.evaluation_templates:
+        facts.append(order.evaluation_templates)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -4,7 +4,8 @@ RUN/run.json              resolved recipe, order, seed, model, shards; versions,
 RUN/metrics.jsonl         one line per logged step; experiment trackers get the same
 RUN/log.jsonl             what happened and when, over all starts of the run
 RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
-                          where a method's weights can be read in more than one way (MoE-Adapter's two routings)
+                          where a method's weights can be read in more than one way (MoE-Adapter's two routings);
+                          "label_spaces": the same of further label spaces
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
 RUN/few_shot/<task>.json  the training images of an order with `shots`
@@ -26,10 +27,11 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
-from gift_shared.manifests import MTIL, OrderManifest
+from gift_shared.manifests import MTIL, LabelSpace, OrderManifest
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import metrics_of
+from gift_train.records.accuracies import begun, further_spaces, own_space
 from gift_train.records.files import (
     LOG_FILE,
     MATRIX_FILE,
@@ -166,12 +168,11 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.log(step, flat_numbers(values))
 
-    def accuracies(self, order: OrderManifest, test_images: Sequence[int]) -> dict[str, Any]:
-        """The accuracy matrix as far as it is known. test_images: how many each of the order's datasets has."""
+    def accuracies(self, order: OrderManifest, test_images: Sequence[int], spaces: Sequence[LabelSpace] = ("known",)) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known. test_images: how many each dataset has; spaces: the first is the order's own."""
         found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, order.tasks))
-        empty = {"order": order.name, "datasets": list(order.tasks), "zero_shot": None, "matrix": []}
         protocol = {} if order.protocol == MTIL else {"protocol": order.protocol}
-        return (found or empty) | {"test_images": list(test_images)} | protocol
+        return (found or begun(order.name, order.tasks, spaces)) | {"test_images": list(test_images)} | protocol
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
         """Keep the accuracy matrix."""
@@ -215,6 +216,8 @@ class RunFolder:
             **({"protocol": accuracies["protocol"]} if "protocol" in accuracies else {}),
             **asdict(metrics),
             "readings": {name: asdict(metrics_of(accuracies, other)) for name, other in accuracies.get("readings", {}).items()},
+            "label_space": own_space(accuracies),
+            "label_spaces": {space: asdict(metrics_of(accuracies, one["matrix"])) for space, one in further_spaces(accuracies).items()},
             "per_dataset": {
                 name: {
                     "zero_shot": accuracies["zero_shot"][column],

@@ -2,21 +2,24 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gift_shared.manifests import LabelSpace
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
 from gift_train.evaluation.cache import EvaluationCache
-from gift_train.evaluation.evaluate import evaluate_readings
+from gift_train.evaluation.evaluate import Accuracies, evaluate_spaces
+from gift_train.evaluation.label_spaces import LabelSpaces
 from gift_train.options import RunOptions
 from gift_train.records import checkpoint
+from gift_train.records.accuracies import Row, add_row, set_zero_shot
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
@@ -59,23 +62,22 @@ def _loader_processes_ended() -> Iterator[None]:
 def _go_through(run: Run) -> dict[str, Any] | None:
     plan, folder = run.setup.plan, run.folder
     names = plan.order.tasks
-    accuracies = folder.accuracies(plan.order, [len(run.setup.tasks[name].test) for name in names])
+    accuracies = folder.accuracies(plan.order, [len(run.setup.tasks[name].test) for name in names], plan.label_spaces)
+    # One model stands for all rows where nothing is trained: what has been learned by then decides the classes, not the weights.
+    numbers = range(len(accuracies["matrix"]) + 1, len(names[: plan.options.stop_after]) + 1)
+    untrained = _evaluate(run, "zero-shot", 0, range(len(names) + 1)) if numbers and not run.method.trains else {}
     if accuracies["zero_shot"] is None:
-        accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
+        set_zero_shot(accuracies, untrained[0] if untrained else _evaluate(run, "zero-shot", 0, [0])[0])
         folder.save_accuracies(accuracies)
-    for index in range(len(names[: plan.options.stop_after])):
-        if len(accuracies["matrix"]) > index:
-            continue
+    for number in numbers:
         if run.method.trains:
-            _learn(run, index)
-            _diagnose(run, index)
-            rows = _evaluate(run, f"after task {index + 1}/{len(names)}", index + 1)
+            _learn(run, number - 1)
+            _diagnose(run, number - 1)
+            row = _evaluate(run, f"after task {number}/{len(names)}", number, [number])[number]
         else:
-            rows = {"": accuracies["zero_shot"]}
-        folder.track(sum(run.setup.num_updates[: index + 1]), {"accuracy": dict(zip(names, rows[""], strict=True))})
-        accuracies["matrix"].append(rows.pop(""))
-        for reading, row in rows.items():
-            accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
+            row = untrained[number]
+        folder.track(sum(run.setup.num_updates[:number]), _accuracy_by_name(row, plan.label_spaces, names))
+        add_row(accuracies, row)
         folder.save_accuracies(accuracies)
     return folder.finish(accuracies) if len(accuracies["matrix"]) == len(names) else None
 
@@ -185,22 +187,31 @@ def _diagnose(run: Run, index: int) -> None:
     record_replay(path, images, before, run.student, setup.plan.recipe.evaluation_batch_size)
 
 
-def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]:
-    """Accuracy of the student as it is on every dataset of the order, in percent, for each reading of its weights.
+def _accuracy_by_name(row: Row, spaces: Sequence[LabelSpace], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For trackers: "accuracy" in the order's own label space, "accuracy_<space>" in others."""
+    keys = {space: f"accuracy_{space.replace('-', '_')}" if number else "accuracy" for number, space in enumerate(spaces)}
+    return {key: dict(zip(names, row[space][""], strict=True)) for space, key in keys.items()}
+
+
+def _evaluate(run: Run, description: str, number: int, learned: Sequence[int]) -> dict[int, Row]:
+    """Accuracy of the student as it is on every dataset of the order: a row for each number of tasks that count as learned.
 
     `number` counts evaluations: 0 is the zero-shot one, t the one after the t-th task.
     """
     setup, options, recipe = run.setup, run.setup.plan.options, run.setup.plan.recipe
     names = setup.plan.order.tasks
     name = names[number - 1] if number else ZERO_SHOT
-    predictions, cache = PredictionRecorder(run.method), options.evaluation_cache
+    predictions, cache = PredictionRecorder(), options.evaluation_cache
+    spaces = LabelSpaces(setup.plan.label_spaces, {name: task.manifest for name, task in setup.tasks.items()}, tuple(learned))
     what_is_left = f"evaluation, {description}"
     started = time.monotonic()
-    found = evaluate_readings(
-        predictions if recipe.diagnostics else run.method,
+    found = evaluate_spaces(
+        run.method,
         run.student,
         {name: (task.manifest, task.test) for name, task in setup.tasks.items()},
+        spaces,
         batch_size=recipe.evaluation_batch_size,
+        note=predictions.note if recipe.diagnostics else None,
         loading=setup.loading,
         cache=None if cache is None else EvaluationCache(cache, setup.loading),
         ranks=setup.ranks,
@@ -210,10 +221,22 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
     )
     seconds = time.monotonic() - started
     run.folder.add_time("evaluate", name, seconds)
-    run.folder.event("evaluated", after=name, seconds=round(seconds, 3), accuracy=found[""])
-    predictions.share(setup.ranks)
+    own, *others = found
+    told = {space: found[space][learned[0]][""] for space in (own, *others)}
+    run.folder.event(
+        "evaluated", after=name, seconds=round(seconds, 3), accuracy=told.pop(own), **({"label_spaces": told} if others else {})
+    )
+    if recipe.diagnostics:
+        predictions.share(setup.tasks, setup.ranks)
     if recipe.diagnostics and setup.ranks.is_main:
         record_predictions(run.folder.path, number, name, setup.tasks, predictions)
         if number:
             record_forgotten(run.folder.path, number, names, setup.tasks)
-    return {reading: [accuracies[name] for name in names] for reading, accuracies in found.items()}
+    return {one: _row(found, one, names) for one in learned}
+
+
+def _row(found: Accuracies, num_learned: int, names: Sequence[str]) -> Row:
+    return {
+        space: {reading: [accuracies[name] for name in names] for reading, accuracies in by_number[num_learned].items()}
+        for space, by_number in found.items()
+    }
