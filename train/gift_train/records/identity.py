@@ -20,6 +20,7 @@ _DIGESTS = {
     "manifests_sha256": "the manifests (class names, templates, data, counts)",
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
+    "task_steps": "the training images of its tasks, of which epochs are counted,",
 }
 # What came to be recorded later, and what all runs before did.
 _BEFORE = {
