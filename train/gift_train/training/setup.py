@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     _check_shares(plan.recipe, method, ranks)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
+    _warn_of_single_classes(plan)
     warn_of_spellings(plan.manifests.tasks_of(plan.order), plan.label_spaces)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
@@ -209,6 +213,13 @@ def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
     options, shots = plan.options, plan.order.shots
     manifests = list(plan.manifests.tasks_of(plan.order).values())
     return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+
+
+def _warn_of_single_classes(plan: RunPlan) -> None:
+    alone = [name for name, task in plan.manifests.tasks_of(plan.order).items() if len(task.class_names) == 1]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        _log.warning("%s%s has one class, so its loss, which is over its own classes, is 0: it teaches nothing.", alone[0], more)
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
