@@ -99,10 +99,11 @@ class Part:
 class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
-    `shots`: training images a class of each task; None = all there are. `templates`: what class names of all tasks are put into, in
-    training, evaluation and generation; empty = each dataset's own. `label_space`: among which classes its evaluation looks for a label.
-    `evaluation_templates`: what evaluation alone puts class names of all tasks into; empty = those of training. `split`: of
-    class-incremental learning, whose `tasks` are the steps that one dataset is cut into; None = the tasks are datasets.
+    `shots`: training images a class of each task; None = all there are. `fewer_shots`: datasets of which a class may have fewer, and gives
+    all it has. `templates`: what class names of all tasks are put into, in training, evaluation and generation; empty = each dataset's
+    own. `label_space`: among which classes its evaluation looks for a label. `evaluation_templates`: what evaluation alone puts class
+    names of all tasks into; empty = those of training. `split`: of class-incremental learning, whose `tasks` are the steps that one
+    dataset is cut into; None = the tasks are datasets.
     """
 
     name: str
@@ -112,6 +113,7 @@ class OrderManifest:
     recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
+    fewer_shots: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     label_space: LabelSpace = "known"
     evaluation_templates: tuple[str, ...] = ()
@@ -279,6 +281,7 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
         optional={
             "about": str,
+            "fewer_shots": list,
             "label_space": str,
             "templates": list,
             "evaluation_templates": list,
@@ -294,6 +297,12 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
+    fewer_shots = _strings(path, "fewer_shots", table["fewer_shots"]) if "fewer_shots" in table else ()
+    if fewer_shots and "shots" not in table:
+        raise ManifestError(f"{path}: fewer_shots means nothing without shots.")
+    for task in fewer_shots:
+        if task not in tasks:
+            raise ManifestError(f"{path}: fewer_shots: " + unknown_name("task", task, tasks))
     order = OrderManifest(
         name=_name(path, table),
         display_name=table["display_name"],
@@ -302,6 +311,7 @@ def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
         recipes=table["recipes"],
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
+        fewer_shots=fewer_shots,
         label_space=table.get("label_space", "union-seen" if "steps" in table else "known"),
         templates=_order_templates(path, table, "templates"),
         evaluation_templates=_order_templates(path, table, "evaluation_templates"),

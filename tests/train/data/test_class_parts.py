@@ -12,7 +12,7 @@ from gift_shared.class_split import SplitRule, split_classes
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import Part, TaskManifest
 from gift_train.data import tasks as tasks_room
-from gift_train.data.few_shot import write_few_shot
+from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.tasks import load_task, load_tasks, load_tests
 from gift_train.data.transforms import image_transforms
 
@@ -103,13 +103,13 @@ def test_a_dataset_is_opened_once_for_all_steps_and_its_counts_are_of_the_whole(
 
 
 def test_few_shots_of_a_step_are_those_of_the_whole_dataset(root, tmp_path):
-    whole = load_task(zoo(), root, TRANSFORMS, shots=2, seed=3)
-    found = load_tasks(steps(zoo()), root, TRANSFORMS, shots=2, seed=3)
+    whole = load_task(zoo(), root, TRANSFORMS, shots=FewShot(2, 3))
+    found = load_tasks(steps(zoo()), root, TRANSFORMS, shots_of={"zoo": FewShot(2, 3)})
     assert sorted(image for task in found.values() for image in seen(task.train)) == sorted(seen(whole.train))
     write_few_shot(tmp_path / "few.json", found["zoo-02"].manifest, found["zoo-02"].train.source)
     assert "zoo/train/elk" in (tmp_path / "few.json").read_text()
     with pytest.raises(DataError, match=r"zoo-01: class 'doe' has 6 training images, the order asks for shots = 7"):
-        load_tasks(steps(zoo()), root, TRANSFORMS, shots=7)
+        load_tasks(steps(zoo()), root, TRANSFORMS, shots_of={"zoo": FewShot(7, 3)})
 
 
 @pytest.mark.parametrize("kind", DATA)

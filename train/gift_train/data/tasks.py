@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from gift_train.data.datasets.image_folder import open_image_folder
 from gift_train.data.datasets.images import FileImages, ImageSource, OfClasses, Selected, digest_of
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
-from gift_train.data.few_shot import few_shot
+from gift_train.data.few_shot import FewShot, few_shot
 from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
 from gift_train.data.transforms import ImageTransforms
 
@@ -77,11 +77,11 @@ def load_task(
     data_root: Path,
     transforms: ImageTransforms,
     cache_bytes: int = CACHE_BYTES,
-    shots: int | None = None,
-    seed: int = 0,
+    shots: FewShot | None = None,
 ) -> Task:
     """Open one task's images and check them against the manifest, see `load_tasks`."""
-    return load_tasks([manifest], data_root, transforms, cache_bytes, shots, seed)[manifest.name]
+    shots_of = {} if shots is None else {manifest.dataset.name: shots}
+    return load_tasks([manifest], data_root, transforms, cache_bytes, shots_of)[manifest.name]
 
 
 def load_tasks(
@@ -89,12 +89,11 @@ def load_tasks(
     data_root: Path,
     transforms: ImageTransforms,
     cache_bytes: int = CACHE_BYTES,
-    shots: int | None = None,
-    seed: int = 0,
+    shots_of: Mapping[str, FewShot] | None = None,
 ) -> dict[str, Task]:
     """Open the tasks' images and check them against the manifests; a dataset that several tasks are parts of is opened once.
 
-    shots: so many training images of each class, drawn by `seed`, see `few_shot`; None = all there are.
+    shots_of: by dataset, which training images are kept, see `few_shot`; all that there are of others.
     cache_bytes: of a dataset, memory for images of the training split, as they are on disk, and for those of the test split, as the
     model sees them; a part of a dataset has its share.
     Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
@@ -107,8 +106,8 @@ def load_tasks(
         sources = opened[manifest.dataset.name]
         train, test = (_of_task(manifest, part, sources[part]) for part in PARTS)
         rooms = {part: cache_bytes * len(images) // len(sources[part]) for part, images in (("train", train), ("test", test))}
-        if shots is not None:
-            train = few_shot(manifest, train, shots, seed)
+        if shots_of and manifest.dataset.name in shots_of:
+            train = few_shot(manifest, train, shots_of[manifest.dataset.name])
         decoded = DecodedImages(train.image, PixelCache(len(train), rooms["train"]))
         task = Task(
             manifest=manifest,

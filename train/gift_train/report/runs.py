@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
+from gift_shared.manifests import LabelSpace
+from gift_train.records.accuracies import further_spaces, own_space
 from gift_train.records.files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,17 @@ class Run:
     def zero_shot(self) -> np.ndarray:
         """[T] percent, before the first task."""
         return np.asarray(self.accuracy["zero_shot"], dtype=float)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The order's own, in which `matrix` and `zero_shot` are."""
+        return own_space(self.accuracy)
+
+    @cached_property
+    def label_spaces(self) -> dict[LabelSpace, np.ndarray]:
+        """[1 + T, T] percent in each label space that was evaluated, the order's own first: the zero-shot row, then after each task."""
+        spaces = {self.label_space: self.accuracy} | further_spaces(self.accuracy)
+        return {space: np.asarray([one["zero_shot"], *one["matrix"]], dtype=float) for space, one in spaces.items()}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

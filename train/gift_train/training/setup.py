@@ -25,7 +25,7 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.datasets.images import Selected
-from gift_train.data.few_shot import write_few_shot
+from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -210,9 +210,12 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
-    options, shots = plan.options, plan.order.shots
-    manifests = list(plan.manifests.tasks_of(plan.order).values())
-    return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
+    options, order = plan.options, plan.order
+    manifests = list(plan.manifests.tasks_of(order).values())
+    shots_of = {}
+    if order.shots is not None:
+        shots_of = {name: FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.datasets}
+    return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots_of)
 
 
 def _warn_of_single_classes(plan: RunPlan) -> None:
