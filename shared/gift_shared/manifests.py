@@ -5,22 +5,35 @@ A manifest folder holds `tasks/<name>.toml`, `orders/<name>.toml` and `captions/
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from gift_shared.class_split import ClassSplit, SplitRule, split_classes
 from gift_shared.documents import read_toml
 from gift_shared.errors import ManifestError, unknown_name
 from gift_shared.keys import composed
 
+MTIL, CLASS_INCREMENTAL = "mtil", "class-incremental"
+PROTOCOLS = (MTIL, CLASS_INCREMENTAL)  # by whose definitions an accuracy matrix is summed up, see gift_train.evaluation.metrics
+
 DATA_KINDS = ("image_folder", "webdataset", "torchvision")
+_COUNT_KEYS = ("captions_drawn", "shots", "steps", "first_step_classes")  # of an order
+
+LabelSpace = Literal["known", "union-seen", "union-all"]  # among which classes a test image's label is looked for, see docs/protocols.md
+LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskManifest:
-    """One dataset: its classes in label order and the sentences they are put into. Data is optional (ImageNet's names)."""
+    """One dataset: its classes in label order and the sentences they are put into. Data is optional (ImageNet's names).
+
+    Or some classes of one, `part`: labels count its own classes, `data` and `counts` are those of the whole dataset.
+    `evaluation_templates`: what an order's evaluation reads in place of `templates`; empty = the same.
+    """
 
     name: str
     display_name: str
@@ -30,6 +43,18 @@ class TaskManifest:
     counts: dict[str, int]
     about: str
     repeated_class_names: tuple[str, ...] = ()  # names that two classes share, since the benchmark has them so (ImageNet)
+    part: "Part | None" = None
+    evaluation_templates: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> "TaskManifest":
+        """The whole dataset: of a part the one it is part of, else itself."""
+        return self if self.part is None else self.part.dataset
+
+    @property
+    def dataset_labels(self) -> tuple[int, ...]:
+        """The label of each class in the whole dataset."""
+        return tuple(range(len(self.class_names))) if self.part is None else self.part.labels
 
     @cached_property
     def first_template_captions(self) -> tuple[str, ...]:
@@ -39,14 +64,46 @@ class TaskManifest:
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """What evaluation reads: every template of a class, class after class in label order (METHODS 1.12)."""
-        return tuple(template.replace("{}", name) for name in self.class_names for template in self.templates)
+        return tuple(template.replace("{}", name) for name in self.class_names for template in self.evaluation_templates or self.templates)
+
+
+@dataclass(frozen=True)
+class JoinedClasses:
+    """The classes of several datasets as one list, one dataset after another, each in its own templates."""
+
+    parts: tuple[TaskManifest, ...]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all parts; a name may stand in several."""
+        return tuple(name for part in self.parts for name in part.class_names)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where the classes of each part begin."""
+        return tuple(accumulate((len(part.class_names) for part in self.parts[:-1]), initial=0))
+
+
+Classes = TaskManifest | JoinedClasses
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which classes of which dataset, by their labels there, in the part's own label order."""
+
+    dataset: TaskManifest
+    labels: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
-    `shots`: training images a class of each task; None = all there are.
+    `shots`: training images a class of each task; None = all there are. `fewer_shots`: datasets of which a class may have fewer, and gives
+    all it has. `templates`: what class names of all tasks are put into, in training, evaluation and generation; empty = each dataset's
+    own. `label_space`: among which classes its evaluation looks for a label. `evaluation_templates`: what evaluation alone puts class
+    names of all tasks into; empty = those of training. `split`: of class-incremental learning, whose `tasks` are the steps that one
+    dataset is cut into; None = the tasks are datasets.
     """
 
     name: str
@@ -56,6 +113,28 @@ class OrderManifest:
     recipes: str  # folder of recipes that belong to this benchmark, e.g. "mtil" or "mini"
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
+    fewer_shots: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    label_space: LabelSpace = "known"
+    evaluation_templates: tuple[str, ...] = ()
+    split: ClassSplit | None = None
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What the tasks are made of: they themselves, or the dataset that they are steps of."""
+        return self.tasks if self.split is None else (self.split.dataset,)
+
+    @property
+    def protocol(self) -> str:
+        """One of PROTOCOLS."""
+        return MTIL if self.split is None else CLASS_INCREMENTAL
+
+    def seen(self, num_tasks: int) -> dict[str, tuple[int, ...] | None]:
+        """Whose classes the first tasks have learned: labels by dataset, None for all of them."""
+        if self.split is None:
+            return dict.fromkeys(self.tasks[:num_tasks])
+        labels = tuple(label for step in self.split.steps[:num_tasks] for label in step)
+        return {self.split.dataset: labels} if labels else {}
 
 
 @dataclass(frozen=True)
@@ -71,12 +150,28 @@ class Manifests:
 
     def order(self, name: str) -> OrderManifest:
         """Read and check one order; every task it names must exist. Raises ManifestError."""
-        order = _parse_order(self._find("orders", "order", name))
+        path = self._find("orders", "order", name)
+        order, rule = _parse_order(path)
         known = set(self.names("tasks"))
         for task in (order.pretraining_source, *order.tasks):
             if task not in known:
                 raise ManifestError(f"Order {order.name!r}: " + unknown_name("dataset", task, known))
-        return order
+        if rule is None:
+            return order
+        dataset = self.task(order.tasks[0])
+        split = split_classes(str(path), dataset.name, len(dataset.class_names), rule)
+        return replace(order, tasks=split.step_names(), split=split)
+
+    def tasks_of(self, order: OrderManifest) -> dict[str, TaskManifest]:
+        """The tasks of an order by name, as it asks for them: in its templates, and cut into its steps. Raises ManifestError."""
+        if order.split is None:
+            return {name: _worded(self.task(name), order) for name in order.tasks}
+        dataset = _worded(self.task(order.split.dataset), order)
+        return {name: _step(dataset, name, number, order.split) for number, name in enumerate(order.tasks)}
+
+    def datasets_of(self, order: OrderManifest) -> dict[str, TaskManifest]:
+        """The datasets that an order's tasks are made of, by name, in its templates. Raises ManifestError."""
+        return {name: _worded(self.task(name), order) for name in order.datasets}
 
     def captions_file(self, name: str) -> Path:
         """Captions by path, or by name in `captions/`: a file, a folder or a pattern that files match."""
@@ -110,6 +205,22 @@ class Manifests:
         raise ManifestError(unknown_name(noun, name, self.names(kind)))
 
 
+def _worded(task: TaskManifest, order: OrderManifest) -> TaskManifest:
+    return replace(task, templates=order.templates or task.templates, evaluation_templates=order.evaluation_templates)
+
+
+def _step(dataset: TaskManifest, name: str, number: int, split: ClassSplit) -> TaskManifest:
+    """The task that step `number`, from 0, of a dataset is."""
+    labels = split.steps[number]
+    return replace(
+        dataset,
+        name=name,
+        display_name=f"{dataset.display_name} {number + 1}/{len(split.steps)}",
+        class_names=tuple(dataset.class_names[label] for label in labels),
+        part=Part(dataset, labels),
+    )
+
+
 def _manifest_files(folder: Path) -> list[Path]:
     """TOML files but those an operating system leaves (`._birds.toml`)."""
     return [path for path in sorted(folder.glob("*.toml")) if not path.name.startswith(".")]
@@ -124,10 +235,6 @@ def _parse_task(path: Path) -> TaskManifest:
     class_names = _strings(path, "class_names", table["class_names"])
     repeated = tuple(map(str, table.get("repeated_class_names", ())))
     _check_repeated(path, class_names, repeated)
-    templates = _strings(path, "templates", table["templates"])
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ManifestError(f"{path}: template {template!r} must hold '{{}}' exactly once, the place of the class name.")
     data = table.get("data")
     if data is not None and data.get("kind") not in DATA_KINDS:
         raise ManifestError(f"{path} [data]: " + unknown_name("kind", str(data.get("kind")), DATA_KINDS))
@@ -135,7 +242,7 @@ def _parse_task(path: Path) -> TaskManifest:
         name=_name(path, table),
         display_name=table["display_name"],
         class_names=class_names,
-        templates=templates,
+        templates=_templates(path, "templates", table["templates"]),
         data=data,
         counts=_counts(path, table.get("counts", {})),
         about=table.get("about", ""),
@@ -148,37 +255,55 @@ def _check_repeated(path: Path, class_names: Sequence[str], allowed: Sequence[st
     first: dict[str, int] = {}
     repeated = set()
     for label, name in enumerate(class_names):
-        other = first.setdefault(_as_read(name), label)
+        other = first.setdefault(as_read(name), label)
         if other == label:
             continue
-        repeated.add(_as_read(name))
-        if _as_read(name) not in map(_as_read, allowed):
+        repeated.add(as_read(name))
+        if as_read(name) not in map(as_read, allowed):
             raise ManifestError(
                 f"{path}: the class names of labels {other} and {label} read alike, {class_names[other]!r} and {name!r}, so that one of "
                 "them is never predicted. Rename one, or name it in repeated_class_names if the benchmark has it twice."
             )
     for name in allowed:
-        if _as_read(name) not in repeated:
+        if as_read(name) not in repeated:
             raise ManifestError(f"{path}: repeated_class_names names {name!r}, which does not stand twice in class_names. Remove it.")
 
 
-def _as_read(name: str) -> str:
+def as_read(name: str) -> str:
+    """A class name as CLIP reads it: two names that are one as read are one text."""
     return " ".join(composed(name).lower().split())
 
 
-def _parse_order(path: Path) -> OrderManifest:
+def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
+    """The order as its file has it, and how its one dataset is split, if it is."""
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "captions_drawn": int, "shots": int},
+        optional={
+            "about": str,
+            "fewer_shots": list,
+            "label_space": str,
+            "templates": list,
+            "evaluation_templates": list,
+            "class_order": list,
+            **dict.fromkeys(_COUNT_KEYS, int),
+        },
     )
-    for key in ("captions_drawn", "shots"):
-        if table.get(key, 1) < 1:
+    for key in _COUNT_KEYS:
+        if table.get(key, 1) < 1 or table.get(key) is True:
             raise ManifestError(f"{path}: {key} must be a positive integer, found {table[key]}.")
+    if table.get("label_space", LABEL_SPACES[0]) not in LABEL_SPACES:
+        raise ManifestError(f"{path}: " + unknown_name("label_space", table["label_space"], LABEL_SPACES))
     tasks = _strings(path, "tasks", table["tasks"])
     if len(set(tasks)) != len(tasks):
         raise ManifestError(f"{path}: a task stands twice in the order.")
-    return OrderManifest(
+    fewer_shots = _strings(path, "fewer_shots", table["fewer_shots"]) if "fewer_shots" in table else ()
+    if fewer_shots and "shots" not in table:
+        raise ManifestError(f"{path}: fewer_shots means nothing without shots.")
+    for task in fewer_shots:
+        if task not in tasks:
+            raise ManifestError(f"{path}: fewer_shots: " + unknown_name("task", task, tasks))
+    order = OrderManifest(
         name=_name(path, table),
         display_name=table["display_name"],
         pretraining_source=table["pretraining_source"],
@@ -186,6 +311,37 @@ def _parse_order(path: Path) -> OrderManifest:
         recipes=table["recipes"],
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
+        fewer_shots=fewer_shots,
+        label_space=table.get("label_space", "union-seen" if "steps" in table else "known"),
+        templates=_order_templates(path, table, "templates"),
+        evaluation_templates=_order_templates(path, table, "evaluation_templates"),
+    )
+    return order, _split_rule(path, table)
+
+
+def _order_templates(path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    return _templates(path, key, table[key]) if key in table else ()
+
+
+def _split_rule(path: Path, table: dict[str, Any]) -> SplitRule | None:
+    if "steps" not in table:
+        for key in ("first_step_classes", "class_order"):
+            if key in table:
+                raise ManifestError(f"{path}: {key} goes with steps, the number of steps that a dataset's classes are cut into.")
+        return None
+    if len(table["tasks"]) != 1:
+        raise ManifestError(
+            f"{path}: steps cuts one dataset by its classes, the order names {len(table['tasks'])}: {', '.join(table['tasks'])}. "
+            "Leave one, or leave steps out."
+        )
+    for label in table.get("class_order", ()):
+        if type(label) is not int:
+            raise ManifestError(f"{path}: class_order must hold labels, whole numbers from 0 on, found {label!r}.")
+    order = table.get("class_order")
+    return SplitRule(
+        num_steps=table["steps"],
+        first_step_classes=table.get("first_step_classes"),
+        class_order=None if order is None else tuple(order),
     )
 
 
@@ -217,6 +373,14 @@ def _strings(path: Path, key: str, values: Sequence[Any]) -> tuple[str, ...]:
         if not isinstance(value, str) or not value.strip():
             raise ManifestError(f"{path}: every entry of {key!r} must be a non-empty string, found {value!r}.")
     return tuple(map(composed, values))
+
+
+def _templates(path: Path, key: str, values: Sequence[Any]) -> tuple[str, ...]:
+    templates = _strings(path, key, values)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ManifestError(f"{path}, {key}: template {template!r} must hold '{{}}' exactly once, the place of the class name.")
+    return templates
 
 
 def _counts(path: Path, counts: dict[str, Any]) -> dict[str, int]:

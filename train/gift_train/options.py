@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gift_shared.errors import ConfigError
+from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.manifests import LABEL_SPACES, LabelSpace
 from gift_shared.options import as_words
 
 IMAGE_CACHE_GB = 0.2  # a thousand images of 224 pixels, which is what a task replays, take 0.15
@@ -28,6 +29,10 @@ QuickGelu = Annotated[
 MethodFiles = Annotated[
     list[Path] | None, typer.Option("--method-file", help="Python file with a method of your own; repeatable.", show_default=False)
 ]
+LABEL_SPACE_HELP = (
+    "Among which classes labels are looked for: known (the dataset's own), union-seen (those of tasks learned so far too), union-all "
+    "(those of all tasks); repeatable."
+)
 MODEL_HELP = "mini, an open_clip name (ViT-B-16), a folder in open_clip's or transformers' form, or hf-hub:owner/name."
 
 
@@ -62,6 +67,19 @@ class DataOptions:
     def image_cache_bytes(self) -> int:
         """Memory for the decoded images of each set of images."""
         return round(self.image_cache_gb * 1e9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideOptions:
+    """What is evaluated beside the tasks of the order: how much is kept of the rest of the model. Changes no other number."""
+
+    also_evaluate: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A dataset beside the order, evaluated too and told apart; repeatable.")
+    ] = None
+    retrieval: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image-caption pairs for retrieval: a folder, a caption file or tars; repeatable. See docs/protocols.md."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +126,7 @@ class MachineOptions(DataOptions, ComputeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MachineOptions):
+class RunOptions(MachineOptions, BesideOptions):
     """One run: what `gift-train run` is told, and what every other command that makes runs tells it."""
 
     order: Order = "mini"
@@ -128,6 +146,7 @@ class RunOptions(MachineOptions):
     reference_captions: Annotated[
         Path | None, typer.Option(help="Sentences of the reference set (zscl): caption files as for gift-generate plan.")
     ] = None
+    label_space: Annotated[list[str] | None, typer.Option(help=f"{LABEL_SPACE_HELP} Beside the order's own.", show_default=False)] = None
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42
     overrides: Overrides = None
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many tasks; the same command goes on.")] = None
@@ -139,6 +158,7 @@ class RunOptions(MachineOptions):
             raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {self.stop_after}.")
         if not -(2**63) <= self.seed < 2**64:
             raise ConfigError(f"--seed must be a number of 64 bits, from -2^63 to below 2^64, found {self.seed}.")
+        label_spaces(self.label_space)
 
     @property
     def recipe_argument(self) -> str:
@@ -193,7 +213,7 @@ class TableOptions(MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DataOptions, ComputeOptions):
+class EvaluateOptions(DataOptions, ComputeOptions, BesideOptions):
     """An evaluation of a model or a checkpoint. What is None is as in the checkpoint's run."""
 
     order: Annotated[
@@ -206,9 +226,31 @@ class EvaluateOptions(DataOptions, ComputeOptions):
         Path | None, typer.Option(help="Weights of a run, RUN/checkpoints/task-*.safetensors: read as that run reads them.")
     ] = None
     method_files: MethodFiles = None
+    label_space: Annotated[list[str] | None, typer.Option(help=f"{LABEL_SPACE_HELP}  [default: the order's]", show_default=False)] = None
+    num_learned: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="For union-seen: tasks of the order that are learned.  [default: what the checkpoint says, or 0]",
+            show_default=False,
+        ),
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None
+
+    def __post_init__(self) -> None:
+        label_spaces(self.label_space)
+
+
+def label_spaces(told: Sequence[str] | None) -> tuple[LabelSpace, ...]:
+    """What `--label-space` names, each once and as it was given first. Raises ConfigError for a name that is none."""
+    found: dict[LabelSpace, None] = {}
+    for name in told or ():
+        if name not in LABEL_SPACES:
+            raise ConfigError("--label-space: " + unknown_name("label space", name, LABEL_SPACES))
+        found[LABEL_SPACES[LABEL_SPACES.index(name)]] = None
+    return tuple(found)
 
 
 def is_quick_gelu(told: str | None) -> bool | None:

@@ -36,8 +36,8 @@ class Half(Method):
 OWN_READING = (
     HALF
     + """
-    def scores(self, student, manifest):
-        scores = super().scores(student, manifest)
+    def scores(self, student, classes):
+        scores = super().scores(student, classes)
         return lambda images: -scores(images)
 """
 )

@@ -14,10 +14,17 @@ import yaml
 from gift_shared.cards import code, plain, sealed, table
 from gift_train.clip import hub
 from gift_train.clip.forms import WEIGHTS_FILE, Forms
-from gift_train.evaluation.metrics import continual_metrics
+from gift_train.evaluation.metrics import metrics_of
 from gift_train.export.selection import RunResult
+from gift_train.records.accuracies import own_space
+from gift_train.records.files import steps_of_tasks
 
 DATASETS = "hf://datasets/"
+AMONG = {
+    "known": "",
+    "union-seen": " among the classes of all tasks learned by then and the dataset's own",
+    "union-all": " among the classes of all tasks",
+}
 TAGS = ("clip", "continual-learning", "gift")
 ABOUT = (
     "A CLIP that has learned {num} task{s} one after another with `gift-train` (recipe `{recipe}`), to lose as little as possible of what\n"
@@ -83,13 +90,12 @@ def _accuracy(result: RunResult) -> str:
         return "Not evaluated yet."
     rows = [("before the first task", *_percent(result.accuracies["zero_shot"]))]
     rows += [(f"after {name}", *_percent(row)) for name, row in zip(names, matrix, strict=False)]
-    told = "Top-1 in percent, zero-shot classifiers of class names and templates; the last row is this model."
-    if len(matrix) <= result.task_index:
-        told = "Top-1 in percent, zero-shot classifiers of class names and templates; this model was not evaluated yet."
+    last = "the last row is this model" if len(matrix) > result.task_index else "this model was not evaluated yet"
+    told = f"Top-1 in percent, zero-shot classifiers of class names and templates{AMONG[own_space(result.accuracies)]}; {last}."
     shown = f"{told}\n\n{table(('', *map(code, names)), rows)}"
     if len(matrix) < len(names):
         return shown
-    metrics = continual_metrics(matrix)
+    metrics = metrics_of(result.accuracies, matrix)
     numbers = [("Transfer", metrics.transfer), ("Avg", metrics.avg), ("Last", metrics.last), ("Forgetting", metrics.forgetting)]
     return f"{shown}\n\n" + table(("", ""), [(name, f"{value:.1f}") for name, value in numbers if value is not None])
 
@@ -110,7 +116,7 @@ def _facts(result: RunResult, folder: Path) -> str:
         "Changed over the recipe": code(", ".join(map(str, record.get("overrides") or ()))),
         "Order of tasks": code(str(record["order"])),
         "Tasks learned": ", ".join(map(code, result.datasets[: result.task_index + 1])),
-        "Steps per task": f"{record['recipe']['steps']:,}",
+        "Steps per task": " / ".join(f"{steps:,}" for steps in dict.fromkeys(steps_of_tasks(record))),
         "Seed": str(record["seed"]),
         "Synthetic images": code(_last_part(_shards_path(record)) if shards else ""),
         "sha256 of their index": code(str(shards.get("index_sha256") or "")),

@@ -4,7 +4,8 @@ RUN/run.json              resolved recipe, order, seed, model, shards; versions,
 RUN/metrics.jsonl         one line per logged step; experiment trackers get the same
 RUN/log.jsonl             what happened and when, over all starts of the run
 RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
-                          where a method's weights can be read in more than one way (MoE-Adapter's two routings)
+                          where a method's weights can be read in more than one way (MoE-Adapter's two routings);
+                          "label_spaces": the same of further label spaces; "also" and "retrieval": see beside.py
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
 RUN/few_shot/<task>.json  the training images of an order with `shots`
@@ -14,7 +15,7 @@ RUN/checkpoints/          see checkpoint.py
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -26,9 +27,12 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
+from gift_shared.manifests import MTIL, LabelSpace, OrderManifest
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
-from gift_train.evaluation.metrics import continual_metrics
+from gift_train.evaluation.metrics import metrics_of
+from gift_train.records.accuracies import begun, further_spaces, own_space
+from gift_train.records.beside import beside_summary
 from gift_train.records.files import (
     LOG_FILE,
     MATRIX_FILE,
@@ -165,10 +169,11 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.log(step, flat_numbers(values))
 
-    def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
-        """The accuracy matrix as far as it is known."""
-        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, list(datasets)))
-        return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
+    def accuracies(self, order: OrderManifest, test_images: Sequence[int], spaces: Sequence[LabelSpace] = ("known",)) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known. test_images: how many each dataset has; spaces: the first is the order's own."""
+        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, order.tasks))
+        protocol = {} if order.protocol == MTIL else {"protocol": order.protocol}
+        return (found or begun(order.name, order.tasks, spaces)) | {"test_images": list(test_images)} | protocol
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
         """Keep the accuracy matrix."""
@@ -200,6 +205,7 @@ class RunFolder:
 
     def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         matrix, datasets = accuracies["matrix"], accuracies["datasets"]
+        metrics = metrics_of(accuracies, matrix)
         identity, timing = self.record["identity"], self.timing()
         waited = timing.get("waited", {})
         summary = {
@@ -208,18 +214,22 @@ class RunFolder:
             "recipe": identity["recipe_name"],
             "order": identity["order"],
             "seed": identity["seed"],
-            **asdict(continual_metrics(matrix)),
-            "readings": {name: asdict(continual_metrics(other)) for name, other in accuracies.get("readings", {}).items()},
+            **({"protocol": accuracies["protocol"]} if "protocol" in accuracies else {}),
+            **asdict(metrics),
+            "readings": {name: asdict(metrics_of(accuracies, other)) for name, other in accuracies.get("readings", {}).items()},
+            "label_space": own_space(accuracies),
+            "label_spaces": {space: asdict(metrics_of(accuracies, one["matrix"])) for space, one in further_spaces(accuracies).items()},
             "per_dataset": {
                 name: {
                     "zero_shot": accuracies["zero_shot"][column],
-                    "transfer": sum(row[column] for row in matrix[:column]) / column if column else None,
+                    "transfer": None if metrics.transfer is None or not column else sum(row[column] for row in matrix[:column]) / column,
                     "avg": sum(row[column] for row in matrix) / len(matrix),
                     "learned": matrix[column][column],
                     "last": matrix[-1][column],
                 }
                 for column, name in enumerate(datasets)
             },
+            **beside_summary(accuracies),
             "seconds": {kind: sum(timing[kind].values()) for kind in ("train", "evaluate")},
             "waited": sum(share * timing["train"][task] for task, share in waited.items()) / max(sum(timing["train"].values()), 1e-9),
         }

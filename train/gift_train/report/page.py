@@ -16,12 +16,14 @@ from markupsafe import Markup
 from gift_shared.atomic import write_text
 from gift_shared.worker_logs import render_times
 from gift_train.report import charts
+from gift_train.report.beside_table import beside_tables
 from gift_train.report.charts import Chart
 from gift_train.report.gallery import ForgottenImage, RunPictures
 from gift_train.report.heat_map import heat_maps, mean_matrix
 from gift_train.report.published import printed_rows
 from gift_train.report.runs import Run
 from gift_train.report.series import curves, label, task_length
+from gift_train.report.share_of_joint import share_text, shares_of_joint
 from gift_train.report.summary_table import HEADINGS, METRICS, Row
 
 MOST_BYTES = 5_000_000
@@ -57,6 +59,9 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
         rows=rows,
         metrics=METRICS,
         headings=HEADINGS,
+        shares=shares_of_joint(runs),
+        share_text=share_text,
+        beside=beside_tables(runs),
         printed=printed_rows(runs[0].order),
         style=style,
         marker_shape=charts.marker_shape,

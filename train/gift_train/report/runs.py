@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
-from gift_train.records.files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
+from gift_shared.manifests import LabelSpace
+from gift_train.records.accuracies import further_spaces, own_space
+from gift_train.records.files import (
+    ALL_TASKS,
+    MATRIX_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+    read_summary,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +60,26 @@ class Run:
         """[T] percent, before the first task."""
         return np.asarray(self.accuracy["zero_shot"], dtype=float)
 
+    @property
+    def label_space(self) -> LabelSpace:
+        """The order's own, in which `matrix` and `zero_shot` are."""
+        return own_space(self.accuracy)
+
+    @cached_property
+    def label_spaces(self) -> dict[LabelSpace, np.ndarray]:
+        """[1 + T, T] percent in each label space that was evaluated, the order's own first: the zero-shot row, then after each task."""
+        spaces = {self.label_space: self.accuracy} | further_spaces(self.accuracy)
+        return {space: np.asarray([one["zero_shot"], *one["matrix"]], dtype=float) for space, one in spaces.items()}
+
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps of all tasks, in order; empty for a run that does not train. Raises DataError."""
         return read_metrics(self.path, len(self.datasets))
+
+    @property
+    def learns_at_once(self) -> bool:
+        """Whether all tasks were one training: steps are then counted through all of it."""
+        return any(line["task"] == ALL_TASKS for line in self.metrics)
 
 
 class UnfinishedRunError(ConfigError):

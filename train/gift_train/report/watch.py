@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,19 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
-from gift_train.records.files import LOG_FILE, METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.accuracies import further_spaces, own_space
+from gift_train.records.files import (
+    ALL_TASKS,
+    LOG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+    steps_of_tasks,
+)  # fmt: skip
+from gift_train.report.beside_table import beside_values
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
@@ -39,21 +52,26 @@ class Snapshot:
     written: float | None  # when metrics.jsonl last grew, seconds since 1970
     events: Sequence[dict[str, Any]] = ()  # log.jsonl
 
-    @property
-    def steps_per_task(self) -> int:
-        return int(self.record["recipe"]["steps"]) + 1
+    @cached_property
+    def updates(self) -> list[int]:
+        """Of each task."""
+        return [steps + 1 for steps in steps_of_tasks(self.record)]
 
     @property
     def num_steps(self) -> int:
         """Updates of the whole run."""
-        return self.steps_per_task * len(self.record["datasets"])
+        return sum(self.updates)
+
+    def steps_before(self, task_index: int) -> int:
+        """Updates of all tasks before."""
+        return sum(self.updates[:task_index])
 
     @property
     def steps_done(self) -> int:
         """Updates done as of the last logged one."""
         if not self.rows:
             return self.num_steps if self.is_finished else 0
-        return int(self.rows[-1]["task_index"]) * self.steps_per_task + int(self.rows[-1]["step"]) + 1
+        return self.steps_before(self.rows[-1]["task_index"]) + int(self.rows[-1]["step"]) + 1
 
 
 class Pace:
@@ -105,7 +123,7 @@ def read_snapshot(run: Path) -> Snapshot:
 
 def frame(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
     """One picture of the run; `now` in seconds since 1970."""
-    return Group(_heading(snapshot, rate, now), "", *_terms(snapshot), *_accuracies(snapshot))
+    return Group(_heading(snapshot, rate, now), "", *_terms(snapshot), *_accuracies(snapshot), *_beside(snapshot))
 
 
 def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
@@ -120,8 +138,7 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     where = "before the first task"
     if snapshot.rows:
         last = snapshot.rows[-1]
-        where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, "
-        where += f"step {last['step']} of {snapshot.steps_per_task - 1}"
+        where = _where(snapshot, last)
     stopped = _stopped(snapshot.events[-1] if snapshot.events else None)
     if rate and stopped is None:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"
@@ -131,6 +148,16 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     elif snapshot.written is not None and now - snapshot.written > QUIET_SECONDS:
         lines.append(Text(f"no new line for {_duration(now - snapshot.written)}: evaluating, or stopped", style="yellow"))
     return Group(*lines)
+
+
+def _where(snapshot: Snapshot, last: dict[str, Any]) -> str:
+    """Task and step of the last logged line."""
+    num_tasks = len(snapshot.record["datasets"])
+    if last["task"] == ALL_TASKS:
+        return f"all {num_tasks} tasks at once, step {last['step']} of {snapshot.num_steps - 1}"
+    return (
+        f"task {last['task_index'] + 1} of {num_tasks}, {last['task']}, step {last['step']} of {snapshot.updates[last['task_index']] - 1}"
+    )
 
 
 def _stopped(event: dict[str, Any] | None) -> str | None:
@@ -162,19 +189,41 @@ def _accuracies(snapshot: Snapshot) -> list[RenderableType]:
     if zero_shot is None:
         return []
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    own, others = own_space(snapshot.accuracy), further_spaces(snapshot.accuracy)
     table.add_column("accuracy (%)")
-    for heading in ("zero-shot", "learned", "now", "change"):
+    for heading in ("zero-shot", "learned", "now", "change", *others):
         table.add_column(heading, justify="right")
     now = matrix[-1] if matrix else zero_shot
+    beside = [one["matrix"][-1] if one["matrix"] else one["zero_shot"] for one in others.values()]
     for place, dataset in enumerate(snapshot.record["datasets"]):
         learned = matrix[place][place] if place < len(matrix) else None
         change = now[place] - (zero_shot[place] if learned is None else learned)
         colour = "" if abs(change) < 0.05 else "green" if change > 0 else "red"
         shown = "" if learned is None else f"{learned:.1f}"
-        table.add_row(dataset, f"{zero_shot[place]:.1f}", shown, f"{now[place]:.1f}", Text(f"{change:+.1f}", style=colour))
-    mean = sum(now) / len(now)
-    table.add_row("mean", f"{sum(zero_shot) / len(zero_shot):.1f}", "", f"{mean:.1f}", "", style="bold")
-    return [table, Text("change: since the dataset was learned, for those not yet learned since zero-shot", style="dim")]
+        changed = Text(f"{change:+.1f}", style=colour)
+        table.add_row(dataset, f"{zero_shot[place]:.1f}", shown, f"{now[place]:.1f}", changed, *(f"{row[place]:.1f}" for row in beside))
+    means = [f"{sum(row) / len(row):.1f}" for row in (zero_shot, now, *beside)]
+    table.add_row("mean", means[0], "", means[1], "", *means[2:], style="bold")
+    told = ["change: since the dataset was learned, for those not yet learned since zero-shot"]
+    if own != "known" or others:
+        told.append(f"label space: {own}" + (f"; beside it, now: {', '.join(others)}" if others else ""))
+    return [table, Text("\n".join(told), style="dim")]
+
+
+def _beside(snapshot: Snapshot) -> list[RenderableType]:
+    """Datasets and pairs beside the order: before the first task and now."""
+    values = beside_values(snapshot.accuracy)
+    if not values:
+        return []
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("beside the order (%)")
+    for heading in ("zero-shot", "now", "change"):
+        table.add_column(heading, justify="right")
+    for name, (zero_shot, now) in values.items():
+        change = now - zero_shot
+        colour = "" if abs(change) < 0.05 else "green" if change > 0 else "red"
+        table.add_row(name, f"{zero_shot:.1f}", f"{now:.1f}", Text(f"{change:+.1f}", style=colour))
+    return ["", table]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -190,7 +239,7 @@ def _rate_since_start(snapshot: Snapshot) -> float | None:
     start: dict[str, Any] = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
     try:
         began = datetime.fromisoformat(start["time"]).timestamp()
-        first = int(start["task_index"]) * snapshot.steps_per_task + int(start["step"])
+        first = snapshot.steps_before(int(start["task_index"])) + int(start["step"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     if snapshot.written is None or snapshot.written <= began or snapshot.steps_done <= first:

@@ -2,24 +2,30 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gift_shared.manifests import LabelSpace
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
+from gift_train.evaluation.beside import BesideScores
 from gift_train.evaluation.cache import EvaluationCache
-from gift_train.evaluation.evaluate import evaluate_readings
+from gift_train.evaluation.evaluate import Accuracies, evaluate_spaces
+from gift_train.evaluation.label_spaces import LabelSpaces
 from gift_train.options import RunOptions
 from gift_train.records import checkpoint
+from gift_train.records.accuracies import Row, add_row, set_zero_shot
+from gift_train.records.beside import add_beside, begin_beside
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
+from gift_train.training.all_tasks import task_setup
 from gift_train.training.data_time import warn_if_starved
 from gift_train.training.faults import machine_faults
 from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
@@ -58,48 +64,60 @@ def _loader_processes_ended() -> Iterator[None]:
 
 def _go_through(run: Run) -> dict[str, Any] | None:
     plan, folder = run.setup.plan, run.folder
-    order, names = plan.order.name, plan.order.tasks
-    accuracies = folder.accuracies(order, names)
+    names = plan.order.tasks
+    accuracies = folder.accuracies(plan.order, [len(run.setup.tasks[name].test) for name in names], plan.label_spaces)
+    # One model stands for all rows where nothing is trained, or all at once: what has been learned by then decides the classes alone.
+    numbers = range(len(accuracies["matrix"]) + 1, len(names[: plan.options.stop_after]) + 1)
+    untrained = _evaluate(run, "zero-shot", 0, range(len(names) + 1)) if numbers and not run.method.trains else {}
     if accuracies["zero_shot"] is None:
-        accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
+        set_zero_shot(accuracies, untrained[0] if untrained else _evaluate(run, "zero-shot", 0, [0])[0])
+        begin_beside(accuracies, _evaluate_beside(run, "zero-shot", 0))
         folder.save_accuracies(accuracies)
-    for index in range(len(names[: plan.options.stop_after])):
-        if len(accuracies["matrix"]) > index:
-            continue
-        if run.method.trains:
-            _learn(run, index)
-            _diagnose(run, index)
-            rows = _evaluate(run, f"after task {index + 1}/{len(names)}", index + 1)
-        else:
-            rows = {"": accuracies["zero_shot"]}
-        folder.track((index + 1) * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
-        accuracies["matrix"].append(rows.pop(""))
-        for reading, row in rows.items():
-            accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
+    rows = dict(untrained)
+    for number in numbers:
+        beside = None
+        if number not in rows:
+            task = task_setup(run.setup, run.method, number - 1)
+            _learn(run, task)
+            _diagnose(run, number - 1)
+            description = f"after task {task.num_learned}/{len(names)}"
+            rows |= _evaluate(run, description, task.num_learned, range(number, task.num_learned + 1))
+            beside = _evaluate_beside(run, description, task.num_learned)
+        done = number if run.method.mixture() is None else len(names)
+        folder.track(sum(run.setup.num_updates[:done]), _accuracy_by_name(rows[number], plan.label_spaces, names))
+        add_row(accuracies, rows[number])
+        add_beside(accuracies, beside)
         folder.save_accuracies(accuracies)
     return folder.finish(accuracies) if len(accuracies["matrix"]) == len(names) else None
 
 
-def _learn(run: Run, index: int) -> None:
+def _learn(run: Run, task: TaskSetup) -> None:
     """Train one task, or take what an earlier start of this run trained. Leaves its result in the student."""
     folder, method, student, ranks = run.folder, run.method, run.student, run.setup.ranks
-    task = TaskSetup(run.setup, index)
-    result = checkpoint.task_file(folder.checkpoints, index, task.name)
+    result = checkpoint.task_file(folder.checkpoints, task.index, task.name)
     if ranks.broadcast_object(result.is_file):
         point = checkpoint.load_task(result, student, method, ranks)
         folder.cut_metrics(point.metrics_bytes)
         return
     run.setup.preemption.check(f"{task.label}, from its start on")
-    _load_start(run, index)
+    _load_start(run, task.index)
     seed_everything(task.seed)
     replay = task.replay_stream(method, student)
     measures = StepMeasures.at_task_start(method, student) if task.recipe.diagnostics and ranks.is_main else None
     method.begin_task(task.context(method, student, replay), student)
     training = _training(run, task)
-    start = checkpoint.load_progress(folder.checkpoints, index, training) or _first_point(run, index)
+    start = checkpoint.load_progress(folder.checkpoints, task.index, training) or _first_point(run, task)
     ranks.synchronize_rng()
     folder.cut_metrics(start.metrics_bytes)
-    recorder = TaskRecorder(folder, run.setup.preemption, start, measures=measures, num_updates=task.num_updates, label=task.label)
+    recorder = TaskRecorder(
+        folder,
+        run.setup.preemption,
+        start,
+        measures=measures,
+        num_updates=task.num_updates,
+        updates_before=sum(run.setup.num_updates[: task.index]),
+        label=task.label,
+    )
     recorder.event("resumed" if start.next_step else "task_started", step=start.next_step)
     waited = _train_task(training, task, replay, recorder)
     method.end_task(student)
@@ -113,7 +131,7 @@ def _training(run: Run, task: TaskSetup) -> Training:
         student=run.student,
         parameters=parameters,
         optimizer=build_optimizer(parameters, recipe.optimizer),
-        schedule=Schedule(peak=recipe.peak_rate(task.name), warmup_steps=recipe.warmup_steps, total_steps=recipe.steps),
+        schedule=Schedule(peak=task.peak_rate, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
         ranks=run.setup.ranks,
     )
 
@@ -153,10 +171,10 @@ def _result_before(run: Run, index: int) -> Path:
     return checkpoint.task_file(run.folder.checkpoints, index - 1, run.setup.plan.order.tasks[index - 1])
 
 
-def _first_point(run: Run, index: int) -> ResumePoint:
-    size = checkpoint.read_resume_point(_result_before(run, index)).metrics_bytes if index > 0 and run.setup.ranks.is_main else 0
-    name = run.setup.plan.order.tasks[index]
-    return ResumePoint(task_index=index, task_name=name, next_step=0, metrics_bytes=size, train_seconds=0.0)
+def _first_point(run: Run, task: TaskSetup) -> ResumePoint:
+    is_told = task.index > 0 and run.setup.ranks.is_main
+    size = checkpoint.read_resume_point(_result_before(run, task.index)).metrics_bytes if is_told else 0
+    return ResumePoint(task_index=task.index, task_name=task.name, next_step=0, metrics_bytes=size, train_seconds=0.0)
 
 
 def _diagnose(run: Run, index: int) -> None:
@@ -177,22 +195,31 @@ def _diagnose(run: Run, index: int) -> None:
     record_replay(path, images, before, run.student, setup.plan.recipe.evaluation_batch_size)
 
 
-def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]:
-    """Accuracy of the student as it is on every dataset of the order, in percent, for each reading of its weights.
+def _accuracy_by_name(row: Row, spaces: Sequence[LabelSpace], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For trackers: "accuracy" in the order's own label space, "accuracy_<space>" in others."""
+    keys = {space: f"accuracy_{space.replace('-', '_')}" if number else "accuracy" for number, space in enumerate(spaces)}
+    return {key: dict(zip(names, row[space][""], strict=True)) for space, key in keys.items()}
+
+
+def _evaluate(run: Run, description: str, number: int, learned: Sequence[int]) -> dict[int, Row]:
+    """Accuracy of the student as it is on every dataset of the order: a row for each number of tasks that count as learned.
 
     `number` counts evaluations: 0 is the zero-shot one, t the one after the t-th task.
     """
     setup, options, recipe = run.setup, run.setup.plan.options, run.setup.plan.recipe
     names = setup.plan.order.tasks
     name = names[number - 1] if number else ZERO_SHOT
-    predictions, cache = PredictionRecorder(run.method), options.evaluation_cache
+    predictions, cache = PredictionRecorder(), options.evaluation_cache
+    spaces = LabelSpaces(setup.plan.label_spaces, {name: task.manifest for name, task in setup.tasks.items()}, tuple(learned))
     what_is_left = f"evaluation, {description}"
     started = time.monotonic()
-    found = evaluate_readings(
-        predictions if recipe.diagnostics else run.method,
+    found = evaluate_spaces(
+        run.method,
         run.student,
         {name: (task.manifest, task.test) for name, task in setup.tasks.items()},
+        spaces,
         batch_size=recipe.evaluation_batch_size,
+        note=predictions.note if recipe.diagnostics else None,
         loading=setup.loading,
         cache=None if cache is None else EvaluationCache(cache, setup.loading),
         ranks=setup.ranks,
@@ -202,10 +229,46 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
     )
     seconds = time.monotonic() - started
     run.folder.add_time("evaluate", name, seconds)
-    run.folder.event("evaluated", after=name, seconds=round(seconds, 3), accuracy=found[""])
-    predictions.share(setup.ranks)
+    own, *others = found
+    told = {space: found[space][learned[0]][""] for space in (own, *others)}
+    run.folder.event(
+        "evaluated", after=name, seconds=round(seconds, 3), accuracy=told.pop(own), **({"label_spaces": told} if others else {})
+    )
+    if recipe.diagnostics:
+        predictions.share(setup.tasks, setup.ranks)
     if recipe.diagnostics and setup.ranks.is_main:
         record_predictions(run.folder.path, number, name, setup.tasks, predictions)
         if number:
             record_forgotten(run.folder.path, number, names, setup.tasks)
-    return {reading: [accuracies[name] for name in names] for reading, accuracies in found.items()}
+    return {one: _row(found, one, names) for one in learned}
+
+
+def _row(found: Accuracies, num_learned: int, names: Sequence[str]) -> Row:
+    return {
+        space: {reading: [accuracies[name] for name in names] for reading, accuracies in by_number[num_learned].items()}
+        for space, by_number in found.items()
+    }
+
+
+def _evaluate_beside(run: Run, description: str, number: int) -> BesideScores:
+    """What stands beside the order, with the student as it is; arguments as of `_evaluate`."""
+    setup, cache = run.setup, run.setup.plan.options.evaluation_cache
+    if not setup.beside:
+        return BesideScores(also={}, retrieval={})
+    what_is_left = f"evaluation beside the order, {description}"
+    started = time.monotonic()
+    found = setup.beside.evaluate(
+        run.method,
+        run.student,
+        batch_size=setup.plan.recipe.evaluation_batch_size,
+        loading=setup.loading,
+        cache=None if cache is None else EvaluationCache(cache, setup.loading),
+        ranks=setup.ranks,
+        description=description,
+        before_dataset=partial(setup.preemption.check, what_is_left),
+        before_batch=partial(setup.preemption.check_alone, what_is_left),
+    )
+    after = setup.plan.order.tasks[number - 1] if number else ZERO_SHOT
+    told = {"seconds": round(time.monotonic() - started, 3), "accuracy": found.also, "retrieval": found.retrieval}
+    run.folder.event("evaluated_beside", after=after, **told)
+    return found

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
-from gift_shared.manifests import Manifests, OrderManifest
+from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
 from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
@@ -24,7 +25,7 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.datasets.images import Selected
-from gift_train.data.few_shot import write_few_shot
+from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -36,22 +37,26 @@ from gift_train.data.reference_images import (
 )
 from gift_train.data.selection import ReplaySelection, select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource
-from gift_train.data.tasks import Task, load_task
+from gift_train.data.tasks import Task, load_tasks
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
+from gift_train.evaluation.beside import Beside, BesideListing, list_beside
+from gift_train.evaluation.spellings import warn_of_spellings
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
 from gift_train.methods.method_files import is_plain_clip, load_method_files, method_code
 from gift_train.methods.registry import method_class
-from gift_train.options import RunOptions, is_quick_gelu
+from gift_train.options import RunOptions, is_quick_gelu, label_spaces
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
 from gift_train.records.files import RUN_FILE, read_record
-from gift_train.records.identity import manifests_digest
+from gift_train.records.identity import manifests_digest, tasks_digest
 from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,12 @@ class RunPlan:
     recipe: Recipe
     shards: Folder | None
 
+    @property
+    def label_spaces(self) -> tuple[LabelSpace, ...]:
+        """Those that every evaluation answers: the order's own, and those asked for beside it."""
+        own, asked = self.order.label_space, label_spaces(self.options.label_space)
+        return (own, *(space for space in LABEL_SPACES if space in asked and space != own))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
@@ -74,12 +85,18 @@ class RunSetup:
     transforms: ImageTransforms
     replay_rows: Mapping[str, pa.Table]  # by task; empty unless the method replays synthetic images
     initial_weights: Weights
+    beside: Beside  # what is evaluated and is no task
     no_task_images: Dataset[Any] | None
     reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
     reference_texts: ReferenceTexts | None
     loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
+
+    @property
+    def num_updates(self) -> list[int]:
+        """Of each task: N + 1, see Recipe."""
+        return [self.plan.recipe.steps_of(len(self.tasks[name].train)) + 1 for name in self.plan.order.tasks]
 
     def reading(self, student: Backbone) -> Reading:
         """How the run reads the weights it hands on."""
@@ -131,12 +148,16 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     plan = plan_run(options)
     method = method_class(plan.recipe.method)(plan.recipe.method_config)
     _check_shares(plan.recipe, method, ranks)
+    _check_mixture(method)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
+    _warn_of_single_classes(plan)
+    warn_of_spellings(plan.manifests.tasks_of(plan.order), plan.label_spaces)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
     texts = reference_texts(method.text_source(), options.reference_captions, pretraining)
-    identity = _identity(plan, method, texts)
+    beside = list_beside(options, plan.manifests, plan.order.tasks)
+    identity = _identity(plan, method, texts) | _identity_beside(beside)
     if ranks.is_main:
         check_place(options.out, identity)
     student = _load_student(plan, method, ranks)
@@ -145,7 +166,11 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
+    loaded = beside.load(options.data_root, transforms, student, options.image_cache_bytes)
+    if plan.recipe.steps is None:
+        identity["task_steps"] = [plan.recipe.steps_of(len(task.train)) for task in tasks.values()]
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
+    identity["images"] |= {name: images.listing_digest() for name, (_, images) in loaded.datasets.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
@@ -157,6 +182,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         tasks=tasks,
         transforms=transforms,
         replay_rows=replay_rows,
+        beside=loaded,
         initial_weights={name: weight.cpu() for name, weight in student.weights_copy().items()},
         no_task_images=outside,
         reference_images=reference,
@@ -195,11 +221,19 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
-    options, shots = plan.options, plan.order.shots
-    return {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
-        for name in plan.order.tasks
-    }
+    options, order = plan.options, plan.order
+    manifests = list(plan.manifests.tasks_of(order).values())
+    shots_of = {}
+    if order.shots is not None:
+        shots_of = {name: FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.datasets}
+    return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots_of)
+
+
+def _warn_of_single_classes(plan: RunPlan) -> None:
+    alone = [name for name, task in plan.manifests.tasks_of(plan.order).items() if len(task.class_names) == 1]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        _log.warning("%s%s has one class, so its loss, which is over its own classes, is 0: it teaches nothing.", alone[0], more)
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
@@ -240,6 +274,11 @@ def _check_shares(recipe: Recipe, method: Method, ranks: Ranks) -> None:
                 f"{ranks.world_size} processes share a batch, but {key} is {size}, which counts the images of all of them."
                 f" Start at most {size} processes, or set {key}."
             )
+
+
+def _check_mixture(method: Method) -> None:
+    if method.mixture() is not None and method.replay_source() != ReplaySource.NONE:
+        raise ConfigError(f"Method {method.name!r} learns all tasks at once and replays images: nothing comes before that it could replay.")
 
 
 def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
@@ -314,6 +353,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
         "shots": plan.order.shots,
+        "label_spaces": list(plan.label_spaces),
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,
@@ -330,6 +370,16 @@ def _code_record(method: str) -> dict[str, str] | None:
     """Of a method that is not ours."""
     code = method_code(method)
     return None if code is None else dataclasses.asdict(code)
+
+
+def _identity_beside(listing: BesideListing) -> dict[str, Any]:
+    """Nothing for a run that evaluates its tasks alone, as the records of before have it."""
+    identity: dict[str, Any] = {}
+    if listing.manifests:
+        identity |= {"also_evaluate": list(listing.manifests), "also_manifests_sha256": tasks_digest(listing.manifests.values())}
+    if listing.pairs:
+        identity |= {"retrieval": {pairs.name: pairs.digest() for pairs in listing.pairs}}
+    return identity
 
 
 def _plain(value: Any) -> Any:
