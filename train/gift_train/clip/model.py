@@ -20,6 +20,7 @@ from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.bound_tokenizer import BoundTokenizer
+from gift_train.clip.flat_tensors import FlatTensors, are_held, hold_flat
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
@@ -66,6 +67,7 @@ class Backbone:
         self._call_block: Call = plainly
         self._normalise: Normalise | None = None
         self._untrained = frozenset(name for name, _ in network.named_parameters() if name in FROZEN or not towers.is_read(network, name))
+        self._flat: FlatTensors | None = None
         self._trees: OrderedDict[Any, SplitTree] = OrderedDict()
         for name, parameter in network.named_parameters():
             if name in self._untrained:
@@ -144,6 +146,13 @@ class Backbone:
     def weights_copy(self) -> dict[str, Tensor]:
         """A copy of the weights as they are now."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
+
+    def flat_weights(self) -> FlatTensors:
+        """The weights themselves, not a copy, in one buffer; they are moved there when it is first asked for."""
+        parameters = self.parameters()
+        if self._flat is None or not are_held(parameters, self._flat):
+            self._flat = hold_flat(parameters)
+        return self._flat
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
@@ -57,7 +58,7 @@ class Gift(Method):
     def __init__(self, config: "Gift.Config") -> None:
         super().__init__(config)
         self.contrastive_loss = contrastive_loss(config.contrastive_loss)
-        self.fisher: dict[str, Tensor] | None = None
+        self.fisher: FlatTensors | None = None
         self.num_averaged = 0
 
     def check_model(self, student: Backbone) -> None:
@@ -68,9 +69,11 @@ class Gift(Method):
         self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)
         if context.replay_pass is not None:
             self.teacher.cache_features(context.replay_pass())
-        # Teacher and anchor are the same weights by default: one frozen copy serves both.
-        is_shared = self.config.teacher == "last"
-        self.anchor = dict(self.teacher.backbone.parameters()) if is_shared else student.weights_copy()
+        if self._penalises:
+            self.theta = student.flat_weights()
+            # Teacher and anchor are the same weights by default: one frozen copy serves both.
+            is_shared = self.config.teacher == "last"
+            self.anchor = self.teacher.backbone.flat_weights() if is_shared else self.theta.copy()
         self.fisher, self.num_averaged = None, 0
 
     def _teacher_backbone(self, context: TaskContext, student: Backbone) -> Backbone:
@@ -105,19 +108,31 @@ class Gift(Method):
             terms["alignment"] = config.alignment_weight * alignment
         return LossTerms(**terms)
 
-    def after_replay_backward(self, student: Backbone) -> None:
-        if self.config.weight_consolidation != "adaptive":
-            return
+    @property
+    def _penalises(self) -> bool:
+        return self.config.weight_consolidation != "none" and bool(self.config.consolidation_weight)
+
+    @property
+    def reads_replay_gradient(self) -> bool:
+        config = self.config
+        reads = config.weight_consolidation == "adaptive" and self._penalises
+        return reads and (config.fisher_steps is None or self.num_averaged < config.fisher_steps)
+
+    def after_replay_backward(self, student: Backbone, gradient: FlatTensors) -> None:
         if self.config.fisher_steps is None:
-            self.fisher = batch_fisher(student.parameters())
-        elif self.num_averaged < self.config.fisher_steps:
-            self.fisher = running_mean(self.fisher, batch_fisher(student.parameters()), self.num_averaged)
+            self.fisher = batch_fisher(gradient)
+        else:
+            self.fisher = running_mean(self.fisher, batch_fisher(gradient), self.num_averaged)
             self.num_averaged += 1
 
     def penalty(self, student: Backbone) -> Penalty | None:
-        if self.config.weight_consolidation == "none" or not self.config.consolidation_weight:
+        if not self._penalises:
             return None
-        return Penalty(name="weight_consolidation", weight=self.config.consolidation_weight, anchor=self.anchor, fisher=self.fisher)
+        fisher, weight = self.fisher, self.config.consolidation_weight
+        if self.config.fisher_steps is None:
+            self.fisher = None  # the next step has its own: this one need not outlast the penalty
+        assert weight is not None
+        return Penalty(name="weight_consolidation", weight=weight, theta=self.theta, anchor=self.anchor, fisher=fisher)
 
     def end_task(self, student: Backbone) -> None:
         self.fisher = None  # belongs to this task: nothing is kept between tasks
@@ -125,14 +140,14 @@ class Gift(Method):
     def state_dict(self) -> dict[str, Tensor]:
         if self.config.fisher_steps is None or self.fisher is None:
             return {}
-        state = {f"fisher/{name}": tensor for name, tensor in self.fisher.items()}
+        state = {f"fisher/{name}": tensor for name, tensor in self.fisher.views.items()}
         return state | {"num_averaged": torch.tensor(self.num_averaged)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if not state:
             return
         self.num_averaged = int(state["num_averaged"])
-        self.fisher = {name.removeprefix("fisher/"): tensor for name, tensor in state.items() if name != "num_averaged"}
+        self.fisher = self.theta.layout.gathered([state[f"fisher/{name}"] for name in self.theta.layout.shapes])
 
 
 def _check(config: Gift.Config) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
@@ -80,7 +81,7 @@ class Zscl(Method):
 
     def __init__(self, config: "Zscl.Config") -> None:
         super().__init__(config)
-        self.average: dict[str, Tensor] = {}
+        self.average: FlatTensors | None = None
 
     def replay_source(self) -> ReplaySource:
         return self.replay if self.config.reference is None else ReplaySource(self.config.reference.images)
@@ -96,8 +97,9 @@ class Zscl(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        self.anchor = student.weights_copy()
-        self.average = student.weights_copy()
+        self.theta = student.flat_weights()
+        self.anchor = self.theta.copy()
+        self.average = self.anchor
         self.num_sampled = 0
         backbone = student.frozen_copy()
         backbone.load_weights(context.initial_weights)
@@ -112,25 +114,26 @@ class Zscl(Method):
     def penalty(self, student: Backbone) -> Penalty | None:
         if self.config.l2_weight == 0:
             return None
-        return Penalty(name="weight_distance", weight=self.config.l2_weight, anchor=self.anchor)
+        return Penalty(name="weight_distance", weight=self.config.l2_weight, theta=self.theta, anchor=self.anchor)
 
     def after_step(self, student: Backbone, step: int) -> None:
         if step % self.config.average_every == 0:
             self.num_sampled += 1
-            self.average = running_mean(self.average, student.weights(), self.num_sampled)
+            self.average = running_mean(self.average, self.theta, self.num_sampled)
 
     def end_task(self, student: Backbone) -> None:
-        student.load_weights(self.average)
-        self.average = {}  # the next task begins its own: nothing is kept between tasks
+        assert self.average is not None
+        student.load_weights(self.average.views)
+        self.average = None  # the next task begins its own: nothing is kept between tasks
 
     def state_dict(self) -> dict[str, Tensor]:
-        if not self.average:
+        if self.average is None:
             return {}
-        state = {f"average/{name}": tensor for name, tensor in self.average.items()}
+        state = {f"average/{name}": tensor for name, tensor in self.average.views.items()}
         return state | {"num_sampled": torch.tensor(self.num_sampled)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if not state:
             return
         self.num_sampled = int(state["num_sampled"])
-        self.average = {name.removeprefix("average/"): tensor for name, tensor in state.items() if name != "num_sampled"}
+        self.average = self.theta.layout.gathered([state[f"average/{name}"] for name in self.theta.layout.shapes])

@@ -28,6 +28,7 @@ class MoeAdapter(Method):
     """
 
     summary = "Frozen CLIP; experts shared by all tasks, a router per task, a selector (DDAS) that picks the router."
+    gradients_may_vary = True  # an expert that no sequence chose has none
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
