@@ -181,8 +181,8 @@ class Ranks:
         raise GiftError(f"Process {rank} of {self.world_size}: {met[rank]}")
 
     def leave_group(self) -> None:
-        """Wait for all ranks and let go of each other, at a place that all of them reach."""
-        if self.world_size > 1:
+        """Wait for all ranks and let go of each other, at a place that all of them reach; once."""
+        if self.world_size > 1 and dist.is_initialized():
             self.barrier()
             process_state().destroy_process_group()
 

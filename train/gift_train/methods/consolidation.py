@@ -7,16 +7,59 @@ buffer (`flat_tensors`), so what is asked of a device does not grow with their n
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gift_shared.errors import ShapeError
-from gift_train.clip.flat_tensors import CHUNK, FlatLayout, FlatTensors, add_gradients
+from gift_train.clip.flat_tensors import CHUNK, FlatLayout, FlatTensors, Piece, add_gradients
 
 FISHER_FLOOR = 1e-6  # weight of a tensor that the replay loss does not reach (its mean squared gradient is 0 or absent)
 
 Weights = Mapping[str, Tensor]
+
+
+class Fisher(Protocol):
+    """F: which weights a loss leans on."""
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        """F difference for a piece of the weights' layout, as a new tensor."""
+
+
+@dataclass(frozen=True)
+class HeldFisher:
+    """F as it is, entry by entry."""
+
+    entries: FlatTensors
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        return difference * self.entries.buffer[piece.entries]
+
+
+@dataclass(frozen=True)
+class BatchFisher:
+    """F_p = floor_p + G_p^2 / divisor_p, made of the gradient G where it is wanted: it takes no memory of its own.
+
+    floors, divisors: [chunks], that of its tensor for each chunk.
+    """
+
+    gradient: FlatTensors
+    floors: Tensor
+    divisors: Tensor
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        return self._entries(piece).mul_(difference)
+
+    def held(self) -> FlatTensors:
+        """All entries."""
+        return FlatTensors(self.gradient.layout, torch.cat([self._entries(piece) for piece in self.gradient.layout.pieces()]))
+
+    def _entries(self, piece: Piece) -> Tensor:
+        gradient = self.gradient.buffer[piece.entries]
+        by_chunk = (gradient * gradient).view(-1, CHUNK)
+        floors, divisors = self.floors[piece.chunks, None], self.divisors[piece.chunks, None]
+        return torch.addcdiv(floors, by_chunk, divisors, out=by_chunk).view(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,35 +70,27 @@ class Penalty:
     weight: float
     theta: FlatTensors  # the trained weights themselves, see `Backbone.flat_weights`
     anchor: FlatTensors
-    fisher: FlatTensors | None = None
+    fisher: Fisher | None = None
 
 
 @torch.no_grad()
-def batch_fisher(gradient: FlatTensors) -> FlatTensors:
+def batch_fisher(gradient: FlatTensors) -> BatchFisher:
     """Which weights the replay loss of this batch leans on, read from its gradient.
 
     F_p = G_p^2 / mean(G_p^2) for each tensor p on its own (mean over its entries), G = gradient of the *batch's* loss.
     F_p = 1e-6 where its square has mean 0 (else 0/0), also because the loss does not reach the tensor.
 
     Args:
-        gradient: of the replay loss and nothing else, 0 where there is none. Not changed.
-    Returns: in the same places, detached; every tensor that has a gradient gets mean 1.
+        gradient: of the replay loss and nothing else, 0 where there is none. Good until it changes.
+    Returns: F; every tensor that has a gradient gets mean 1.
     Source: GIFT (arXiv 2503.04229), adaptive weight consolidation; normalised per tensor as in the authors' code only.
     """
     layout = gradient.layout
-    squares = torch.empty_like(gradient.buffer)
-    chunk_sums = squares.new_empty(len(squares) // CHUNK)
-    for piece in layout.pieces():
-        square = torch.mul(gradient.buffer[piece.entries], gradient.buffer[piece.entries], out=squares[piece.entries])
-        torch.sum(square.view(-1, CHUNK), dim=1, out=chunk_sums[piece.chunks])
-    sums = layout.sums(chunk_sums)
+    norms = [torch.linalg.vector_norm(gradient.buffer[piece.entries].view(-1, CHUNK), dim=1) for piece in layout.pieces()]
+    sums = layout.sums((norms[0] if len(norms) == 1 else torch.cat(norms)).square_())
     # Without a branch on a device value: floor + 0 / floor where the mean is 0, 0 + square / mean elsewhere.
     floors = (sums == 0) * FISHER_FLOOR
-    divisors = torch.addcdiv(floors, sums, layout.entries_of)
-    for piece in layout.pieces():
-        square = squares[piece.entries].view(-1, CHUNK)
-        torch.addcdiv(floors[piece.chunks, None], square, divisors[piece.chunks, None], out=square)
-    return FlatTensors(layout, squares)
+    return BatchFisher(gradient, floors, torch.addcdiv(floors, sums, layout.entries_of))
 
 
 @torch.no_grad()
@@ -92,7 +127,7 @@ def add_penalty_gradient(parameters: Weights, penalty: Penalty, gradient: FlatTe
 
     Args:
         parameters: those of the penalty's `theta` by name; `.grad` is changed in place, and created where it is None.
-        gradient: another one that is added as well, such as the replay loss's, taken apart before; overwritten.
+        gradient: another one that is added as well, such as the replay loss's, which the Fisher may be made of; overwritten.
     Returns: scalar, detached: the same number as weight * `weighted_squared_distance`.
     """
     layout, values = penalty.theta.layout, []
@@ -100,7 +135,7 @@ def add_penalty_gradient(parameters: Weights, penalty: Penalty, gradient: FlatTe
     for piece in layout.pieces():
         places = piece.entries
         difference = penalty.theta.buffer[places] - penalty.anchor.buffer[places]
-        pull = difference if penalty.fisher is None else difference * penalty.fisher.buffer[places]
+        pull = difference if penalty.fisher is None else penalty.fisher.times(difference, piece)
         whole = pull * (2 * penalty.weight) if gradient is None else gradient.buffer[places].add_(pull, alpha=2 * penalty.weight)
         add_gradients(parameters, layout.views(whole, piece))
         values.append(difference.mul_(pull).sum())

@@ -13,7 +13,7 @@ from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
-from gift_train.methods.consolidation import Penalty, batch_fisher, interpolate, running_mean
+from gift_train.methods.consolidation import BatchFisher, Fisher, HeldFisher, Penalty, batch_fisher, interpolate, running_mean
 from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
 from gift_train.methods.losses import feature_distance
 from gift_train.methods.registry import register
@@ -58,7 +58,8 @@ class Gift(Method):
     def __init__(self, config: "Gift.Config") -> None:
         super().__init__(config)
         self.contrastive_loss = contrastive_loss(config.contrastive_loss)
-        self.fisher: FlatTensors | None = None
+        self.fisher: BatchFisher | None = None  # of this step, or
+        self.mean_fisher: FlatTensors | None = None  # of the task's first ones
         self.num_averaged = 0
 
     def check_model(self, student: Backbone) -> None:
@@ -74,7 +75,7 @@ class Gift(Method):
             # Teacher and anchor are the same weights by default: one frozen copy serves both.
             is_shared = self.config.teacher == "last"
             self.anchor = self.teacher.backbone.flat_weights() if is_shared else self.theta.copy()
-        self.fisher, self.num_averaged = None, 0
+        self.fisher, self.mean_fisher, self.num_averaged = None, None, 0
 
     def _teacher_backbone(self, context: TaskContext, student: Backbone) -> Backbone:
         backbone = student.frozen_copy()
@@ -122,32 +123,31 @@ class Gift(Method):
         if self.config.fisher_steps is None:
             self.fisher = batch_fisher(gradient)
         else:
-            self.fisher = running_mean(self.fisher, batch_fisher(gradient), self.num_averaged)
+            self.mean_fisher = running_mean(self.mean_fisher, batch_fisher(gradient).held(), self.num_averaged)
             self.num_averaged += 1
 
     def penalty(self, student: Backbone) -> Penalty | None:
         if not self._penalises:
             return None
-        fisher, weight = self.fisher, self.config.consolidation_weight
-        if self.config.fisher_steps is None:
-            self.fisher = None  # the next step has its own: this one need not outlast the penalty
+        fisher: Fisher | None = self.fisher if self.mean_fisher is None else HeldFisher(self.mean_fisher)
+        self.fisher, weight = None, self.config.consolidation_weight  # made of a gradient that the penalty changes
         assert weight is not None
         return Penalty(name="weight_consolidation", weight=weight, theta=self.theta, anchor=self.anchor, fisher=fisher)
 
     def end_task(self, student: Backbone) -> None:
-        self.fisher = None  # belongs to this task: nothing is kept between tasks
+        self.mean_fisher = None  # belongs to this task: nothing is kept between tasks
 
     def state_dict(self) -> dict[str, Tensor]:
-        if self.config.fisher_steps is None or self.fisher is None:
+        if self.mean_fisher is None:
             return {}
-        state = {f"fisher/{name}": tensor for name, tensor in self.fisher.views.items()}
+        state = {f"fisher/{name}": tensor for name, tensor in self.mean_fisher.views.items()}
         return state | {"num_averaged": torch.tensor(self.num_averaged)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if not state:
+        if not state or not self._penalises:
             return
         self.num_averaged = int(state["num_averaged"])
-        self.fisher = self.theta.layout.gathered([state[f"fisher/{name}"] for name in self.theta.layout.shapes])
+        self.mean_fisher = self.theta.layout.gathered([state[f"fisher/{name}"] for name in self.theta.layout.shapes])
 
 
 def _check(config: Gift.Config) -> None:

@@ -176,13 +176,14 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
     """
     method, student, parameters = training.method, training.student, training.parameters
     training.optimizer.zero_grad(set_to_none=True)
-    replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
     replay_gradient, wait = None, None
-    if method.reads_replay_gradient:
-        replay_gradient = take_gradients(parameters, training.layout)
-        wait = training.ranks.start_sum(replay_gradient.buffer)
-    with training.gradient_sum.during_backward():
-        task_terms = backward(method.task_loss(student, task_batch))
+    with student.weights_prepared_once():
+        replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
+        if method.reads_replay_gradient:
+            replay_gradient = take_gradients(parameters, training.layout)
+            wait = training.ranks.start_sum(replay_gradient.buffer)
+        with training.gradient_sum.during_backward():
+            task_terms = backward(method.task_loss(student, task_batch))
     if replay_gradient is not None and wait is not None:
         wait()
         method.after_replay_backward(student, replay_gradient)

@@ -74,10 +74,21 @@ class MoeAdapter(Method):
             mixture.set_frozen(mixture.frozen if context.task_index else frozenset())
             mixture.counts.zero_()
         if self.selector is not None:
-            assert context.own_images is not None
-            assert context.no_task_images is not None
-            self.selector.learn_task(context.task_index, context.task_name, context.own_images, context.no_task_images)
-            context.ranks.broadcast(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
+            self._learn_to_tell(self.selector, context)
+
+    def _learn_to_tell(self, selector: TaskSelector, context: TaskContext) -> None:
+        """The selector learns the task. The main rank trains it, and the others take it over with where its generators stand."""
+        own, outside, ranks = context.own_images, context.no_task_images, context.ranks
+        assert own is not None
+        assert outside is not None
+        if ranks.is_main:
+            ranks.all_or_none(lambda: selector.learn_task(context.task_index, context.task_name, own, outside))
+        else:
+            ranks.all_or_none(lambda: None)
+        trained = ranks.broadcast_tensors(selector.state_dict() if ranks.is_main else None)
+        if not ranks.is_main:
+            selector.load_state_dict({name: weight.to(ranks.device) for name, weight in trained.items()})
+        ranks.synchronize_rng()
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         weight, ranks = self.config.balance_weight, self.context.ranks
