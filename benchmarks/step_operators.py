@@ -32,7 +32,18 @@ from gift_train.training.loop import training_step
 
 MODEL = "ViT-B-16-quickgelu"
 CAT_TENSORS, FOREACH_CHUNK, FOREACH_CHUNKS, FOREACH_TENSORS = 128, 65_536, 320, (110, 64, 48, 36, 30)
-WITHOUT_KERNEL = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "lift_fresh", "_unsafe_view", "set_", "promote_types")
+WITHOUT_KERNEL = (
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "detach",
+    "lift_fresh",
+    "_unsafe_view",
+    "set_",
+    "promote_types",
+)
 SHOWN = ("_to_copy", "mul", "add_")
 
 

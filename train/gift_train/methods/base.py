@@ -154,6 +154,9 @@ class Method:
         """A quadratic hold on the weights; its gradient is added in closed form."""
         return None
 
+    def before_update(self, student: Backbone) -> None:
+        """All gradients are there, of the whole batch: what must not be updated may lose its own."""
+
     def after_step(self, student: Backbone, step: int) -> None:
         """The update of `step` is done: weight averages are taken here."""
 

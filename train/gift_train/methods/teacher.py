@@ -11,7 +11,7 @@ from gift_train.distributed import SINGLE, Ranks
 
 
 class Teacher:
-    """A frozen backbone, whose weights are cast once. Its features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
+    """A frozen backbone, its weights cast once. Features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
 
     def __init__(self, backbone: Backbone, ranks: Ranks = SINGLE) -> None:
         self.backbone = backbone

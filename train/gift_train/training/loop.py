@@ -188,6 +188,7 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
         wait()
         method.after_replay_backward(student, replay_gradient)
     penalty_terms = add_penalty(parameters, method.penalty(student), replay_gradient)
+    method.before_update(student)
     training.optimizer.step()
     return task_terms | replay_terms | penalty_terms
 

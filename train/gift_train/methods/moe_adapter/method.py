@@ -98,8 +98,13 @@ class MoeAdapter(Method):
             terms = super().task_loss(student, batch)
             if weight > 0 and passage is not None:
                 terms = terms | LossTerms(balance=weight * torch.stack(passage.balances()).sum())
-        self._set_counts(before + ranks.all_reduce(self._counts() - before))
+        self._in_batch = ranks.all_reduce(self._counts() - before)
+        self._set_counts(before + self._in_batch)
         return terms
+
+    def before_update(self, student: Backbone) -> None:
+        for mixture, num_chosen in zip(self.mixtures.values(), self._in_batch.tolist(), strict=True):
+            mixture.clear_unused(num_chosen)
 
     def _counts(self) -> Tensor:
         return torch.stack([mixture.counts for mixture in self.mixtures.values()])
