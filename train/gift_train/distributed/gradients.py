@@ -31,13 +31,13 @@ class GradientSum:
 
     def __init__(self, ranks: Ranks, parameters: Iterable[Tensor], *, may_vary: bool) -> None:
         """may_vary: whether parameters have a gradient at one step and none at another."""
-        self._ranks, self._parameters, self._may_vary = ranks, list(parameters), may_vary
+        self._ranks, self._trained, self._may_vary = ranks, list(parameters), may_vary
         self._buckets: list[list[int]] | None = None  # numbers of parameters, once they are known
         self._journey: _Journey | None = None
         if ranks.world_size > 1:
             # Parameters live longer than the task whose gradients are summed here.
             note = weakref.WeakMethod(self._note)
-            hooked = enumerate(self._parameters)
+            hooked = enumerate(self._trained)
             handles = [parameter.register_post_accumulate_grad_hook(partial(_tell, note, number)) for number, parameter in hooked]
             weakref.finalize(self, _remove, handles)
 
@@ -67,11 +67,11 @@ class GradientSum:
     @torch.no_grad()
     def _asked(self, arrived: Iterable[int]) -> list[list[int]]:
         """Parameters that have a gradient on any rank, in buckets."""
-        exists = torch.tensor([parameter.grad is not None for parameter in self._parameters], dtype=torch.int32)
+        exists = torch.tensor([parameter.grad is not None for parameter in self._trained], dtype=torch.int32)
         chosen = [number for number, num_owners in enumerate(self._ranks.all_reduce(exists).tolist()) if num_owners]
         order = {number: place for place, number in enumerate(self._ranks.broadcast_object(lambda: [*arrived]))}
         chosen.sort(key=lambda number: order.get(number, len(order)))
-        return list(_buckets(chosen, self._parameters))
+        return list(_buckets(chosen, self._trained))
 
     @torch.no_grad()
     def _send_next(self, journey: _Journey) -> None:
@@ -83,7 +83,7 @@ class GradientSum:
     @torch.no_grad()
     def _finish(self, journey: _Journey) -> None:
         known = {number for bucket in journey.buckets for number in bucket}
-        own = {number for number, parameter in enumerate(self._parameters) if parameter.grad is not None}
+        own = {number for number, parameter in enumerate(self._trained) if parameter.grad is not None}
         assert own <= known, "a parameter that had no gradient at the first step has one now: the method should say that gradients vary"
         while len(journey.sent) < len(journey.buckets):
             self._send_next(journey)
@@ -97,7 +97,7 @@ class GradientSum:
         """Of a bucket's parameters, 0 where this rank has none."""
         gradients = []
         for number in bucket:
-            parameter = self._parameters[number]
+            parameter = self._trained[number]
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -117,7 +117,7 @@ class _Journey:
         return len(self.sent) < len(self.buckets) and all(number in self.arrived for number in self.buckets[len(self.sent)])
 
 
-def _tell(note: weakref.WeakMethod[Callable[[int], None]], number: int, _: Tensor) -> None:
+def _tell(note: weakref.WeakMethod[Any], number: int, _: Tensor) -> None:
     told = note()
     if told is not None:
         told(number)

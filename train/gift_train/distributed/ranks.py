@@ -79,7 +79,11 @@ class Ranks:
         if self.world_size == 1:
             return lambda: None
         work = dist.all_reduce(tensor, async_op=True)
-        return lambda: work.wait() and None
+
+        def wait() -> None:
+            work.wait()
+
+        return wait
 
     def any_rank(self, claim: bool) -> bool:
         """Whether any rank claims it."""

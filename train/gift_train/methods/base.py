@@ -85,6 +85,7 @@ class Method:
     trains: ClassVar[bool] = True
     replay: ClassVar[ReplaySource] = ReplaySource.NONE
     texts: ClassVar[TextSource] = TextSource.NONE
+    keeps_fisher: bool = False  # whether `last_fisher` will be asked; it costs the memory of the weights
     gradients_may_vary: ClassVar[bool] = False  # whether the batch decides which parameters have a gradient at all
 
     @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,10 @@ class Method:
 
     def penalty(self, student: Backbone) -> Penalty | None:
         """A quadratic hold on the weights; its gradient is added in closed form."""
+        return None
+
+    def last_fisher(self) -> Weights | None:
+        """The Fisher that weighted the last step's penalty, by name, if there is one and `keeps_fisher` says so."""
         return None
 
     def before_update(self, student: Backbone) -> None:

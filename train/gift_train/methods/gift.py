@@ -13,7 +13,7 @@ from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
-from gift_train.methods.consolidation import BatchFisher, Fisher, HeldFisher, Penalty, batch_fisher, interpolate, running_mean
+from gift_train.methods.consolidation import BatchFisher, Fisher, HeldFisher, Penalty, Weights, batch_fisher, interpolate, running_mean
 from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
 from gift_train.methods.losses import feature_distance
 from gift_train.methods.registry import register
@@ -58,7 +58,7 @@ class Gift(Method):
     def __init__(self, config: "Gift.Config") -> None:
         super().__init__(config)
         self.contrastive_loss = contrastive_loss(config.contrastive_loss)
-        self.fisher: BatchFisher | None = None  # of this step, or
+        self.fisher: BatchFisher | HeldFisher | None = None  # of this step, or
         self.mean_fisher: FlatTensors | None = None  # of the task's first ones
         self.num_averaged = 0
 
@@ -120,22 +120,30 @@ class Gift(Method):
         return reads and (config.fisher_steps is None or self.num_averaged < config.fisher_steps)
 
     def after_replay_backward(self, student: Backbone, gradient: FlatTensors) -> None:
+        fisher = batch_fisher(gradient)
         if self.config.fisher_steps is None:
-            self.fisher = batch_fisher(gradient)
+            self.fisher = HeldFisher(fisher.held()) if self.keeps_fisher else fisher
         else:
-            self.mean_fisher = running_mean(self.mean_fisher, batch_fisher(gradient).held(), self.num_averaged)
+            self.mean_fisher = running_mean(self.mean_fisher, fisher.held(), self.num_averaged)
             self.num_averaged += 1
 
     def penalty(self, student: Backbone) -> Penalty | None:
         if not self._penalises:
             return None
         fisher: Fisher | None = self.fisher if self.mean_fisher is None else HeldFisher(self.mean_fisher)
-        self.fisher, weight = None, self.config.consolidation_weight  # made of a gradient that the penalty changes
+        if isinstance(fisher, BatchFisher):
+            self.fisher = None  # made of a gradient that the penalty changes
+        weight = self.config.consolidation_weight
         assert weight is not None
         return Penalty(name="weight_consolidation", weight=weight, theta=self.theta, anchor=self.anchor, fisher=fisher)
 
+    def last_fisher(self) -> Weights | None:
+        if self.mean_fisher is not None:
+            return self.mean_fisher.views
+        return self.fisher.entries.views if isinstance(self.fisher, HeldFisher) else None
+
     def end_task(self, student: Backbone) -> None:
-        self.mean_fisher = None  # belongs to this task: nothing is kept between tasks
+        self.fisher = self.mean_fisher = None  # belongs to this task: nothing is kept between tasks
 
     def state_dict(self) -> dict[str, Tensor]:
         if self.mean_fisher is None:
