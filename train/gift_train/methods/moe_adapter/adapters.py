@@ -185,7 +185,7 @@ class Mixture(nn.Module):
         return hidden.device.type == "cpu"
 
     def _expert_by_expert(self, hidden: Tensor, chosen: Tensor, dropout: Tensor | None) -> Tensor:
-        """Each chosen expert's output for its sequence, [B k, L, d]: sequences sorted by expert, so that each runs once over all its own."""
+        """Each chosen expert's output for its sequence, [B k, L, d]: sequences sorted by expert, so each runs once over all its own."""
         order = chosen.flatten().argsort(stable=True)
         on_each = torch.bincount(chosen.flatten(), minlength=self.settings.num_experts).tolist()
         parts = hidden[order // self.settings.top_k].split(on_each)
