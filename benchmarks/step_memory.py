@@ -104,14 +104,16 @@ def step_bytes(model: str, precision: Precision, micro_batch_size: int | None, r
         student.known, student.micro_batch_size = known, micro_batch_size
         if recomputes_blocks:
             student.recompute_blocks()
-        training, task, replay = _gift(student, prompts, captions, caption_ids)
+        training, task, replay = gift_training(student, prompts, captions, caption_ids)
         training_step(training, task, replay)
         held, live.peak = live.now, live.now
         training_step(training, task, replay)
         return held, live.peak
 
 
-def _gift(student: KnownTexts, prompts: Tensor, captions: Tensor, caption_ids: Tensor) -> tuple[Training, TaskBatch, ReplayBatch]:
+def gift_training(
+    student: KnownTexts, prompts: Tensor, captions: Tensor, caption_ids: Tensor, *, consolidates: bool = True
+) -> tuple[Training, TaskBatch, ReplayBatch]:
     """The second task's training and what a step of it sees."""
     side = student.image_settings[0]
     task = TaskBatch(images=torch.empty(BATCH_SIZE, 3, side, side), labels=torch.zeros(BATCH_SIZE, dtype=torch.long))
@@ -125,8 +127,8 @@ def _gift(student: KnownTexts, prompts: Tensor, captions: Tensor, caption_ids: T
             temperature=2.0,
             teacher="last",
             alignment_weight=0.25,
-            weight_consolidation="adaptive",
-            consolidation_weight=1.0,
+            weight_consolidation="adaptive" if consolidates else "none",
+            consolidation_weight=1.0 if consolidates else None,
         )
     )
     context = TaskContext(

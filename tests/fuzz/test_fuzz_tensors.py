@@ -47,7 +47,7 @@ def training(method_name="zscl"):
         own = {"teacher": "last", "memory_size": 4, "herding_candidates": 4, "quota": "even"}
     method = chosen(parse_table(chosen.Config, settings | own, "test"))
     if method_name == "zscl":
-        method.average = WeightAverage(1, student)
+        method.average = WeightAverage(1, student.flat_weights(), student.flat_weights().copy())
     parameters = student.parameters()
     optimizer = build_optimizer(parameters, OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0))
     for parameter in parameters.values():

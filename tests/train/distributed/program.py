@@ -16,6 +16,7 @@ from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.distributed import init_distributed
+from gift_train.distributed.gradients import GradientSum
 from gift_train.methods.base import TaskContext
 from gift_train.methods.registry import method_class
 from gift_train.parity.replay import VARIANTS
@@ -157,19 +158,23 @@ def gathered(num_rows, ranks):
     weight = torch.nn.Parameter(torch.eye(4))
     features = ranks.all_gather(rows[ranks.share(num_rows)] @ weight, num_rows)
     loss = (features @ features.T).softmax(dim=1).square().sum()
-    if loss.requires_grad:
-        loss.backward()
-    ranks.all_reduce_gradients([weight])
+    with GradientSum(ranks, [weight], may_vary=True).during_backward():
+        if loss.requires_grad:
+            loss.backward()
     return {"rows": features.detach(), "loss": loss.detach(), "gradient": weight.grad}
 
 
 def gradients_of_some(ranks):
-    """Three parameters: no rank has a gradient of the first, one of the second, all of the third."""
+    """Three parameters: no rank has a gradient of the first, one of the second, all of the third; one is there before the last pass."""
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    if ranks.rank == ranks.world_size - 1:
-        parameters[1].grad = torch.tensor([1.0, 2.0])
-    parameters[2].grad = torch.full((2,), float(ranks.rank))
-    ranks.all_reduce_gradients(parameters)
+    gradient_sum = GradientSum(ranks, parameters, may_vary=False)
+    for _ in range(2):  # the second time it is known what travels
+        for parameter in parameters:
+            parameter.grad = None
+        if ranks.rank == ranks.world_size - 1:
+            parameters[1].grad = torch.tensor([1.0, 2.0])
+        with gradient_sum.during_backward():
+            (parameters[2] * float(ranks.rank)).sum().backward()
     return {f"gradient of {name}": parameter.grad for name, parameter in zip(("none", "one", "all"), parameters, strict=True)}
 
 

@@ -20,27 +20,32 @@ def fill(student, value):
 
 
 def values(average):
-    return {float(value) for weight in average.weights.values() for value in weight.unique()}
+    return {float(value) for weight in average.mean.views.values() for value in weight.unique()}
+
+
+def averaged(student, every):
+    theta = student.flat_weights()
+    return WeightAverage(every, theta, theta.copy())
 
 
 def test_the_mean_takes_in_the_start_and_every_nth_step():
     student = tiny()
     fill(student, 1.0)
-    average = WeightAverage(2, student)
+    average = averaged(student, 2)
     for step, value in enumerate((3.0, 100.0, 8.0)):
         fill(student, value)
-        average.after_step(student, step)
+        average.after_step(step)
     assert values(average) == {4.0}  # of 1, 3 and 8
 
 
 def test_it_goes_on_from_what_it_saved():
     student = tiny()
     fill(student, 1.0)
-    first = WeightAverage(1, student)
+    first = averaged(student, 1)
     fill(student, 3.0)
-    first.after_step(student, 0)
-    resumed = WeightAverage(1, student)
+    first.after_step(0)
+    resumed = averaged(student, 1)
     resumed.load_state_dict(first.state_dict() | {"fisher/x": torch.ones(1)})
     fill(student, 8.0)
-    resumed.after_step(student, 1)
+    resumed.after_step(1)
     assert values(resumed) == {4.0}

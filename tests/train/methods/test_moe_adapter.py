@@ -279,6 +279,33 @@ def test_only_this_tasks_router_and_its_experts_get_gradients():
         assert [expert.up_proj.weight.grad is not None for expert in mixture.experts] == used, name
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_experts_all_at_once_are_the_experts_one_by_one(monkeypatch, precision):
+    """As on a GPU, which is never asked how many sequences an expert got: values, gradients, counts, and what the optimizer passes over."""
+    torch.set_default_dtype(precision)
+    try:
+        found = []
+        for may_wait in (True, False):
+            monkeypatch.setattr(Mixture, "_may_wait", lambda *_, may_wait=may_wait: may_wait)
+            method, student = started(task_index=1, mixture=MIXTURE | {"num_experts": 9})
+            torch.manual_seed(5)
+            loss = sum(method.task_loss(student, task_batch()).values())
+            loss.backward()
+            method.before_update(student)
+            gradients = {name: parameter.grad for name, parameter in student.network.named_parameters()}
+            found.append((loss, gradients, method._counts()))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    (loss, gradients, counts), (other_loss, other_gradients, other_counts) = found
+    bound = 1e-5 if precision == torch.float32 else 1e-12
+    assert abs(loss - other_loss) < bound
+    assert torch.equal(counts, other_counts)
+    assert int((counts == 0).sum()) > 0
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (other_gradients[name] is None), name
+        assert gradient is None or (gradient - other_gradients[name]).abs().max() < bound, name
+
+
 def test_every_sequence_counts_two_experts():
     method, student = started()
     for _ in range(3):

@@ -7,7 +7,7 @@ import copy
 import logging
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import open_clip
@@ -20,12 +20,15 @@ from gift_shared.console import some_of
 from gift_shared.errors import ConfigError
 from gift_train.clip import towers
 from gift_train.clip.bound_tokenizer import BoundTokenizer
+from gift_train.clip.flat_tensors import FlatTensors, are_held, hold_flat
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
 from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
+from gift_train.clip.prepared_weights import PreparedWeights
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
 from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
 from gift_train.clip.tokenizers import num_tokens
+from gift_train.clip.tree_buckets import in_bucket
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -66,6 +69,8 @@ class Backbone:
         self._call_block: Call = plainly
         self._normalise: Normalise | None = None
         self._untrained = frozenset(name for name, _ in network.named_parameters() if name in FROZEN or not towers.is_read(network, name))
+        self._flat: FlatTensors | None = None
+        self._prepared: PreparedWeights | None = None  # in a block of `weights_prepared_once`
         self._trees: OrderedDict[Any, SplitTree] = OrderedDict()
         for name, parameter in network.named_parameters():
             if name in self._untrained:
@@ -145,6 +150,26 @@ class Backbone:
         """A copy of the weights as they are now."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
 
+    def flat_weights(self) -> FlatTensors:
+        """The weights themselves, not a copy, in one buffer; they are moved there when it is first asked for."""
+        parameters = self.parameters()
+        if self._flat is None or not are_held(parameters, self._flat):
+            self._flat = hold_flat(parameters)
+        return self._flat
+
+    @contextlib.contextmanager
+    def weights_prepared_once(self) -> Iterator[None]:
+        """Inside, no weight may change: what passes make of the weights, such as a cast, is made once for all of them."""
+        before, self._prepared = self._prepared, self._prepared or self._new_prepared()
+        try:
+            yield
+        finally:
+            self._prepared = before
+
+    def keep_prepared(self, *, keeps: bool = True) -> None:
+        """From now on what is made of the weights is made once for all passes: of a frozen model. Or no more, and its memory is free."""
+        self._prepared = self._new_prepared() if keeps else None
+
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrite the weights in place. Raises ConfigError if names or shapes are of another model.
@@ -167,11 +192,12 @@ class Backbone:
     def compile_blocks(self) -> None:
         """Run the transformer blocks through torch.compile from now on: fused kernels, and other last bits than without.
 
-        The first step of each shape compiles, for a minute or so. Blocks with adapters stay as they are.
+        The first step of each shape compiles, for a minute or so: images by their number, texts in few shapes (`tree_buckets`). Blocks
+        with adapters stay as they are.
         """
         limits = torch.compiler.config
         limits.recompile_limit = max(COMPILED_KINDS, limits.recompile_limit)
-        self._run_block = torch.compile(towers.block_output)
+        self._run_block = torch.compile(towers.block_output, dynamic=False)
 
     def place_images(self, images: Tensor) -> Tensor:
         """Images of any dataset here, uint8 [B, 3, H, W], to this device and normalised there: float32 of the same shape.
@@ -230,6 +256,8 @@ class Backbone:
         return _normalised(features)
 
     def _encode_tree(self, texts: PrefixTree) -> Tensor:
+        if self._run_block is not towers.block_output:
+            texts = in_bucket(texts)  # compiled code is made for one shape at a time
         with self._autocast():
             features = towers.text_features(self.network, texts, self._run_block, self._call_block)
         return _normalised(features)
@@ -271,10 +299,16 @@ class Backbone:
             self._trees.popitem(last=False)
         return self._trees[key]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self.precision != "bf16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        """What a tower passes in: autocast, if that is its precision, and its weights made ready for it."""
+        is_low = self.precision == "bf16"
+        low = torch.autocast(self.device.type, dtype=torch.bfloat16) if is_low else contextlib.nullcontext()
+        with low, (self._prepared or self._new_prepared()).used():
+            yield
+
+    def _new_prepared(self) -> PreparedWeights:
+        return PreparedWeights(torch.bfloat16 if self.precision == "bf16" else None)
 
 
 def fingerprint(student: Backbone) -> str | None:

@@ -4,8 +4,8 @@ What is left out or moved, each equal to the plain pass up to the order of float
 - The image feature is the class token's, so the last block computes its query, its output projection and its MLP for that
   token alone. Likewise the last block's MLP of the text tower runs only where a text ends.
 - Texts pass as the tree of their prefixes (`prefix_tree`).
-- QuickGELU(x) = x sigmoid(a x) = silu(a x) / a. Both factors move into the weights around it: one pass over the widest
-  activations, and one back, instead of three and five.
+- QuickGELU(x) = x sigmoid(a x) = silu(a x) / a. Both factors move into the weights around it (`prepared_weights`): one pass over the
+  widest activations, and one back, instead of three and five.
 - The patch embedding is a matrix product over the patches. Queries, keys and values go to attention as views of one product.
 - Large products on a CPU take the faster way there is (`linear`).
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from gift_train.clip.linear import linear
 from gift_train.clip.prefix_tree import PrefixTree
+from gift_train.clip.prepared_weights import prepared
 from gift_train.clip.recompute import Call, plainly
 
 QUICK_GELU_SLOPE = 1.702
@@ -115,14 +116,14 @@ def image_features(visual: Any, images: Tensor, run_block: RunBlock, call: Call 
     patch = visual.patch_size[0]
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
-    hidden = linear(patches.reshape(batch, -1, channels * patch * patch), visual.conv1.weight.flatten(1))
+    hidden = linear(patches.reshape(batch, -1, channels * patch * patch), prepared(visual.conv1.weight).flatten(1))
     class_token = visual.class_embedding.to(hidden.dtype).expand(batch, 1, -1)
     hidden = visual.ln_pre(torch.cat([class_token, hidden], dim=1) + visual.positional_embedding.to(hidden.dtype))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         hidden = call(run_block, block, hidden)
     pooled = visual.ln_post(call(_class_token_output, last, hidden))
-    return torch.as_tensor(pooled if visual.proj is None else pooled @ visual.proj)
+    return torch.as_tensor(pooled if visual.proj is None else pooled @ prepared(visual.proj))
 
 
 def text_features(network: Any, texts: PrefixTree, run_block: RunBlock, call: Call = plainly) -> Tensor:
@@ -151,7 +152,7 @@ def _projected(tower: Any, pooled: Tensor) -> Tensor:
     """[K, W] -> [K, D]."""
     projection = tower.text_projection
     if projection is not None:
-        pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ prepared(projection)
     return torch.as_tensor(pooled)
 
 
@@ -174,7 +175,8 @@ def _ends_output(block: Any, hidden: Tensor, attends: Tensor, ends: Tensor) -> T
 def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_queries: int | None = None) -> Tensor:
     """What the first `num_queries` positions gather from all, before the output projection: [B, L, W] -> [B, Q, W]."""
     attention, normed = block.attn, block.ln_1(hidden)
-    weight, bias, heads, width = attention.in_proj_weight, attention.in_proj_bias, attention.num_heads, attention.embed_dim
+    weight, bias = prepared(attention.in_proj_weight), prepared(attention.in_proj_bias)
+    heads, width = attention.num_heads, attention.embed_dim
     if num_queries is None:
         query, key, value = _by_head(linear(normed, weight, bias), 3, heads)
     else:
@@ -190,15 +192,20 @@ def _by_head(product: Tensor, num_parts: int, heads: int) -> Tensor:
 
 def _after_attention(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
     """The rest of a block, for the positions given: [..., W] -> [..., W]."""
-    hidden = hidden + block.ls_1(linear(mixed, block.attn.out_proj.weight, block.attn.out_proj.bias))
+    hidden = hidden + block.ls_1(_layer(block.attn.out_proj, mixed))
     return torch.as_tensor(hidden + block.ls_2(_mlp(block.mlp, block.ln_2(hidden))))
 
 
 def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
     if not isinstance(mlp.gelu, QuickGELU):
-        return linear(mlp.gelu(linear(hidden, mlp.c_fc.weight, mlp.c_fc.bias)), mlp.c_proj.weight, mlp.c_proj.bias)
-    inner = F.silu(linear(hidden, QUICK_GELU_SLOPE * mlp.c_fc.weight, QUICK_GELU_SLOPE * mlp.c_fc.bias))
-    return linear(inner, mlp.c_proj.weight / QUICK_GELU_SLOPE, mlp.c_proj.bias)
+        return _layer(mlp.c_proj, mlp.gelu(_layer(mlp.c_fc, hidden)))
+    widen, narrow = mlp.c_fc, mlp.c_proj
+    inner = F.silu(linear(hidden, prepared(widen.weight, QUICK_GELU_SLOPE), prepared(widen.bias, QUICK_GELU_SLOPE)))
+    return linear(inner, prepared(narrow.weight, QUICK_GELU_SLOPE, divides=True), prepared(narrow.bias))
+
+
+def _layer(layer: Any, hidden: Tensor) -> Tensor:
+    return linear(hidden, prepared(layer.weight), prepared(layer.bias))
 
 
 def _is_plain(transformer: nn.Module) -> bool:

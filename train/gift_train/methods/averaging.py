@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gift_train.clip.model import Backbone
+from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.methods.consolidation import running_mean
 
 
@@ -17,26 +17,28 @@ class WeightAverage:
 
     Args:
         every: n, in steps.
-        student: holds the weights that the task begins with.
+        theta: the student's weights, which move as it trains (`Backbone.flat_weights`).
+        start: those the task begins with, which stay; read, not changed.
     """
 
-    def __init__(self, every: int, student: Backbone) -> None:
+    def __init__(self, every: int, theta: FlatTensors, start: FlatTensors) -> None:
         self.every = every
-        self.weights: dict[str, Tensor] = student.weights_copy()
+        self.theta = theta
+        self.mean = start
         self.num_sampled = 0
 
-    def after_step(self, student: Backbone, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Take the weights in if it is their turn."""
         if step % self.every == 0:
             self.num_sampled += 1
-            self.weights = running_mean(self.weights, student.weights(), self.num_sampled)
+            self.mean = running_mean(self.mean, self.theta, self.num_sampled)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The mean so far, by `average/<name>`, and of how many weights beside the first."""
-        state = {f"average/{name}": tensor for name, tensor in self.weights.items()}
+        state = {f"average/{name}": tensor for name, tensor in self.mean.views.items()}
         return state | {"num_sampled": torch.tensor(self.num_sampled)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave; other keys are passed over."""
         self.num_sampled = int(state["num_sampled"])
-        self.weights = {name.removeprefix("average/"): tensor for name, tensor in state.items() if name.startswith("average/")}
+        self.mean = self.theta.layout.gathered([state[f"average/{name}"] for name in self.theta.layout.shapes])

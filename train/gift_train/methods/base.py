@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Classes
+from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import similarity_logits, zero_shot_scores
 from gift_train.data.batches import ImageStream, TaskBatch
@@ -85,6 +86,8 @@ class Method:
     trains: ClassVar[bool] = True
     replay: ClassVar[ReplaySource] = ReplaySource.NONE
     texts: ClassVar[TextSource] = TextSource.NONE
+    keeps_fisher: bool = False  # whether `last_fisher` will be asked; it costs the memory of the weights
+    gradients_may_vary: ClassVar[bool] = False  # whether the batch decides which parameters have a gradient at all
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -145,20 +148,27 @@ class Method:
         """Loss on a batch of the replay stream; differentiated first, on its own."""
         return LossTerms()
 
-    def after_replay_backward(self, student: Backbone) -> None:
-        """Gradients are the replay loss's alone, of the whole batch: a Fisher is read here."""
+    def after_replay_backward(self, student: Backbone, gradient: FlatTensors) -> None:
+        """The replay loss's own gradient, of the whole batch and all trained parameters, 0 where there is none: a Fisher is read here.
+
+        Not to be changed. `.grad` holds the task loss's by now.
+        """
 
     @property
     def reads_replay_gradient(self) -> bool:
-        """Whether `after_replay_backward` does anything: several processes then add up their gradients before it."""
+        """Whether `after_replay_backward` does anything: the replay loss's gradient is then kept apart from the task loss's."""
         return type(self).after_replay_backward is not Method.after_replay_backward
 
     def penalty(self, student: Backbone) -> Penalty | None:
         """A quadratic hold on the weights; its gradient is added in closed form."""
         return None
 
-    def before_step(self, student: Backbone) -> None:
-        """Gradients are those of the whole step, penalty and all ranks included, the same on every rank: they may be changed in place."""
+    def last_fisher(self) -> Weights | None:
+        """The Fisher that weighted the last step's penalty, by name, if there is one and `keeps_fisher` says so."""
+        return None
+
+    def before_update(self, student: Backbone) -> None:
+        """All gradients are there, of the whole batch and the penalty, alike on every rank: they may be changed or taken away."""
 
     def after_step(self, student: Backbone, step: int) -> None:
         """The update of `step` is done: weight averages are taken here."""

@@ -1,21 +1,65 @@
 """Weight consolidation: the Fisher that GIFT reads off one batch, and the penalties that hold weights near their anchor.
 
-The penalties are quadratic, so their gradient is known in closed form; `add_penalty_gradient` writes it into `.grad` without
-an autograd graph over every parameter. `weighted_squared_distance` is the same equation to read, and the test of the other.
+The penalties are quadratic, so their gradient is known in closed form; `add_penalty_gradient` adds it without an autograd graph over
+every parameter. `weighted_squared_distance` is the same equation to read, and the test of the other. All tensors of a model lie in one
+buffer (`flat_tensors`), so what is asked of a device does not grow with their number.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gift_shared.errors import ShapeError
+from gift_train.clip.flat_tensors import CHUNK, FlatLayout, FlatTensors, Piece, add_gradients
 
 FISHER_FLOOR = 1e-6  # weight of a tensor that the replay loss does not reach (its mean squared gradient is 0 or absent)
-CACHED_ENTRIES = 2**20  # 4 MiB of float32
 
 Weights = Mapping[str, Tensor]
+
+
+class Fisher(Protocol):
+    """F: which weights a loss leans on."""
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        """F difference for a piece of the weights' layout, as a new tensor."""
+
+
+@dataclass(frozen=True)
+class HeldFisher:
+    """F as it is, entry by entry."""
+
+    entries: FlatTensors
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        return difference * self.entries.buffer[piece.entries]
+
+
+@dataclass(frozen=True)
+class BatchFisher:
+    """F_p = floor_p + G_p^2 / divisor_p, made of the gradient G where it is wanted: it takes no memory of its own.
+
+    floors, divisors: [chunks], that of its tensor for each chunk.
+    """
+
+    gradient: FlatTensors
+    floors: Tensor
+    divisors: Tensor
+
+    def times(self, difference: Tensor, piece: Piece) -> Tensor:
+        return self._entries(piece).mul_(difference)
+
+    def held(self) -> FlatTensors:
+        """All entries."""
+        return FlatTensors(self.gradient.layout, torch.cat([self._entries(piece) for piece in self.gradient.layout.pieces()]))
+
+    def _entries(self, piece: Piece) -> Tensor:
+        gradient = self.gradient.buffer[piece.entries]
+        by_chunk = (gradient * gradient).view(-1, CHUNK)
+        floors, divisors = self.floors[piece.chunks, None], self.divisors[piece.chunks, None]
+        return torch.addcdiv(floors, by_chunk, divisors, out=by_chunk).view(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,43 +68,37 @@ class Penalty:
 
     name: str
     weight: float
-    anchor: Weights
-    fisher: Weights | None = None
+    theta: FlatTensors  # the trained weights themselves, see `Backbone.flat_weights`
+    anchor: FlatTensors
+    fisher: Fisher | None = None
 
 
 @torch.no_grad()
-def batch_fisher(parameters: Weights) -> dict[str, Tensor]:
-    """Which weights the replay loss of this batch leans on, read from `.grad`.
+def batch_fisher(gradient: FlatTensors) -> BatchFisher:
+    """Which weights the replay loss of this batch leans on, read from its gradient.
 
     F_p = G_p^2 / mean(G_p^2) for each tensor p on its own (mean over its entries), G = gradient of the *batch's* loss.
-    F_p = 1e-6 where there is no gradient or its square has mean 0 (else 0/0).
+    F_p = 1e-6 where its square has mean 0 (else 0/0), also because the loss does not reach the tensor.
 
     Args:
-        parameters: by name; their `.grad` must hold the replay loss's gradient and nothing else. Not changed.
-    Returns: by name, each shaped like its parameter and detached; every tensor that has a gradient gets mean 1.
+        gradient: of the replay loss and nothing else, 0 where there is none. Good until it changes.
+    Returns: F; every tensor that has a gradient gets mean 1.
     Source: GIFT (arXiv 2503.04229), adaptive weight consolidation; normalised per tensor as in the authors' code only.
     """
-    names = [name for name, parameter in parameters.items() if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
-    fisher = {name: torch.full_like(parameter, FISHER_FLOOR) for name, parameter in parameters.items() if parameter.grad is None}
-    if not gradients:
-        return fisher
-    squares = torch._foreach_mul(gradients, gradients)
-    means = torch.stack([square.mean() for square in squares])
-    # Without a branch on a device value: floor + 0 / 1 where the mean is 0, 0 + square / mean elsewhere.
-    is_dead = means == 0
-    floors, divisors = (is_dead * FISHER_FLOOR).unbind(), torch.where(is_dead, 1.0, means).unbind()
-    for name, floor, square, divisor in zip(names, floors, squares, divisors, strict=True):
-        fisher[name] = torch.addcdiv(floor, square, divisor, out=square)
-    return fisher
+    layout = gradient.layout
+    norms = [torch.linalg.vector_norm(gradient.buffer[piece.entries].view(-1, CHUNK), dim=1) for piece in layout.pieces()]
+    sums = layout.sums((norms[0] if len(norms) == 1 else torch.cat(norms)).square_())
+    # Without a branch on a device value: floor + 0 / floor where the mean is 0, 0 + square / mean elsewhere.
+    floors = (sums == 0) * FISHER_FLOOR
+    return BatchFisher(gradient, floors, torch.addcdiv(floors, sums, layout.entries_of))
 
 
 @torch.no_grad()
-def running_mean(average: Weights | None, latest: Weights, num_averaged: int) -> dict[str, Tensor]:
-    """(k average + latest) / (k + 1) for each tensor, k = `num_averaged`; the first call passes None and 0."""
+def running_mean(average: FlatTensors | None, latest: FlatTensors, num_averaged: int) -> FlatTensors:
+    """(k average + latest) / (k + 1) for each entry, k = `num_averaged`; the first call passes None and 0."""
     if average is None or num_averaged == 0:
-        return {name: tensor.detach().clone() for name, tensor in latest.items()}
-    return {name: (num_averaged * average[name] + tensor) / (num_averaged + 1) for name, tensor in latest.items()}
+        return FlatTensors(latest.layout, latest.buffer.clone())
+    return FlatTensors(latest.layout, (num_averaged * average.buffer + latest.buffer) / (num_averaged + 1))
 
 
 @torch.no_grad()
@@ -84,48 +122,24 @@ def weighted_squared_distance(parameters: Weights, anchor: Weights, fisher: Weig
 
 
 @torch.no_grad()
-def add_penalty_gradient(parameters: Weights, penalty: Penalty) -> Tensor:
+def add_penalty_gradient(parameters: Weights, penalty: Penalty, gradient: FlatTensors | None = None) -> Tensor:
     """Add the penalty's gradient, 2 weight F (theta - anchor), to every `.grad` and return its value, weight included.
 
     Args:
-        parameters: by name; `.grad` is changed in place, and created where it is None.
+        parameters: those of the penalty's `theta` by name; `.grad` is changed in place, and created where it is None.
+        gradient: another one that is added as well, such as the replay loss's, which the Fisher may be made of; overwritten.
     Returns: scalar, detached: the same number as weight * `weighted_squared_distance`.
     """
-    for name, parameter in parameters.items():
-        _require_shape(name, parameter, penalty.anchor)
-    values: list[Tensor] = []
-    for names in _groups(parameters):
-        held = [parameters[name] for name in names]
-        differences = pulls = torch._foreach_sub(held, [penalty.anchor[name] for name in names])
-        if penalty.fisher is not None:
-            pulls = torch._foreach_mul(differences, [penalty.fisher[name] for name in names])
-        values += [product.sum() for product in torch._foreach_mul(pulls, differences)]
-        pulls = torch._foreach_mul(pulls, 2 * penalty.weight)
-        for parameter, pull in zip(held, pulls, strict=True):
-            if parameter.grad is None:
-                parameter.grad = pull
-        has_gradient = [(parameter.grad, pull) for parameter, pull in zip(held, pulls, strict=True) if parameter.grad is not pull]
-        if has_gradient:
-            torch._foreach_add_(*(list(part) for part in zip(*has_gradient, strict=True)))
-    return penalty.weight * torch.stack(values).sum()
-
-
-def _groups(parameters: Weights) -> Iterator[list[str]]:
-    """Names whose tensors go through one fused operation after the other together.
-
-    On a GPU all, for few launches. On a CPU as many as its caches hold, because there the memory is what takes the time: a
-    third of the seconds for the 150 million weights of a ViT-B/16 (0.95 to 0.33 on one core), and no temporary copies of them all.
-    """
-    names: list[str] = []
-    num_entries = 0
-    for name, parameter in parameters.items():
-        if names and parameter.device.type == "cpu" and num_entries + parameter.numel() > CACHED_ENTRIES:
-            yield names
-            names, num_entries = [], 0
-        names.append(name)
-        num_entries += parameter.numel()
-    if names:
-        yield names
+    layout, values = penalty.theta.layout, []
+    _require_same_places(layout, penalty.anchor.layout)
+    for piece in layout.pieces():
+        places = piece.entries
+        difference = penalty.theta.buffer[places] - penalty.anchor.buffer[places]
+        pull = difference if penalty.fisher is None else penalty.fisher.times(difference, piece)
+        whole = pull * (2 * penalty.weight) if gradient is None else gradient.buffer[places].add_(pull, alpha=2 * penalty.weight)
+        add_gradients(parameters, layout.views(whole, piece))
+        values.append(difference.mul_(pull).sum())
+    return penalty.weight * (values[0] if len(values) == 1 else torch.stack(values).sum())
 
 
 def _difference(name: str, parameter: Tensor, anchor: Weights) -> Tensor:
@@ -137,3 +151,12 @@ def _require_shape(name: str, parameter: Tensor, anchor: Weights) -> None:
     if name not in anchor or anchor[name].shape != parameter.shape:
         found = list(anchor[name].shape) if name in anchor else "nothing"
         raise ShapeError(f"Anchor of {name!r} should be {list(parameter.shape)}, found {found}.")
+
+
+def _require_same_places(layout: FlatLayout, anchor: FlatLayout) -> None:
+    for name, shape in layout.shapes.items():
+        if anchor.shapes.get(name) != shape:
+            found = list(anchor.shapes[name]) if name in anchor.shapes else "nothing"
+            raise ShapeError(f"Anchor of {name!r} should be {list(shape)}, found {found}.")
+    if layout != anchor:
+        raise ShapeError(f"The anchor should hold {layout.dtype} on {layout.device} and nothing else, found other tensors.")

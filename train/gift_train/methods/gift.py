@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
+from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.averaging import WeightAverage
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
-from gift_train.methods.consolidation import Penalty, batch_fisher, interpolate, running_mean
+from gift_train.methods.consolidation import BatchFisher, Fisher, HeldFisher, Penalty, Weights, batch_fisher, interpolate, running_mean
 from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
 from gift_train.methods.losses import feature_distance
 from gift_train.methods.registry import register
@@ -60,7 +61,8 @@ class Gift(Method):
     def __init__(self, config: "Gift.Config") -> None:
         super().__init__(config)
         self.contrastive_loss = contrastive_loss(config.contrastive_loss)
-        self.fisher: dict[str, Tensor] | None = None
+        self.fisher: BatchFisher | HeldFisher | None = None  # of this step, or
+        self.mean_fisher: FlatTensors | None = None  # of the task's first ones
         self.num_averaged = 0
         self.average: WeightAverage | None = None
 
@@ -72,12 +74,15 @@ class Gift(Method):
         self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)
         if context.replay_pass is not None:
             self.teacher.cache_features(context.replay_pass())
-        # Teacher and anchor are the same weights by default: one frozen copy serves both.
-        is_shared = self.config.teacher == "last"
-        self.anchor = dict(self.teacher.backbone.parameters()) if is_shared else student.weights_copy()
-        self.fisher, self.num_averaged = None, 0
+        if self._penalises:
+            self.theta = student.flat_weights()
+            # Teacher and anchor are the same weights by default: one frozen copy serves both.
+            is_shared = self.config.teacher == "last"
+            self.anchor = self.teacher.backbone.flat_weights() if is_shared else self.theta.copy()
+        self.fisher, self.mean_fisher, self.num_averaged = None, None, 0
         if self.config.average_every is not None:
-            self.average = WeightAverage(self.config.average_every, student)
+            theta = student.flat_weights()
+            self.average = WeightAverage(self.config.average_every, theta, self.anchor if self._penalises else theta.copy())
 
     def _teacher_backbone(self, context: TaskContext, student: Backbone) -> Backbone:
         backbone = student.frozen_copy()
@@ -111,42 +116,61 @@ class Gift(Method):
             terms["alignment"] = config.alignment_weight * alignment
         return LossTerms(**terms)
 
-    def after_replay_backward(self, student: Backbone) -> None:
-        if self.config.weight_consolidation != "adaptive":
-            return
+    @property
+    def _penalises(self) -> bool:
+        return self.config.weight_consolidation != "none" and bool(self.config.consolidation_weight)
+
+    @property
+    def reads_replay_gradient(self) -> bool:
+        config = self.config
+        reads = config.weight_consolidation == "adaptive" and self._penalises
+        return reads and (config.fisher_steps is None or self.num_averaged < config.fisher_steps)
+
+    def after_replay_backward(self, student: Backbone, gradient: FlatTensors) -> None:
+        fisher = batch_fisher(gradient)
         if self.config.fisher_steps is None:
-            self.fisher = batch_fisher(student.parameters())
-        elif self.num_averaged < self.config.fisher_steps:
-            self.fisher = running_mean(self.fisher, batch_fisher(student.parameters()), self.num_averaged)
+            self.fisher = HeldFisher(fisher.held()) if self.keeps_fisher else fisher
+        else:
+            self.mean_fisher = running_mean(self.mean_fisher, fisher.held(), self.num_averaged)
             self.num_averaged += 1
 
     def penalty(self, student: Backbone) -> Penalty | None:
-        if self.config.weight_consolidation == "none" or not self.config.consolidation_weight:
+        if not self._penalises:
             return None
-        return Penalty(name="weight_consolidation", weight=self.config.consolidation_weight, anchor=self.anchor, fisher=self.fisher)
+        fisher: Fisher | None = self.fisher if self.mean_fisher is None else HeldFisher(self.mean_fisher)
+        if isinstance(fisher, BatchFisher):
+            self.fisher = None  # made of a gradient that the penalty changes
+        weight = self.config.consolidation_weight
+        assert weight is not None
+        return Penalty(name="weight_consolidation", weight=weight, theta=self.theta, anchor=self.anchor, fisher=fisher)
+
+    def last_fisher(self) -> Weights | None:
+        if self.mean_fisher is not None:
+            return self.mean_fisher.views
+        return self.fisher.entries.views if isinstance(self.fisher, HeldFisher) else None
 
     def after_step(self, student: Backbone, step: int) -> None:
         if self.average is not None:
-            self.average.after_step(student, step)
+            self.average.after_step(step)
 
     def end_task(self, student: Backbone) -> None:
         if self.average is not None:
-            student.load_weights(self.average.weights)
-        self.fisher = self.average = None  # of this task: nothing is kept between tasks
+            student.load_weights(self.average.mean.views)
+        self.fisher = self.mean_fisher = self.average = None  # of this task: nothing is kept between tasks
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {} if self.average is None else self.average.state_dict()
-        if self.config.fisher_steps is None or self.fisher is None:
+        if self.mean_fisher is None:
             return state
-        fisher = {f"fisher/{name}": tensor for name, tensor in self.fisher.items()}
+        fisher = {f"fisher/{name}": tensor for name, tensor in self.mean_fisher.views.items()}
         return state | fisher | {"num_averaged": torch.tensor(self.num_averaged)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if self.average is not None and state:
             self.average.load_state_dict(state)
-        if "num_averaged" in state:
+        if "num_averaged" in state and self._penalises:
             self.num_averaged = int(state["num_averaged"])
-            self.fisher = {name.removeprefix("fisher/"): tensor for name, tensor in state.items() if name.startswith("fisher/")}
+            self.mean_fisher = self.theta.layout.gathered([state[f"fisher/{name}"] for name in self.theta.layout.shapes])
 
 
 def _check(config: Gift.Config) -> None:

@@ -99,7 +99,7 @@ class Gnsp(Method):
         alignment = self.loss.alignment(logits, batch.caption_ids, label_smoothing=self.context.label_smoothing)
         return LossTerms(distillation=config.distill_weight * distillation, alignment=config.alignment_weight * alignment)
 
-    def before_step(self, student: Backbone) -> None:
+    def before_update(self, student: Backbone) -> None:
         parameters = student.parameters()
         for name, projection in self.projections.items():
             gradient = parameters[name].grad

@@ -22,9 +22,11 @@ class L2(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        self.anchor = student.weights_copy()
+        if self.config.weight != 0:
+            self.theta = student.flat_weights()
+            self.anchor = self.theta.copy()
 
     def penalty(self, student: Backbone) -> Penalty | None:
         if self.config.weight == 0:
             return None
-        return Penalty(name="weight_distance", weight=self.config.weight, anchor=self.anchor)
+        return Penalty(name="weight_distance", weight=self.config.weight, theta=self.theta, anchor=self.anchor)

@@ -11,7 +11,7 @@ from gift_train.distributed import SINGLE, Ranks
 
 
 class Teacher:
-    """A frozen backbone. Its features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
+    """A frozen backbone, its weights cast once. Features carry no gradient, L2-normalised, [B, D]; each rank computes its share of them."""
 
     def __init__(self, backbone: Backbone, ranks: Ranks = SINGLE) -> None:
         self.backbone = backbone
@@ -19,6 +19,7 @@ class Teacher:
         self._image_rows: dict[str, int] = {}
         self._text_rows: dict[str, int] = {}
         self._images = self._texts = torch.empty(0)
+        backbone.keep_prepared()
 
     @torch.no_grad()
     def cache_features(self, replay_pass: Iterable[ReplayBatch], *, captions: bool = True) -> None:
@@ -43,6 +44,7 @@ class Teacher:
         self._images = torch.cat(images)
         if captions:
             self._texts = torch.cat(texts)
+        self.backbone.keep_prepared(keeps=False)  # it is hardly asked again
 
     @torch.no_grad()
     def encode_texts(self, tokens: Tensor) -> Tensor:

@@ -96,8 +96,9 @@ class Zscl(Method):
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
-        self.anchor = student.weights_copy()
-        self.average = WeightAverage(self.config.average_every, student)
+        self.theta = student.flat_weights()
+        self.anchor = self.theta.copy()
+        self.average = WeightAverage(self.config.average_every, self.theta, self.anchor)
         backbone = student.frozen_copy()
         backbone.load_weights(context.initial_weights)
         config = self.config
@@ -111,15 +112,15 @@ class Zscl(Method):
     def penalty(self, student: Backbone) -> Penalty | None:
         if self.config.l2_weight == 0:
             return None
-        return Penalty(name="weight_distance", weight=self.config.l2_weight, anchor=self.anchor)
+        return Penalty(name="weight_distance", weight=self.config.l2_weight, theta=self.theta, anchor=self.anchor)
 
     def after_step(self, student: Backbone, step: int) -> None:
         assert self.average is not None
-        self.average.after_step(student, step)
+        self.average.after_step(step)
 
     def end_task(self, student: Backbone) -> None:
         assert self.average is not None
-        student.load_weights(self.average.weights)
+        student.load_weights(self.average.mean.views)
         self.average = None
 
     def state_dict(self) -> dict[str, Tensor]:

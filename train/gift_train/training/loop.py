@@ -4,16 +4,19 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NoReturn, Protocol
 
 import torch
 
 from gift_shared.errors import NonFiniteError
 from gift_shared.progress import Progress
+from gift_train.clip.flat_tensors import FlatLayout, FlatTensors, add_gradients, take_gradients
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.distributed import SINGLE, STEPS_BETWEEN_SYNCS, Ranks
+from gift_train.distributed.gradients import GradientSum
 from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.consolidation import Penalty, add_penalty_gradient
 from gift_train.recipes.recipe import OptimizerSettings
@@ -65,6 +68,16 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     ranks: Ranks = SINGLE
+
+    @cached_property
+    def gradient_sum(self) -> GradientSum:
+        """Adds up the ranks' gradients."""
+        return GradientSum(self.ranks, self.parameters.values(), may_vary=self.method.gradients_may_vary)
+
+    @cached_property
+    def layout(self) -> FlatLayout:
+        """The places of all gradients in one buffer."""
+        return FlatLayout(self.parameters)
 
 
 class Callbacks(Protocol):
@@ -161,20 +174,24 @@ def train_steps(training: Training, batches: Batches, first_step: int = 0) -> It
 def training_step(training: Training, task_batch: TaskBatch, replay_batch: ReplayBatch | None) -> LossTerms:
     """One optimizer update. The replay loss is differentiated first and alone, because a Fisher may be read from it.
 
-    On several ranks all have the same terms and, once summed, the same gradients; so their weights stay the same.
+    If one is, its gradient is taken apart, and the task's does not have to be added to it tensor by tensor. On several ranks all have the
+    same terms and, once summed, the same gradients; so their weights stay the same. Sums travel while the task's loss is computed.
     """
-    method, student, ranks = training.method, training.student, training.ranks
+    method, student, parameters = training.method, training.student, training.parameters
     training.optimizer.zero_grad(set_to_none=True)
-    replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
-    if method.reads_replay_gradient:
-        ranks.all_reduce_gradients(training.parameters.values())
-        method.after_replay_backward(student)
-        if not ranks.is_main:
-            training.optimizer.zero_grad(set_to_none=True)  # the main rank holds the sum and brings it into the next one, once
-    task_terms = backward(method.task_loss(student, task_batch))
-    ranks.all_reduce_gradients(training.parameters.values())
-    penalty_terms = apply_penalty(training.parameters, method.penalty(student))
-    method.before_step(student)
+    replay_gradient, wait = None, None
+    with student.weights_prepared_once():
+        replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
+        if method.reads_replay_gradient:
+            replay_gradient = take_gradients(parameters, training.layout)
+            wait = training.ranks.start_sum(replay_gradient.buffer)
+        with training.gradient_sum.during_backward():
+            task_terms = backward(method.task_loss(student, task_batch))
+    if replay_gradient is not None and wait is not None:
+        wait()
+        method.after_replay_backward(student, replay_gradient)
+    penalty_terms = add_penalty(parameters, method.penalty(student), replay_gradient)
+    method.before_update(student)
     training.optimizer.step()
     return task_terms | replay_terms | penalty_terms
 
@@ -188,11 +205,15 @@ def backward(terms: LossTerms) -> LossTerms:
     return terms.detached()
 
 
-def apply_penalty(parameters: Mapping[str, torch.nn.Parameter], penalty: Penalty | None) -> LossTerms:
-    """Add a penalty's gradient in closed form; its value comes back as a term like any other."""
-    if penalty is None:
-        return LossTerms()
-    return LossTerms(**{penalty.name: add_penalty_gradient(parameters, penalty)})
+def add_penalty(
+    parameters: Mapping[str, torch.nn.Parameter], penalty: Penalty | None, replay_gradient: FlatTensors | None = None
+) -> LossTerms:
+    """Add to every `.grad` the replay loss's gradient, if it was taken apart, and a penalty's in closed form; its value is a term."""
+    if penalty is not None:
+        return LossTerms(**{penalty.name: add_penalty_gradient(parameters, penalty, replay_gradient)})
+    if replay_gradient is not None:
+        add_gradients(parameters, replay_gradient.views)
+    return LossTerms()
 
 
 class TermRecorder:

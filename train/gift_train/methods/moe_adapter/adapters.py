@@ -173,20 +173,46 @@ class Mixture(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """sum_e G_e E_e(h) for h [B, L, d]. One gate per sequence, from its first token, applied to all its tokens."""
         chosen, weights = self._choose(hidden[:, 0])
-        # Sequences sorted by expert, so that each expert runs once over all of its own.
-        order = chosen.flatten().argsort(stable=True)
-        sizes = torch.bincount(chosen.flatten(), minlength=self.settings.num_experts)
-        on_each = sizes.tolist()
-        parts = hidden[order // self.settings.top_k].split(on_each)
         dropout = self._dropout(hidden)
+        outputs = self._expert_by_expert(hidden, chosen, dropout) if self._may_wait(hidden) else self._all_at_once(hidden, chosen, dropout)
+        if self._training is not None and self._training.ranks.counts(self._num_sequences) and not is_repetition():
+            self.counts = self.counts + self._is_chosen(chosen).sum(dim=0, dtype=torch.long)
+        by_sequence = outputs.unflatten(0, chosen.shape)
+        return torch.as_tensor((weights[:, :, None, None] * by_sequence).sum(dim=1))
+
+    def _may_wait(self, hidden: Tensor) -> bool:
+        """Whether asking how many sequences an expert got costs nothing: on a CPU, where they are known as soon as they are asked for."""
+        return hidden.device.type == "cpu"
+
+    def _expert_by_expert(self, hidden: Tensor, chosen: Tensor, dropout: Tensor | None) -> Tensor:
+        """Each chosen expert's output for its sequence, [B k, L, d]: sequences sorted by expert, so each runs once over all its own."""
+        order = chosen.flatten().argsort(stable=True)
+        on_each = torch.bincount(chosen.flatten(), minlength=self.settings.num_experts).tolist()
+        parts = hidden[order // self.settings.top_k].split(on_each)
         dropouts = [None] * len(parts) if dropout is None else dropout[order].split(on_each)
         # An expert without a sequence is left out: its gradient stays None and the optimizer passes it over.
         work = zip(self.experts, parts, dropouts, strict=True)
-        outputs = torch.cat([expert(part, kept) for expert, part, kept in work if len(part)])
-        if self._training is not None and self._training.ranks.counts(self._num_sequences) and not is_repetition():
-            self.counts = self.counts + sizes
-        by_sequence = outputs[order.argsort()].unflatten(0, chosen.shape)
-        return torch.as_tensor((weights[:, :, None, None] * by_sequence).sum(dim=1))
+        return torch.cat([expert(part, kept) for expert, part, kept in work if len(part)])[order.argsort()]
+
+    def _all_at_once(self, hidden: Tensor, chosen: Tensor, dropout: Tensor | None) -> Tensor:
+        """The same without a look at the choice, which would wait for the device: each sequence passes copies of its experts' weights.
+
+        The copies are a product with ones and zeros, whose gradient is a sum in one order. An expert without a sequence gets gradient 0.
+        """
+        is_chosen = self._is_chosen(chosen.flatten()[:, None]).to(hidden.dtype)
+
+        def layer(name: str, rows: Tensor) -> Tensor:
+            layers = [getattr(expert, name) for expert in self.experts]
+            matrices, biases = torch.stack([one.weight for one in layers]), torch.stack([one.bias for one in layers])
+            weight = (is_chosen @ matrices.flatten(1)).unflatten(1, matrices.shape[1:])
+            return torch.baddbmm((is_chosen @ biases)[:, None], rows, weight.transpose(1, 2))
+
+        inner = F.relu(layer("down_proj", hidden.repeat_interleave(self.settings.top_k, dim=0)))
+        return layer("up_proj", inner if dropout is None else inner * dropout) * self.settings.expert_scale
+
+    def _is_chosen(self, chosen: Tensor) -> Tensor:
+        """[B, k] -> [B, E], 1.0 and 0.0."""
+        return torch.zeros(len(chosen), self.settings.num_experts, device=chosen.device).scatter_(1, chosen, 1.0)
 
     def _choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Query [B, d] -> the chosen experts [B, k] and their weights [B, k], softmax over the chosen alone.
@@ -254,6 +280,12 @@ class Mixture(nn.Module):
     def _num_sequences(self) -> int:
         assert self._training is not None
         return self._training.num_images if self.reads_images else self._training.num_texts
+
+    def clear_unused(self, num_chosen: Sequence[int]) -> None:
+        """Take the gradient of experts that no sequence of the batch chose, so that the optimizer passes them over."""
+        for expert, count in zip(self.experts, num_chosen, strict=True):
+            if count == 0:
+                expert.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def freeze_most_used(self) -> None:

@@ -31,6 +31,7 @@ class MoeAdapter(Method):
     """
 
     summary = "Frozen CLIP; experts shared by all tasks, a router per task, a selector (DDAS) that picks the router."
+    gradients_may_vary = True  # an expert that no sequence chose has none
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -86,10 +87,21 @@ class MoeAdapter(Method):
             mixture.set_frozen(mixture.frozen if context.task_index else frozenset())
             mixture.counts.zero_()
         if self.selector is not None:
-            assert context.own_images is not None
-            assert context.no_task_images is not None
-            self.selector.learn_task(context.task_index, context.task_name, context.own_images, context.no_task_images)
-            context.ranks.broadcast(self.selector.state_dict().values())  # every rank trained it, on processors that may round otherwise
+            self._learn_to_tell(self.selector, context)
+
+    def _learn_to_tell(self, selector: TaskSelector, context: TaskContext) -> None:
+        """The selector learns the task. The main rank trains it, and the others take it over with where its generators stand."""
+        own, outside, ranks = context.own_images, context.no_task_images, context.ranks
+        assert own is not None
+        assert outside is not None
+        if ranks.is_main:
+            ranks.all_or_none(lambda: selector.learn_task(context.task_index, context.task_name, own, outside))
+        else:
+            ranks.all_or_none(lambda: None)
+        trained = ranks.broadcast_tensors(selector.state_dict() if ranks.is_main else None)
+        if not ranks.is_main:
+            selector.load_state_dict({name: weight.to(ranks.device) for name, weight in trained.items()})
+        ranks.synchronize_rng()
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         weight, ranks = self.config.balance_weight, self.context.ranks
@@ -99,11 +111,16 @@ class MoeAdapter(Method):
             terms = super().task_loss(student, batch)
             if weight > 0 and passage is not None:
                 terms = terms | LossTerms(balance=weight * torch.stack(passage.balances()).sum())
-        self._set_counts(before + ranks.all_reduce(self._counts() - before))
+        self._in_batch = ranks.all_reduce(self._counts() - before)
+        self._set_counts(before + self._in_batch)
         return terms
 
     def _router(self, task_index: int) -> int:
         return 0 if self.config.routers == "shared" else task_index
+
+    def before_update(self, student: Backbone) -> None:
+        for mixture, num_chosen in zip(self.mixtures.values(), self._in_batch.tolist(), strict=True):
+            mixture.clear_unused(num_chosen)
 
     def _counts(self) -> Tensor:
         return torch.stack([mixture.counts for mixture in self.mixtures.values()])

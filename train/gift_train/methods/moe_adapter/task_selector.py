@@ -113,7 +113,7 @@ class TaskSelector:
             hidden, num_features = state[f"{prefix}encoder.weight"].shape
             autoencoder = Autoencoder(num_features, hidden).to(state[f"{prefix}encoder.weight"].device)
             autoencoder.load_state_dict({name: state[f"{prefix}{name}"] for name in autoencoder.state_dict()})
-            self.autoencoders.append(autoencoder)
+            self.autoencoders.append(autoencoder.requires_grad_(False))
 
 
 def route(errors: Tensor, threshold: float, routing: Routing) -> Tensor:

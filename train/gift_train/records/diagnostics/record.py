@@ -113,16 +113,17 @@ class StepMeasures:
 
     @classmethod
     def at_task_start(cls, method: Method, student: Backbone) -> "StepMeasures":
-        """Remember the weights as they are now."""
+        """Remember the weights as they are now; from then on the method keeps its Fisher."""
+        method.keeps_fisher = True
         return cls(method, student, {name: weight.detach().clone() for name, weight in method.trainable(student).items()})
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
         squares = [(weight - self.task_start[name]).square().sum() for name, weight in self.method.trainable(self.student).items()]
         found = {"distance_from_task_start": float(torch.stack(squares).sum().sqrt())}
-        penalty = self.method.penalty(self.student)
-        if penalty is not None and penalty.fisher is not None:
-            found["fisher_half_share"] = half_share(penalty.fisher)
+        fisher = self.method.last_fisher()
+        if fisher is not None:
+            found["fisher_half_share"] = half_share(fisher)
         return found
 
 
