@@ -63,6 +63,11 @@ class Gift(Method):
     def check_model(self, student: Backbone) -> None:
         require_bias(self.config.contrastive_loss, student)
 
+    @property
+    def encodes_captions(self) -> bool:
+        config = self.config
+        return config.distillation != "image-only" and (config.distill_weight != 0 or config.alignment_weight != 0)
+
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
         self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)
