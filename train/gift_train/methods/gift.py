@@ -66,7 +66,8 @@ class Gift(Method):
     @property
     def encodes_captions(self) -> bool:
         config = self.config
-        return config.distillation != "image-only" and (config.distill_weight != 0 or config.alignment_weight != 0)
+        compares_pairs = config.distill_weight != 0 or config.alignment_weight != 0
+        return bool(compares_pairs and config.distillation != "image-only")
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
