@@ -13,8 +13,8 @@ import torch
 from measure import Finding, report
 from transformers import CLIPTextConfig, CLIPTextModel
 
-NUM_TEXTS = 16
-BATCH_SIZES = (2, 4, 8, 16)
+NUM_TEXTS = 8
+BATCH_SIZES = (2, 4, 8)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
