@@ -1,6 +1,6 @@
 """All that README and docs/speed.md claim of a CPU's speed, measured again: `python -m benchmarks.readme [--runs 3]`, or `make bench`.
 
-    python -m benchmarks.readme                 # some 17 minutes on two quiet cores; the same command goes on with what is missing
+    python -m benchmarks.readme                 # some 18 minutes on two quiet cores; the same command goes on with what is missing
     python -m benchmarks.readme --quick         # that every part runs; measures nothing
     python -m benchmarks.readme --check         # whether the pages say what the results say; no measurement
 
@@ -52,7 +52,7 @@ class Part:
 PARTS = (
     Part(name="shard_writer"),
     Part(name="start", options=("--rounds", "1")),
-    Part(name="streaming"),
+    Part(name="streaming", options=("--readme",)),
     Part(name="evaluation", options=("--rounds", "1")),
     Part(name="generation", options=("--readme",)),
     Part(name="training_step", options=("--readme",), repeats_itself=True),
