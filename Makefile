@@ -1,5 +1,5 @@
 # make demo: the whole pipeline on the embedded mini world.   make test: lint, types and tests.   make test-slow: minutes-long checks.
-# make gpu-check: whether a machine with a GPU is right, and how fast.
+# make gpu-check: whether a machine with a GPU is right, and how fast.   make bench: the README's speed ratios measured again.
 # make test-lowest: tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -7,7 +7,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 LOWEST ?= $(VENV)-lowest
 
-.PHONY: demo test test-slow test-lowest gpu-check install clean
+.PHONY: demo test test-slow test-lowest gpu-check bench install clean
 
 # The README's pipeline, command by command. Each step skips what an earlier, interrupted start has finished.
 # One thread a process and two processes: at the mini models' size that beats one process with two threads.
@@ -37,6 +37,9 @@ test-slow: install
 
 gpu-check: install
 	$(BIN)/python -m benchmarks.gpu_check
+
+bench: install
+	$(BIN)/python -m benchmarks.readme
 
 # The lower bounds laid over the usual environment, which lends the rest, torch first of all; --check tells if one is not in effect.
 test-lowest: install

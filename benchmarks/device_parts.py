@@ -380,7 +380,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # open_clip says that random weights are random
     torch.manual_seed(0)
     outcome = loader(place, arguments.step_seconds) if arguments.part == "loader" else PARTS[arguments.part](place)
-    findings = [vars(finding) | {"verdict": finding.verdict} for finding in outcome.findings]
+    findings = [finding.record() for finding in outcome.findings]
     print(json.dumps({"findings": findings, "faults": outcome.faults, "details": outcome.details}))
 
 

@@ -56,13 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer images and classes")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed evaluations of each way")
     arguments = parser.parse_args()
     findings: list[Finding] = []
     details: dict[str, Any] = {"device": arguments.device, "batch": {"plain": PLAIN_BATCH, "ours": BATCH}}
     with tempfile.TemporaryDirectory() as folder:
         for make in (mini_world, large_world):
             world = make(Path(folder), arguments.device, quick=arguments.quick)
-            findings += compare(world, Path(folder) / "cache", details, rounds=1 if arguments.quick else ROUNDS)
+            findings += compare(world, Path(folder) / "cache", details, rounds=1 if arguments.quick else arguments.rounds)
         world = many_classes(Path(folder), arguments.device, quick=arguments.quick)
         findings += compare_spaces(world, Path(folder) / "cache", details, rounds=1 if arguments.quick else ROUNDS_OF_SPACES)
     report("evaluation", findings, details, is_quick=arguments.quick, device=arguments.device)
@@ -80,7 +81,7 @@ def mini_world(folder: Path, device: str, *, quick: bool) -> World:
 
 def large_world(folder: Path, device: str, *, quick: bool) -> World:
     """ViT-B/16 with random weights, one dataset of JPEGs with two templates. An accelerator gets more images."""
-    num_classes, num_images = (2, 44) if quick else (100, 2_200) if device != "cpu" else (5, 110)
+    num_classes, num_images = (2, 8) if quick else (100, 2_200) if device != "cpu" else (2, 44)
     names = tuple(f"class number {number}" for number in range(num_classes))
     for number in range(num_images):
         path = folder / "large" / "test" / slug(names[number % num_classes]) / f"{number:05d}.jpg"

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few images; on a CPU one small batch of SD v1.5 besides")
     parser.add_argument("--compile", action="store_true", help="measure --compile too: minutes more")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--readme", action="store_true", help="what README claims: half as many images, each turn once, no approximations")
     parser.add_argument("--pictures", type=Path, help="write the pictures of every approximation side by side to this file")
     arguments = parser.parse_args()
     findings: list[Finding] = []
@@ -65,11 +66,29 @@ def main() -> None:
             findings += sd15_findings(details, Path(folder), 16 if arguments.quick else 64, measures_compiled=arguments.compile)
         else:
             with Workers(os.cpu_count() or 1, Path(folder)) as workers:
-                findings += speed_findings(details, workers, arguments.quick, arguments.compile)
-                findings += approximation_findings(details, workers, 12 if arguments.quick else 48, arguments.pictures)
-            if arguments.quick:
+                size = Size(is_quick=arguments.quick, is_readme=arguments.readme)
+                findings += speed_findings(details, workers, size, arguments.compile)
+                if not arguments.readme:
+                    findings += approximation_findings(details, workers, 12 if arguments.quick else 48, arguments.pictures)
+            if arguments.quick and not arguments.readme:
                 details["sd15_small"] = sd15_runs(Path(folder))
     report("generation", findings, details, is_quick=arguments.quick, device=arguments.device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    is_quick: bool
+    is_readme: bool
+
+    def images(self, whole: int) -> int:
+        """So many at most; a batch of 16 for each of two workers is the least that is as fast as more."""
+        return min(whole, 4 if self.is_readme else 16) if self.is_quick else min(whole, 32) if self.is_readme else whole
+
+    def rounds(self, whole: int) -> int:
+        """Timed turns."""
+        return 1 if self.is_quick or self.is_readme else whole
 
 
 class Workers:
@@ -165,13 +184,13 @@ def plain_images(pipeline: Any, rows: Rows, folder: Path, **size: int) -> None:
         image.save(folder / f"{row['sample_key']}.jpg")
 
 
-def speed_findings(details: dict[str, Any], workers: Workers, is_quick: bool, is_compiled: bool) -> list[Finding]:
+def speed_findings(details: dict[str, Any], workers: Workers, size: Size, is_compiled: bool) -> list[Finding]:
     """The mini model: the demo's plan (12 steps) and the paper's (50 steps)."""
     from gift_mini.locations import stable_diffusion_folder
 
     findings = []
     for steps, guidance_scale, num_images, rounds in ((12, 3.0, 64, 3), (FULL_STEPS, 7.5, 32, 2)):
-        rows = mini_rows(16 if is_quick else num_images, guidance_scale, steps)
+        rows = mini_rows(size.images(num_images), guidance_scale, steps)
         pipeline = plain_pipeline(stable_diffusion_folder(), steps)
         variants: dict[str, Callable[[], Any]] = {
             "plain": functools.partial(plain_images, pipeline, rows, workers.folder),
@@ -181,7 +200,7 @@ def speed_findings(details: dict[str, Any], workers: Workers, is_quick: bool, is
             compiled = dataclasses.replace(MINI, is_compiled=True)
             workers.render(compiled, rows)
             variants["ours, compiled"] = functools.partial(workers.render, compiled, rows)
-        seconds = seconds_each(variants, rounds=1 if is_quick else rounds)
+        seconds = seconds_each(variants, rounds=size.rounds(rounds))
         rates = {name: len(rows) / taken for name, taken in seconds.items()}
         details[f"mini, {steps} steps"] = {"images": len(rows), "images_per_second": rates} | floor(pipeline, rows[0], rates["ours"])
         findings.append(Finding(what=f"mini, {steps} steps: one call an image", value=rates["plain"], unit="images/s"))

@@ -1,6 +1,7 @@
 """What every benchmark shares: variants timed turn by turn in one run, peak memory in a process of its own, a table and a JSON file."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))  # readme.py has one of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Finding:
     """One line of the table: what was measured, and the target it was measured against.
 
     value: in `unit`; a ratio is how many times faster (or smaller) than the plain way. target: None where there is none;
-    `at_most` says that the value should stay below it.
+    `at_most` says that the value should stay below it. low and high: the spread over several turns or runs, where there were any.
     """
 
     what: str
@@ -27,6 +28,14 @@ class Finding:
     unit: str
     target: float | None = None
     at_most: bool = False
+    low: float | None = None
+    high: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        spread = {} if self.low is None else {"low": self.low, "high": self.high}
+        fields = {key: value for key, value in vars(self).items() if key not in ("low", "high")}
+        return {**fields, "verdict": self.verdict, **spread}
 
     @property
     def verdict(self) -> str:
@@ -42,7 +51,12 @@ class Finding:
 
 
 def seconds_each(variants: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of one call of each variant. They take turns, so that what else the machine does meets all alike."""
+    """Median seconds of one call of each variant, see `times_each`."""
+    return {name: statistics.median(times) for name, times in times_each(variants, rounds=rounds, warmup=warmup).items()}
+
+
+def times_each(variants: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of one call of each variant in each round. They take turns, so that what else the machine does meets all alike."""
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warmup + rounds):
         for name, call in variants.items():
@@ -50,7 +64,7 @@ def seconds_each(variants: Mapping[str, Callable[[], Any]], *, rounds: int, warm
             call()
             if number >= warmup:
                 taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return taken
 
 
 def peak_gigabytes() -> float:
@@ -88,10 +102,10 @@ def report(benchmark: str, findings: Sequence[Finding], details: Mapping[str, An
         "commit": git_commit(),
         "hardware": hardware(),
         "versions": versions(),
-        "findings": [{**vars(finding), "verdict": finding.verdict} for finding in findings],
+        "findings": [finding.record() for finding in findings],
         "details": details,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path

@@ -34,13 +34,13 @@ def main() -> None:
 
 
 def spread(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Each line's median over the runs, its lowest and its highest value; the verdict is the median's."""
+    """Each line's median over the runs, and the lowest and the highest value of any of their turns; the verdict is the median's."""
     lines = []
     for same in zip(*runs, strict=True):
         values = [finding["value"] for finding in same]
         fields = {key: same[0][key] for key in ("what", "unit", "target", "at_most")}
-        finding = Finding(**fields, value=statistics.median(values))
-        lines.append({**vars(finding), "verdict": finding.verdict, "low": min(values), "high": max(values)})
+        low, high = (choose(finding.get(end, finding["value"]) for finding in same) for choose, end in ((min, "low"), (max, "high")))
+        lines.append(Finding(**fields, value=statistics.median(values), low=low, high=high).record())
     return lines
 
 

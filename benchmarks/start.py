@@ -35,8 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one start of each")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="starts of each")
     arguments = parser.parse_args()
-    rounds = 1 if arguments.quick else 3
+    rounds = 1 if arguments.quick else arguments.rounds
     details: dict[str, Any] = {"device": arguments.device, "rounds": rounds}
     findings = [
         Finding(what=f"{program} --help", value=help_seconds(program, 2 * rounds), unit="s", target=HELP_SECONDS, at_most=True)

@@ -23,7 +23,9 @@ from gift_generate.rendering.model_card import license_of
 from gift_generate.rendering.model_folder import file_sha256
 from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.onednn import has_onednn, multiply_by_onednn
+from gift_generate.rendering.pixels import as_bytes
 from gift_generate.rendering.renderer import BatchConstants, OutOfMemory, Rendered, Renderer, RenderJob
+from gift_generate.rendering.safety import show_on_device
 from gift_generate.rendering.solvers import Solvers
 from gift_shared.errors import ConfigError, MachineError, first_line
 from gift_shared.processor import favours_onednn, processor_name
@@ -58,6 +60,7 @@ class DiffusersRenderer(Renderer):
         self._family: Family = family(self._pipeline)
         _require_possible(self._family, options)
         _speed_up(self._family, options)
+        show_on_device(self._pipeline)
         self._reuse = FeatureReuse(self._pipeline.unet, options.feature_interval) if options.feature_interval > 1 else None
         self._solvers = Solvers(self._family, options)
         self._generator_device = torch.device("cpu") if options.generator_device == "cpu" else self._device
@@ -270,9 +273,8 @@ def _be_quiet(library: Any) -> None:
 
 def _as_rendered(images: Images) -> list[Rendered]:
     """They become bytes on the device: a fraction of the floats crosses over."""
-    pictures = images.pictures.float()
-    is_finite = pictures.isfinite().flatten(1).all(dim=1).tolist()
-    pixels = (pictures.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    is_finite = images.pictures.isfinite().flatten(1).all(dim=1).tolist()
+    pixels = as_bytes(images.pictures).permute(0, 2, 3, 1).cpu().numpy()
     return [Rendered(*one) for one in zip(np.ascontiguousarray(pixels), images.is_flagged, is_finite, strict=True)]
 
 

@@ -105,3 +105,18 @@ def test_diffusers_has_what_a_shallow_step_runs(unet: UNet2DConditionModel) -> N
     }.items():
         found = set(inspect.signature(getattr(unet, method, lambda: None)).parameters)
         assert found == expected, moved(f"UNet2DConditionModel.{method}", "approximations")
+
+
+def test_a_pipeline_of_diffusers_asks_its_safety_checker_by_a_method_of_its_own() -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion_folder(), local_files_only=True).to("cpu", torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    asked: list[tuple[int, ...]] = []
+
+    def check(image: torch.Tensor, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, list[bool]]:
+        asked.append(tuple(image.shape))
+        return image, [True]
+
+    pipeline.run_safety_checker = check
+    answer = pipeline("a picture of a heart.", num_inference_steps=1, height=32, width=32, output_type="pt")
+    assert asked == [(1, 3, 32, 32)], moved("StableDiffusionPipeline.run_safety_checker", "safety")
+    assert answer.nsfw_content_detected == [True], moved("StableDiffusionPipeline.run_safety_checker", "safety")

@@ -140,6 +140,46 @@ def test_rows_stay_short_and_every_text_ends_where_it_should():
     assert packed.tokens.numel() < int((last + 1).sum())
 
 
+@pytest.mark.parametrize("longest_row", [8, 40, LONGEST_ROW])
+@pytest.mark.parametrize("vocabulary", [2, 3, 50])  # nearly all alike, to nearly none
+def test_what_a_node_attends_to_spells_its_prefix_and_no_prefix_is_twice_in_a_row(vocabulary, longest_row, monkeypatch):
+    monkeypatch.setattr("gift_train.clip.prefix_tree.LONGEST_ROW", longest_row)
+    generator = torch.Generator().manual_seed(vocabulary)
+    tokens = torch.randint(vocabulary, (60, 12), generator=generator)
+    last = torch.randint(12, (60,), generator=generator)
+    tokens[30:40], last[30:40] = tokens[:10].clone(), last[:10]  # equal texts
+    packed = build_prefix_tree(tokens, last)
+    attends = packed.attends
+    num_nodes = 0
+    for row, row_attends in zip(packed.tokens, attends, strict=True):
+        spelled = [tuple(row[seen].tolist()) for seen in row_attends]
+        real = [place for place, seen in enumerate(row_attends) if seen.sum() > 1 or place == 0 or row_attends[:, place].sum() > 1]
+        assert len({spelled[place] for place in real}) == len(real)
+        num_nodes += len(real)
+    for text, end, place in zip(tokens.tolist(), last.tolist(), packed.ends.tolist(), strict=True):
+        row, column = divmod(place, packed.tokens.shape[1])
+        assert packed.tokens[row][attends[row, column]].tolist() == text[: end + 1]
+    prefixes = {tuple(text[:length]) for text, end in zip(tokens.tolist(), last.tolist(), strict=True) for length in range(1, end + 2)}
+    assert num_nodes >= len(prefixes) - 60  # a text of one token that nothing continues looks like filling
+    assert packed.ends[30:40].tolist() == packed.ends[:10].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_converted_mask_is_what_attention_would_make_of_it_bit_for_bit(dtype):
+    tokens = class_prompts(200)
+    packed = build_prefix_tree(tokens, tokens.argmax(dim=1))
+    num_rows, length = packed.tokens.shape
+    outcomes = []
+    for mask in (packed.attends[:, None], packed.attention_bias(dtype)):
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(3, num_rows, 2, length, 16, generator=generator).to(dtype).requires_grad_()
+        mixed = F.scaled_dot_product_attention(*inputs, attn_mask=mask)
+        mixed.float().square().sum().backward()
+        outcomes.append((mixed, inputs.grad))
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert torch.equal(outcomes[0][1], outcomes[1][1])
+
+
 def test_a_text_as_long_as_the_context_has_room():
     network = clip()
     tokens = texts(list(range(1, 76)), [5])

@@ -78,7 +78,25 @@ def test_a_killed_worker_that_was_not_forked_is_told_too(method):
     ],
 )
 def test_an_accelerator_gets_a_worker_for_each_core_up_to_eight(asked, device, num_cores, num_workers):
-    assert resolved_loading(asked, None, torch.device(device), num_cores) == Loading(num_workers=num_workers)
+    assert resolved_loading(asked, None, torch.device(device), num_cores).num_workers == num_workers
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cuda:1", True), ("cpu", False), ("mps", False)])
+def test_memory_is_pinned_for_a_run_on_a_gpu_and_not_for_one_beside_it(device, pins, monkeypatch):
+    """Whatever accelerators the machine has: a run on its CPU must not start one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loading = resolved_loading(1, None, torch.device(device))
+    assert loading.pins_memory is pins
+    asked = []
+
+    class Listening(DataLoader):
+        def __init__(self, *parts, pin_memory, **named):
+            asked.append(pin_memory)
+            super().__init__(*parts, **named)
+
+    monkeypatch.setattr("gift_train.data.loader.DataLoader", Listening)
+    assert list(loaded(Numbers(), range(1), loading))
+    assert asked == [pins]
 
 
 def test_the_only_process_has_all_cores_it_may_run_on(monkeypatch):

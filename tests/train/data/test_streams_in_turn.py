@@ -84,10 +84,12 @@ def test_a_worker_is_handed_the_tokenizer_and_no_weight():
     dataset = ReplayDataset("shards", rows, image_transforms(32, student.resize_settings).evaluation)
     order = BatchOrder(num_samples=1, batch_size=1, seed=0, name="replay")
     pickler = _Listing()
-    pickler.dump(_InWorker(_BatchesByPosition(dataset, order, ReplayCollate(student.tokenize), SINGLE)))
+    pickler.dump(_InWorker(_BatchesByPosition(dataset, order, ReplayCollate(student.tokenize, student.tree_maker), SINGLE)))
     assert not any(issubclass(kind, torch.Tensor | torch.nn.Module) for kind in pickler.kinds)
     num_bytes, weights = len(pickler.content.getvalue()), sum(one.nbytes for one in student.network.parameters())
     assert num_bytes < 3_000_000 < weights  # the words of CLIP's tokenizer, and the smallest model that reads them
-    handed = pickle.loads(pickler.content.getvalue()).batches.collate.tokenizer
+    collate = pickle.loads(pickler.content.getvalue()).batches.collate
+    assert collate.trees == student.tree_maker
+    handed = collate.tokenizer
     assert torch.equal(handed(["a fox"]), student.tokenize(["a fox"]))
     assert handed(["a fox"]).shape == (1, 12)

@@ -23,12 +23,13 @@ from gift_train.clip.bound_tokenizer import BoundTokenizer
 from gift_train.clip.flat_tensors import FlatTensors, are_held, hold_flat
 from gift_train.clip.model_config import ModelConfig
 from gift_train.clip.normalise import Normalise
-from gift_train.clip.prefix_tree import PrefixTree, SplitTree, build_prefix_tree, split_tree, texts_in_rows
+from gift_train.clip.prefix_tree import PrefixTree, SplitTree, texts_in_rows
 from gift_train.clip.prepared_weights import PreparedWeights
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
 from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
 from gift_train.clip.tokenizers import num_tokens
 from gift_train.clip.tree_buckets import in_bucket
+from gift_train.clip.tree_maker import TreeMaker
 
 Precision = Literal["fp32", "tf32", "bf16"]
 FROZEN = ("logit_scale", "logit_bias")  # never trained (METHODS 1.5)
@@ -226,16 +227,17 @@ class Backbone:
         """[B, 3, H, W] normalised pixels -> [B, D]."""
         return in_micro_batches(self._encode_images, images, self.micro_batch_size)
 
-    def encode_texts(self, tokens: Tensor) -> Tensor:
+    def encode_texts(self, tokens: Tensor, tree: SplitTree | None = None) -> Tensor:
         """[K, L] token ids, L up to the context length -> [K, D].
 
         Tokens stay on the CPU: what they have in common decides the shapes of the work, and asking a device would make it wait.
+        `tree`: theirs, as `tree_maker` makes it, on this device; made here if None. Not looked at where texts do not pass as a tree.
         """
         num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
         if not towers.can_read_texts(self.network):
             num_texts = None if num_rows is None else texts_in_rows(num_rows, tokens.shape[1])
             return in_micro_batches(self._encode_texts, tokens, num_texts)
-        texts = self._prefix_tree(tokens, num_rows)
+        texts = self._prefix_tree(tokens, num_rows) if tree is None else tree
         if texts.places is None:
             return self._encode_tree(*texts.parts)
         return torch.cat([recomputed(self._encode_tree, part) for part in texts.parts])[texts.places]
@@ -269,6 +271,13 @@ class Backbone:
             raise ConfigError("This model has no tokenizer.")
         return BoundTokenizer(self.tokenizer, self.context_length)
 
+    @property
+    def tree_maker(self) -> TreeMaker | None:
+        """Tokens -> the tree as which they pass while training; None where texts do not pass as a tree. Knows nothing of the model."""
+        if not towers.can_read_texts(self.network):
+            return None
+        return TreeMaker(towers.reading_ends(self.network), self.micro_batch_size)
+
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that do not fit the context with what their tokenizer puts around them."""
         if self.tokenizer is None:
@@ -292,8 +301,7 @@ class Backbone:
         tokens = tokens.cpu()
         key = (max_rows, tokens.shape, tokens.numpy().tobytes())
         if key not in self._trees:
-            tree = build_prefix_tree(tokens, towers.text_ends(self.network, tokens))
-            self._trees[key] = split_tree(tree, max_rows).to(self.device)
+            self._trees[key] = TreeMaker(towers.reading_ends(self.network), max_rows)(tokens).to(self.device)
         self._trees.move_to_end(key)
         if len(self._trees) > TREES_KEPT:
             self._trees.popitem(last=False)

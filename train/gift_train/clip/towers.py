@@ -31,6 +31,7 @@ from gift_train.clip.linear import linear
 from gift_train.clip.prefix_tree import PrefixTree
 from gift_train.clip.prepared_weights import prepared
 from gift_train.clip.recompute import Call, plainly
+from gift_train.clip.tree_maker import TextEnds
 
 QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
@@ -89,10 +90,12 @@ def num_columns_read(network: Any, tokens: Tensor) -> int:
 
 def text_ends(network: Any, tokens: Tensor) -> Tensor:
     """Where open_clip reads each text's feature: [K, L] -> [K], the first end token, or the first of the largest ids."""
-    pool_type, end_id = _pooling(text_tower(network))
-    if pool_type == "eos":
-        return torch.as_tensor((tokens == end_id).int().argmax(dim=1))
-    return tokens.argmax(dim=1)
+    return reading_ends(network)(tokens)
+
+
+def reading_ends(network: Any) -> TextEnds:
+    """The rule by which `text_ends` finds them."""
+    return TextEnds(*_pooling(text_tower(network)))
 
 
 def _pooling(tower: Any) -> tuple[str, int]:
@@ -130,11 +133,17 @@ def text_features(network: Any, texts: PrefixTree, run_block: RunBlock, call: Ca
     """K texts -> [K, D], not normalised. `run_block` and `call` as for images."""
     network = text_tower(network)
     hidden = network.token_embedding(texts.tokens) + network.positional_embedding[texts.positions]
-    attends = texts.attends[:, None]  # the same for every head
+    bias = texts.attention_bias(_dtype_of_products(hidden))  # once for all blocks: each would convert a mask of bools again
     *blocks, last = network.transformer.resblocks
     for block in blocks:
-        hidden = call(run_block, block, hidden, attends)
-    return _projected(network, network.ln_final(call(_ends_output, last, hidden, attends, texts.ends)))
+        hidden = call(run_block, block, hidden, bias)
+    return _projected(network, network.ln_final(call(_ends_output, last, hidden, bias, texts.ends)))
+
+
+def _dtype_of_products(hidden: Tensor) -> torch.dtype:
+    """What queries and keys made of it will be."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def plain_text_features(network: Any, tokens: Tensor) -> Tensor:
@@ -156,9 +165,9 @@ def _projected(tower: Any, pooled: Tensor) -> Tensor:
     return torch.as_tensor(pooled)
 
 
-def block_output(block: Any, hidden: Tensor, attends: Tensor | None = None) -> Tensor:
-    """One residual attention block, [B, L, W] -> [B, L, W]; `attends` [B, 1, L, L] bool, everything if None."""
-    return _after_attention(block, hidden, _attention(block, hidden, attends))
+def block_output(block: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One residual attention block, [B, L, W] -> [B, L, W]; `bias` [B, 1, L, L] is added to attention's scores, nothing if None."""
+    return _after_attention(block, hidden, _attention(block, hidden, bias))
 
 
 def _class_token_output(block: Any, hidden: Tensor) -> Tensor:
@@ -166,23 +175,23 @@ def _class_token_output(block: Any, hidden: Tensor) -> Tensor:
     return _after_attention(block, hidden[:, 0], _attention(block, hidden, num_queries=1)[:, 0])
 
 
-def _ends_output(block: Any, hidden: Tensor, attends: Tensor, ends: Tensor) -> Tensor:
+def _ends_output(block: Any, hidden: Tensor, bias: Tensor, ends: Tensor) -> Tensor:
     """A block's output at these places among all R * N: [R, N, W], [K] -> [K, W]."""
-    mixed = _attention(block, hidden, attends)
+    mixed = _attention(block, hidden, bias)
     return _after_attention(block, hidden.flatten(0, 1)[ends], mixed.flatten(0, 1)[ends])
 
 
-def _attention(block: Any, hidden: Tensor, attends: Tensor | None = None, num_queries: int | None = None) -> Tensor:
+def _attention(block: Any, hidden: Tensor, bias: Tensor | None = None, num_queries: int | None = None) -> Tensor:
     """What the first `num_queries` positions gather from all, before the output projection: [B, L, W] -> [B, Q, W]."""
     attention, normed = block.attn, block.ln_1(hidden)
-    weight, bias = prepared(attention.in_proj_weight), prepared(attention.in_proj_bias)
+    weight, shift = prepared(attention.in_proj_weight), prepared(attention.in_proj_bias)
     heads, width = attention.num_heads, attention.embed_dim
     if num_queries is None:
-        query, key, value = _by_head(linear(normed, weight, bias), 3, heads)
+        query, key, value = _by_head(linear(normed, weight, shift), 3, heads)
     else:
-        (query,) = _by_head(linear(normed[:, :num_queries], weight[:width], bias[:width]), 1, heads)
-        key, value = _by_head(linear(normed, weight[width:], bias[width:]), 2, heads)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=attends).transpose(1, 2).flatten(2)
+        (query,) = _by_head(linear(normed[:, :num_queries], weight[:width], shift[:width]), 1, heads)
+        key, value = _by_head(linear(normed, weight[width:], shift[width:]), 2, heads)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
 def _by_head(product: Tensor, num_parts: int, heads: int) -> Tensor:

@@ -12,19 +12,15 @@ LENGTH_STEP = 32  # nodes; 60 batches of 64 ImageNet prompts are 9 shapes, in bu
 
 def in_bucket(tree: PrefixTree) -> PrefixTree:
     """The tree with more rows and longer ones, up to the next of few sizes; what is added attends to itself and is never read."""
-    num_rows, length = tree.tokens.shape
+    _, num_rows, length = tree.nodes.shape
     more_rows, longer = bucket(num_rows) - num_rows, -length % LENGTH_STEP
     if more_rows == longer == 0:
         return tree
-    size = length + longer
-    attends = torch.eye(size, dtype=torch.bool, device=tree.attends.device).repeat(num_rows + more_rows, 1, 1)
-    attends[:num_rows, :length, :length] = tree.attends
-    return PrefixTree(
-        tokens=F.pad(tree.tokens, (0, longer, 0, more_rows)),
-        positions=F.pad(tree.positions, (0, longer, 0, more_rows)),
-        attends=attends,
-        ends=tree.ends + tree.ends // length * longer,
-    )
+    nodes = F.pad(tree.nodes, (0, longer, 0, more_rows))
+    behind = torch.arange(1, length + longer + 1, device=nodes.device)  # a node that nothing descends from ends right behind itself
+    nodes[2, :, length:] = behind[length:]
+    nodes[2, num_rows:] = behind
+    return PrefixTree(nodes=nodes, ends=tree.ends + tree.ends // length * longer)
 
 
 def bucket(num_rows: int) -> int:

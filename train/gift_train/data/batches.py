@@ -202,11 +202,12 @@ def place_task(batch: TaskBatch, backbone: "Backbone") -> TaskBatch:
 
 
 def place_replay(batch: ReplayBatch, backbone: "Backbone") -> ReplayBatch:
-    """Move the images to the backbone's device, normalised, and cut the tokens to the longest caption.
+    """Move the images to the backbone's device, normalised, the captions' tree too, and cut the tokens to the longest caption.
 
     `tokens` and `caption_ids` stay on the CPU: which captions are equal decides shapes, and asking a device would make it wait.
     """
-    return replace(batch, images=backbone.place_images(batch.images), tokens=backbone.trim(batch.tokens))
+    tree = None if batch.caption_tree is None else batch.caption_tree.to(backbone.device)
+    return replace(batch, images=backbone.place_images(batch.images), tokens=backbone.trim(batch.tokens), caption_tree=tree)
 
 
 class KeyedImages(Dataset[tuple[Tensor, int, str]]):

@@ -48,10 +48,14 @@ _exit_codes: dict[int, int] = {}  # by process number, of workers that had died 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Who makes batches: the process that uses them (0), or so many others for each stream, and how those are started."""
+    """Who makes batches: the process that uses them (0), or so many others for each stream, and how those are started.
+
+    pins_memory: batches of other processes are put where a GPU copies from without waiting.
+    """
 
     num_workers: int = 0
     start_method: str = DEFAULT_START_METHOD
+    pins_memory: bool = False
 
 
 HERE = Loading()
@@ -59,6 +63,8 @@ HERE = Loading()
 
 def resolved_loading(num_workers: int | None, start_method: str | None, device: torch.device, num_cores: int | None = None) -> Loading:
     """What was asked for, and where nothing was: on a GPU a worker for each core of this process, 8 at most; elsewhere none.
+
+    Memory is pinned for a run on a GPU, and not for one on the CPU of a machine that has GPUs: pinning would start the first of them.
 
     num_cores: those that are this process's; None of a run's only one: all it has.
     Raises: ConfigError for a way to start that this system lacks.
@@ -69,7 +75,7 @@ def resolved_loading(num_workers: int | None, start_method: str | None, device: 
     if num_workers is None:
         cores = cores_alone() if num_cores is None else num_cores
         num_workers = min(MOST_WORKERS, max(1, cores)) if device.type == "cuda" else 0
-    return Loading(num_workers=num_workers, start_method=method)
+    return Loading(num_workers=num_workers, start_method=method, pins_memory=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def _started(batches: Dataset[Any], positions: Sequence[int], loading: Loading) 
         batch_size=None,
         sampler=positions,
         num_workers=loading.num_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=loading.pins_memory,
         generator=torch.Generator(),
         worker_init_fn=_begin_forked if loading.start_method == "fork" else _begin_elsewhere,
         multiprocessing_context=loading.start_method,

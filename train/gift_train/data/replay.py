@@ -13,8 +13,11 @@ from gift_shared.decoding import decode_rgb
 from gift_shared.errors import ShardError
 from gift_shared.shards import read_image_bytes, tar_name
 from gift_shared.storage import Folder
+from gift_train.clip.prefix_tree import SplitTree
+from gift_train.clip.tree_maker import TreeMaker
 from gift_train.data.pixel_cache import CACHE_BYTES, cached
 from gift_train.data.transforms import ImageTransform
+from gift_train.distributed import SINGLE, Ranks
 
 Tokenizer = Callable[[list[str]], Tensor]
 ReplaySample = tuple[Tensor, str, str]
@@ -61,7 +64,8 @@ class ReplayDataset(Dataset[ReplaySample]):
 class ReplayBatch:
     """B synthetic pictures and their captions. Equal captions have equal ids: they share an alignment target (METHODS 3.2).
 
-    On several ranks `images` are this rank's share, in the order of the batch; all else is the whole batch's.
+    On several ranks `images` are this rank's share, in the order of the batch, and `caption_tree` is of its share of the distinct
+    captions, in the order of their ids; all else is the whole batch's.
     """
 
     images: Tensor  # [B or this rank's share, 3, H, W], uint8 as loaded, normalised float32 once placed
@@ -69,29 +73,38 @@ class ReplayBatch:
     tokens: Tensor  # [B, L] long
     caption_ids: Tensor  # [B] long, counted from 0 by first appearance in this batch
     sample_keys: tuple[str, ...]
+    caption_tree: SplitTree | None = None  # None: made where the captions are encoded, if they are
 
     def pin_memory(self) -> "ReplayBatch":
-        """The images in memory that is copied to a device without waiting; a DataLoader asks for it."""
-        return replace(self, images=self.images.pin_memory())
+        """What travels to a device in memory that is copied there without waiting; a DataLoader asks for it."""
+        tree = None if self.caption_tree is None else self.caption_tree.pin_memory()
+        return replace(self, images=self.images.pin_memory(), caption_tree=tree)
 
 
 class ReplayCollate:
-    """Samples -> ReplayBatch. A caption is tokenised once and remembered: a task draws a few hundred distinct ones."""
+    """Samples -> ReplayBatch. A caption is tokenised once and remembered: a task draws a few hundred distinct ones.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    trees: what makes the trees of captions that are encoded in every step; None where none are. `ranks` share the batch.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, trees: TreeMaker | None = None, ranks: Ranks = SINGLE) -> None:
         self.tokenizer = tokenizer
+        self.trees = trees
+        self.ranks = ranks
         self._tokens: dict[str, Tensor] = {}
 
     def __call__(self, samples: Sequence[ReplaySample]) -> ReplayBatch:
         images, captions, sample_keys = zip(*samples, strict=True)
         ids: dict[str, int] = {}
         caption_ids = torch.tensor([ids.setdefault(caption, len(ids)) for caption in captions], dtype=torch.long)
+        own = list(ids)[self.ranks.share(len(ids))]
         return ReplayBatch(
             images=torch.stack([image for image in images if image is not None]),
             captions=captions,
             tokens=self._tokenize(captions),
             caption_ids=caption_ids,
             sample_keys=sample_keys,
+            caption_tree=None if self.trees is None else self.trees(self._tokenize(own)),
         )
 
     def _tokenize(self, captions: Sequence[str]) -> Tensor:

@@ -100,6 +100,11 @@ class Method:
         """Which images are replayed; the class's `replay` unless the method's settings choose."""
         return self.replay
 
+    @property
+    def encodes_captions(self) -> bool:
+        """Whether the student encodes the captions of each batch of synthetic images: their tree is then made with the batch."""
+        return False
+
     def text_source(self) -> TextSource:
         """Which texts `TaskContext.reference_tokens` holds; the class's `texts` unless the method's settings choose."""
         return self.texts

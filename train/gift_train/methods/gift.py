@@ -69,6 +69,12 @@ class Gift(Method):
     def check_model(self, student: Backbone) -> None:
         require_bias(self.config.contrastive_loss, student)
 
+    @property
+    def encodes_captions(self) -> bool:
+        config = self.config
+        compares_pairs = config.distill_weight != 0 or config.alignment_weight != 0
+        return bool(compares_pairs and config.distillation != "image-only")
+
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)
         self.teacher = Teacher(self._teacher_backbone(context, student), context.ranks)

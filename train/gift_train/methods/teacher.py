@@ -73,15 +73,19 @@ def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = SINGL
     """Text features [B, D] of a batch; each distinct caption passes the text tower once and its row is repeated.
 
     Values and gradients are those of encoding all B, up to the order of a sum. Uses that `caption_ids` count from 0 by first
-    appearance and stay on the CPU, so nothing waits for the device.
+    appearance and stay on the CPU, so nothing waits for the device; and the batch's own tree, if it brings one.
     """
+
+    def encode(tokens: Tensor) -> Tensor:
+        return backbone.encode_texts(tokens, batch.caption_tree)
+
     ids = batch.caption_ids.tolist()
     first: dict[int, int] = {}
     for row, caption_id in enumerate(ids):
         first.setdefault(caption_id, row)
     if len(first) == len(ids):
-        return ranks.encode(backbone.encode_texts, batch.tokens)
-    distinct = ranks.encode(backbone.encode_texts, batch.tokens[list(first.values())])
+        return ranks.encode(encode, batch.tokens)
+    distinct = ranks.encode(encode, batch.tokens[list(first.values())])
     place = {caption_id: place for place, caption_id in enumerate(first)}
     return distinct[_index([place[caption_id] for caption_id in ids], distinct)]
 

@@ -41,7 +41,8 @@ class ReplayStream:
 
     dataset: Dataset[Any]
     order: BatchOrder
-    collate: Callable[[Sequence[Any]], ReplayBatch]
+    collate: Callable[[Sequence[Any]], ReplayBatch]  # of the batches that steps see
+    collate_pass: Callable[[Sequence[Any]], ReplayBatch]  # of those that are looked at once, before the first step
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,14 @@ class TaskSetup:
         """The stream the method asks for; None if it replays nothing, or its memory is still empty."""
         source = method.replay_source()
         collate: Callable[[Sequence[Any]], ReplayBatch] = collate_images
+        collate_pass = collate
         dataset = self._replay_dataset(source, method)
         if dataset is None or _length(dataset) == 0:
             return None
         if source == ReplaySource.SYNTHETIC:
-            collate = ReplayCollate(student.tokenize)
+            collate_pass = ReplayCollate(student.tokenize)
+            trees = student.tree_maker if method.encodes_captions else None
+            collate = ReplayCollate(student.tokenize, trees, self.run.ranks)
         order = BatchOrder(
             num_samples=_length(dataset),
             batch_size=self.recipe.replay_batch_size,
@@ -140,7 +144,7 @@ class TaskSetup:
             name="replay",
             is_shuffled=source != ReplaySource.MEMORY,
         )
-        return ReplayStream(dataset=dataset, order=order, collate=collate)
+        return ReplayStream(dataset=dataset, order=order, collate=collate, collate_pass=collate_pass)
 
     def _replay_dataset(self, source: ReplaySource, method: Method) -> Dataset[Any] | None:
         run = self.run
@@ -209,7 +213,7 @@ class TaskSetup:
 
     def _replay_pass(self, student: Backbone, replay: ReplayStream) -> Iterator[ReplayBatch]:
         order = self._pass_order(replay.order.num_samples)
-        for batch in self._stream(replay.dataset, order, replay.collate, range(order.batches_per_epoch)):
+        for batch in self._stream(replay.dataset, order, replay.collate_pass, range(order.batches_per_epoch)):
             self.may_leave()
             yield place_replay(batch, student)
 

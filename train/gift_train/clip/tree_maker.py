@@ -1,0 +1,34 @@
+"""Texts -> the tree as which a model reads them, and nothing of the model: processes that load captions are handed this, and no weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gift_train.clip.prefix_tree import SplitTree, build_prefix_tree, split_tree
+
+
+@dataclass(frozen=True)
+class TextEnds:
+    """Where open_clip reads a text's feature: at the first end token ("eos"), or the first of the largest ids ("argmax")."""
+
+    pooling: str
+    end_id: int
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """[K, L] -> [K]."""
+        if self.pooling == "eos":
+            return torch.as_tensor((tokens == self.end_id).int().argmax(dim=1))
+        return tokens.argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class TreeMaker:
+    """The tree of texts on the CPU, in parts of so many rows (one part if None)."""
+
+    ends: TextEnds
+    max_rows: int | None = None
+
+    def __call__(self, tokens: Tensor) -> SplitTree:
+        """[K, L] on the CPU, K at least 1."""
+        return split_tree(build_prefix_tree(tokens, self.ends(tokens)), self.max_rows)
