@@ -136,7 +136,7 @@ def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, pol
     if bound is Bound.REPLACED:
         Spool(output.path, NewShards.name, heartbeat.worker).clear()  # made with the settings that were replaced
     if bound is not Bound.AGREED:  # told once, by whoever is first: a million captions take a minute
-        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
+        for warning in source.warnings(output.captions()):
             tell(f"warning: {warning}")
     return NewShards(output, source.settings)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gift_generate.output.folder import Shard, open_output
 from gift_generate.planning.cost import readable_hours
+from gift_generate.planning.plan_check import value_counts
 from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness, ObservedWorker, WorkerState
 from gift_generate.workers.machines import MachineKind, kinds_lines, machine_kinds
 from gift_shared.errors import ShardError
@@ -160,9 +160,9 @@ class StatusReader:
         self._intervals = intervals or HeartbeatIntervals()
         self._output = open_output(out)
         self._output.require_own_plan()
-        self._planned = {entry["values"]: entry["counts"] for entry in pc.value_counts(self._output.plan["task"]).to_pylist()}
+        self._planned = value_counts(self._output.plan, "task")
         self._counts: dict[tuple[str, str], int] = {}  # settled rows by task and status
-        self._left = self._output.shards
+        self._left = list(self._output.shards)
 
     def read(self) -> OutputStatus:
         """The state as of now."""

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gift_generate.planning.plan import check_plan, make_plan, shard_slices
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_check import check_plan, shard_slices
 from gift_generate.planning.plan_request import PlanRequest, Seeding
 from gift_shared import keys
 from gift_shared.errors import ConfigError, PlanError

@@ -7,9 +7,9 @@ import pytest
 
 from gift_shared.errors import ConfigError, DataError, ShardError
 from gift_shared.manifests import OrderManifest
-from gift_shared.parquet_files import read_output_index, write_index
+from gift_shared.parquet_files import open_output_index, write_index
 from gift_shared.schema import INDEX_SCHEMA
-from gift_train.data.selection import ReplaySelection, ReplayShortage, select_replay, select_rows
+from gift_train.data.selection import ReplaySelection, ReplayShortage, select_places, select_replay
 
 ORDER = OrderManifest(name="o", display_name="O", pretraining_source="words", tasks=("red", "green", "blue"), recipes="mini")
 
@@ -33,8 +33,9 @@ def write(out, samples):
 
 def select(out, order, task_index, rule):
     """The rows of one task."""
-    rows, _ = read_output_index(out)
-    return select_rows(rows, str(out), order, task_index, rule)
+    with open_output_index(out) as index:
+        (places,) = select_places(index, str(out), order, rule, [order.tasks[task_index]]).values()
+        return index.take(places)
 
 
 def rule(num_images, captions="all", seed=0):
