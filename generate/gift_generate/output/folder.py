@@ -3,7 +3,7 @@
 import filecmp
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gift_shared.storage import NO_PARQUET
 PLAN_SHA256 = "plan_sha256"  # in the metadata of every index file and in render.json
 RECORD = {"settings": {}, "machine?": {str: str}, f"{PLAN_SHA256}?": str}  # render.json; folders of earlier versions lack the plan's
 NO_RECORD = "Choose another --out."
+FEW_OF = 16  # shards that are less than one in so many are looked for one by one
 MOST_CAPTIONS_KNOWN = 1_000_000  # in memory, to tell repeated ones
 
 
@@ -97,20 +98,28 @@ class OutputFolder:
         return machine
 
     def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
-        """Shards that are still to be rendered, in the order given, which is the plan's if none is.
-
-        The folder is listed first: what is not there needs no look, and on a network file system a listing is fresh.
-        """
-        folder = self.path / SHARD_FOLDER
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        """Shards that are still to be rendered, in the order given, which is the plan's if none is. Looks into all that are there."""
         shards = self.shards if among is None else among
-        return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
+        absent = {shard.name for shard in self.absent(shards)}
+        return [shard for shard in shards if shard.name in absent or not self.is_complete(shard)]
+
+    def absent(self, among: Sequence[Shard] | None = None) -> list[Shard]:
+        """Shards whose files are not both there, in the order given, which is the plan's if none is; none is looked into.
+
+        From one listing, which on a network file system is fresh. Of a few among many shards each is looked for by its name: a listing of
+        a hundred thousand files costs a server more, and that a name may be a minute late harms nobody.
+        """
+        shards = self.shards if among is None else among
+        folder = self.path / SHARD_FOLDER
+        if len(shards) * FEW_OF < len(self.shards):
+            return [shard for shard in shards if not (shard_rows(self.path, shard.name).exists() and shard_tar(self.path, shard.name).exists())]
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        return [shard for shard in shards if not {f"{shard.name}.parquet", f"{shard.name}.tar"} <= there]
 
     def has_shards(self) -> bool:
         """Whether any shard is complete: then the folder is bound to the settings it was made with."""
-        folder = self.path / SHARD_FOLDER
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
-        return any(f"{shard.name}.parquet" in there and self.is_complete(shard) for shard in self.shards)
+        absent = {shard.name for shard in self.absent()}
+        return any(shard.name not in absent and self.is_complete(shard) for shard in self.shards)
 
     def spread_rows(self, count: int) -> list[PlanRow]:
         """So many rows from all over the plan, at equal distances; all of a plan that has no more."""
@@ -133,9 +142,12 @@ class OutputFolder:
             if self.is_complete(shard):
                 yield shard, read_index(shard_rows(self.path, shard.name))[0]
 
-    def has_index(self) -> bool:
-        """Whether the index was written, and after every shard: one that is older than a shard may list what the shard held before."""
-        rows = (shard_rows(self.path, shard.name) for shard in self.shards)
+    def has_index(self, among: Iterable[Shard] | None = None) -> bool:
+        """Whether the index was written, and after each of these shards, which are all if none are given.
+
+        One that is older than a shard may list what the shard held before.
+        """
+        rows = (shard_rows(self.path, shard.name) for shard in (self.shards if among is None else among))
         try:
             written = (self.path / INDEX_FILE).stat().st_mtime_ns
             return all(path.stat().st_mtime_ns <= written for path in rows)

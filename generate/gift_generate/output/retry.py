@@ -52,6 +52,10 @@ class RetriedRows(Work):
         """All: to look is to read them, and whoever claims one does."""
         return list(left)
 
+    def still_to_make(self, damaged: Sequence[Shard]) -> list[Shard]:
+        """None: to make a shard that is not whole is for a render."""
+        return []
+
     def is_done(self, shard: Shard) -> bool:
         """Whether it has no such row, or is not there: that is for a render."""
         return not self.output.is_complete(shard) or not self._positions(shard)
