@@ -1,9 +1,10 @@
-"""What a folder that many workers fill asks of the server that keeps its names, counted by a simulation: python benchmarks/claims.py [--quick]
+"""What a folder that many workers fill asks of the server that keeps its names, simulated: python benchmarks/claims.py [--quick]
 
-Nothing is rendered and no file touched: workers take shards by the rules of gift_generate/pipeline.py and workers/claims.py, each shard takes
-a worker between 0.8 and 1.2 of SECONDS_OF_A_SHARD, decided by a hash of both, and every question to the file system is counted. `per shard`
-is how a worker did it that listed the folder before each shard, looked into every shard that others had finished, and wrote the index if it
-was among the last; `share` is how it is done. All workers wait to the end (--wait). What is assumed is named in capitals below.
+Nothing is rendered and no file touched: workers take shards by the rules of gift_generate/pipeline.py and workers/claims.py, each shard
+takes a worker between 0.8 and 1.2 of SECONDS_OF_A_SHARD, decided by a hash of both, and every question to the file system is counted.
+`per shard` is how a worker did it that listed the folder before each shard, looked into every shard that others had finished, and wrote the
+index if it was among the last; `share` is how it is done. Half of the shards are done at the start, as after a stop. All workers wait to the
+end (--wait). What is assumed is named in capitals below.
 """
 
 import argparse
@@ -109,20 +110,20 @@ class Worker:
             self.look("when others were met")
 
     def look(self, what: str) -> None:
-        """List the folder. By the rule `per shard` also into each shard that others have finished since."""
-        self.folder.list_shards(what)
-        if self.folder.rule == "per shard":
-            self.folder.ask(what, OPERATIONS_OF_A_LOOK * (len(self.folder.order) - self.num_known))
-        self.num_known = len(self.folder.order)
+        """Find out what is done: of a few among many shards by their names. `per shard`: into each that others have finished since, too."""
+        folder = self.folder
+        num_left = folder.num_shards - self.num_known  # as far as it knew
+        if folder.rule == "share" and num_left * FEW_OF < folder.num_shards:
+            folder.ask(what, num_left)
+        else:
+            folder.list_shards(what)
+        if folder.rule == "per shard":
+            folder.ask(what, OPERATIONS_OF_A_LOOK * (len(folder.order) - self.num_known))
+        self.num_known = len(folder.order)
 
     def wait(self) -> float:
         """Look whether anything has become free; seconds to the next look."""
-        num_left = len(self.folder.undone)
-        if self.folder.rule == "share" and num_left * FEW_OF < self.folder.num_shards:
-            self.folder.ask("waiting", num_left)
-            self.num_known = len(self.folder.order)
-        else:
-            self.look("waiting")
+        self.look("waiting")
         return LOOK_AGAIN_SECONDS * (max(1.0, self.folder.num_workers / CROWD) if self.folder.rule == "share" else 1.0)
 
     def end(self, is_first: bool) -> None:

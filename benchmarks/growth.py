@@ -1,8 +1,8 @@
 """Time and memory of what handles rows as these grow: python benchmarks/growth.py [--quick] [--rows-only]
 
-Each part runs in a process of its own. Whole folders, in shards of 1,000: so that a million rows are a matter of minutes and not of a render,
-the first row of every shard has a picture (8 x 8 pixels) and the others are recorded as failed. Resume is the render that finds everything
-done but the last shard, which it makes, and then writes the index.
+Each part runs in a process of its own. Whole folders, in shards of 1,000: so that a million rows are a matter of minutes and not of a
+render, the first row of every shard has a picture (8 x 8 pixels) and the others are recorded as failed. Resume is the render that finds
+everything done but the last shard, which it makes, and then writes the index.
 
 Rows alone, to ten million, as of a pool with every image there: plan; open (what a worker reads of the plan before it renders, and
 the rows of a shard); join (the index, written from the rows of one shard after the other); card; select (what eleven tasks replay, as every

@@ -270,7 +270,7 @@ def _columns_fault(file: pq.ParquetFile, fields: Sequence[pa.Field]) -> str | No
 
 
 def _index_fault(rows: pa.Table) -> str | None:
-    """What an index may not claim, as far as these columns tell: names that lead out of the folder, an image without its place in the tar."""
+    """What an index may not claim, as far as these columns tell: names that lead out of the folder, an image without its place."""
     there = set(rows.column_names)
     for column in [name for name in ("shard", "sample_key") if name in there]:
         if (fault := key_fault(column, rows[column])) is not None:

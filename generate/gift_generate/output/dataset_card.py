@@ -250,15 +250,15 @@ def _facts(described: _Described) -> str:
 def _counts(counts: _Counts, column: str) -> str:
     """Planned and usable images by the values of a column."""
     usable = counts.usable[column]
-    return table((column, "planned", "usable"), [(code(name), f"{num:,}", f"{usable[name]:,}") for name, num in counts.planned[column].items()])
+    return table(
+        (column, "planned", "usable"), [(code(name), f"{num:,}", f"{usable[name]:,}") for name, num in counts.planned[column].items()]
+    )
 
 
 def _how_to_load(described: _Described) -> str:
     suffixes = described.suffixes or ["jpg"]
     counts = described.counts
-    return HOW_TO_LOAD.format(
-        suffix=suffixes[0], suffixes=";".join(suffixes), shard=counts.first_shard, num_usable=counts.num_usable
-    )
+    return HOW_TO_LOAD.format(suffix=suffixes[0], suffixes=";".join(suffixes), shard=counts.first_shard, num_usable=counts.num_usable)
 
 
 def _settings(described: _Described) -> str:

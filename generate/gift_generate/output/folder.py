@@ -112,7 +112,9 @@ class OutputFolder:
         shards = self.shards if among is None else among
         folder = self.path / SHARD_FOLDER
         if len(shards) * FEW_OF < len(self.shards):
-            return [shard for shard in shards if not (shard_rows(self.path, shard.name).exists() and shard_tar(self.path, shard.name).exists())]
+            return [
+                shard for shard in shards if not (shard_rows(self.path, shard.name).exists() and shard_tar(self.path, shard.name).exists())
+            ]
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         return [shard for shard in shards if not {f"{shard.name}.parquet", f"{shard.name}.tar"} <= there]
 

@@ -129,7 +129,9 @@ class _PerTask(_Candidates):
     def places(self, task: str) -> NDArray[np.int64]:
         """Raises DataError if the plan was made for other tasks."""
         if task not in self._first:
-            raise DataError(f"{self._where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(self._first)) or 'none'}.")
+            raise DataError(
+                f"{self._where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(self._first)) or 'none'}."
+            )
         return self._first[task][1]
 
 
