@@ -18,7 +18,7 @@ from typing import Any
 from measure import Finding, report
 
 SECONDS_OF_A_SHARD = 1000.0  # a thousand images at one a second
-LOOK_AGAIN_SECONDS, CROWD, FEW_OF = 15.0, 64, 16  # of HeartbeatIntervals, pipeline.py and output/folder.py
+LOOK_AGAIN_SECONDS, CROWD, FEW_OF = 15.0, 32, 16  # of HeartbeatIntervals, pipeline.py and output/folder.py
 OPERATIONS_OF_A_LOOK = 3  # into a shard: size of its tar, opening its rows, their footer
 OPERATIONS_OF_ROWS = 6  # of a shard for the index: a look, and reading its rows
 OPERATIONS_OF_A_CLAIM = 5  # a temporary file made, written and synced, a link, its removal

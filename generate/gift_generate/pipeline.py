@@ -30,7 +30,7 @@ from gift_shared.schema import INDEX_FILE, PLAN_FILE, SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 Tell = Callable[[str], None]
-CROWD = 64  # workers that may all wait and look as often as one; more look less often, so that the storage is asked no more
+CROWD = 32  # workers that may all wait and look as often as one; more look less often, so that the storage is asked no more
 LONGEST_PAUSE = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
