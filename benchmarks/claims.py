@@ -3,8 +3,8 @@
 Nothing is rendered and no file touched: workers take shards by the rules of gift_generate/pipeline.py and workers/claims.py, each shard
 takes a worker between 0.8 and 1.2 of SECONDS_OF_A_SHARD, decided by a hash of both, and every question to the file system is counted.
 `per shard` is how a worker did it that listed the folder before each shard, looked into every shard that others had finished, and wrote the
-index if it was among the last; `share` is how it is done. Half of the shards are done at the start, as after a stop. All workers wait to the
-end (--wait). What is assumed is named in capitals below.
+index if it was among the last; `share` is how it is done. Half of the shards are done at the start, as after a stop. All workers wait to
+the end (--wait). What is assumed is named in capitals below.
 """
 
 import argparse

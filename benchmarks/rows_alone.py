@@ -57,12 +57,14 @@ def pool_rows(num_rows: int) -> Iterator[pa.Table]:
 
 
 def _open(num_rows: int, plan: Path, out: Path) -> Action:
+    from gift_generate.images.constants import batch_constants
     from gift_generate.output.folder import open_output
 
     out.mkdir(exist_ok=True)
     (out / PLAN_FILE).hardlink_to(plan)
 
     def act() -> None:
+        assert batch_constants(plan)
         output = open_output(out)
         assert len(output.rows(output.shards[-1])) > 0
 

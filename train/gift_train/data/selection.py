@@ -160,7 +160,7 @@ class _Pool(_Candidates):
             distinct, ranks = np.unique(codes, return_inverse=True)
             own = np.array([numbers.setdefault(code, len(numbers)) for code in distinct.tolist()], dtype=np.int32)
             usable = _numpy(pc.equal(rows["status"], SampleStatus.OK))[eligible]
-            end = count + np.count_nonzero(usable)
+            end = count + int(np.count_nonzero(usable))
             entries[count:end], places[count:end] = own[ranks[usable]], eligible[usable] + start
             count = end
             start += len(rows)
