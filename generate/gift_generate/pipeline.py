@@ -26,10 +26,11 @@ from gift_generate.workers.heartbeat import Heartbeat, HeartbeatIntervals, Liven
 from gift_generate.workers.machines import other_machine_warning
 from gift_generate.workers.rank import Worker
 from gift_shared.preemption import PreemptionNotice
-from gift_shared.schema import PLAN_FILE, SampleStatus
+from gift_shared.schema import INDEX_FILE, PLAN_FILE, SampleStatus
 from gift_shared.worker_logs import SHARD_WRITTEN
 
 Tell = Callable[[str], None]
+CROWD = 32  # workers that may all wait and look as often as one; more look less often, so that the storage is asked no more
 LONGEST_PAUSE = 0.5  # seconds between two looks at whether the scheduler wants the machine back
 
 
@@ -80,7 +81,8 @@ def run(
     heartbeat = Heartbeat(out, worker, policy.intervals, source.machine)
     heartbeat.note(settings_sha256=settings_digest(source.settings))
     with heartbeat:
-        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy, tell)
+        own = worker.share(output.shards)
+        work = _retry(output, source, retry, tell) if retry else _render(output, source, heartbeat, policy, tell, own)
         if (difference := other_machine_warning(output.first_machine, source.machine)) is not None:
             tell(f"warning: {difference}")
         left = work.remaining(worker.preferred(output.shards))
@@ -99,17 +101,13 @@ def run(
             spool = Spool(out, work.name, heartbeat.worker)
             loop = _WorkLoop(
                 work=work, source=source, policy=policy, heartbeat=heartbeat, claims=claims, spool=spool, progress=progress, tell=tell,
-                left=left,
+                left=left, seconds_between_looks=_seconds_between_looks(policy, worker),
             )  # fmt: skip
-            with BackgroundWriter(work.write) as writer:
-                loop.run(writer)
+            left = loop.run_to_its_end(_Ending(work=work, claims=claims, intervals=policy.intervals, own=own, tell=tell))
             summary = loop.summary
-            left = work.remaining()
             summary.shards_left = len(left)
             if not left:
                 spool.clear()
-                if (note := _finish(output, Liveness(out, policy.intervals), is_changed=summary.shards_done_here > 0)) is not None:
-                    tell(note)
         if left:
             policy.notice.obey(f"{len(left)} of {len(output.shards)} shards are left in {out}")
             summary.holders = sorted(set(claims.holders().values()))
@@ -125,7 +123,9 @@ def _open(out: Path, plan_path: Path | None, source: ImageSource, *, is_retry: b
     return output
 
 
-def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy, tell: Tell) -> Work:
+def _render(
+    output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, policy: WorkerPolicy, tell: Tell, own: Sequence[Shard]
+) -> Work:
     """The shards that are not there, and the folder bound to this source's settings. The heartbeat beats by now: others see this worker."""
 
     def others() -> Sequence[ObservedWorker]:
@@ -136,9 +136,9 @@ def _render(output: OutputFolder, source: ImageSource, heartbeat: Heartbeat, pol
     if bound is Bound.REPLACED:
         Spool(output.path, NewShards.name, heartbeat.worker).clear()  # made with the settings that were replaced
     if bound is not Bound.AGREED:  # told once, by whoever is first: a million captions take a minute
-        for warning in source.warnings(output.plan["caption"].unique().to_pylist()):
+        for warning in source.warnings(output.captions()):
             tell(f"warning: {warning}")
-    return NewShards(output, source.settings)
+    return NewShards(output, source.settings, own)
 
 
 def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[SampleStatus], tell: Tell) -> Work:
@@ -153,15 +153,42 @@ def _retry(output: OutputFolder, source: ImageSource, statuses: Collection[Sampl
     return RetriedRows(output, source.settings, number, statuses)
 
 
-def _finish(output: OutputFolder, liveness: Liveness, *, is_changed: bool) -> str | None:
-    """Write index and card and remove what dead workers left, if every shard is there. Returns what the user should know, if anything."""
-    if output.remaining():
-        return None
-    if is_changed or not output.has_index():
-        output.write_index()
-    note = write_card(output.path)
-    output.tidy(liveness)
-    return note
+@dataclass(kw_only=True)
+class _Ending:
+    """What is to do once every shard is there: index and card, by one of all workers, and nothing left behind.
+
+    The claim on the index, which is no shard's name, parts them: to write it is to read a file for each shard.
+    """
+
+    work: Work
+    claims: Claims
+    intervals: HeartbeatIntervals
+    own: Sequence[Shard]  # this worker's share, whose age it holds against the index's
+    tell: Tell
+
+    def damaged(self, made_here: Sequence[Shard]) -> list[Shard] | None:
+        """End the folder. Returns shards that turn out damaged, which are still to be made; None if another worker is at it."""
+        if self.claims.take_one([INDEX_FILE]) is None:
+            return None
+        try:
+            return self._end({*self.own, *made_here})
+        finally:
+            self.claims.release(INDEX_FILE)
+
+    def _end(self, known: Collection[Shard]) -> list[Shard]:
+        output = self.work.output
+        if not output.has_index(known):
+            if damaged := output.remaining():
+                return damaged
+            output.write_index()
+        if (note := write_card(output.path)) is not None:
+            self.tell(note)
+        output.tidy(Liveness(output.path, self.intervals))
+        return []
+
+
+def _seconds_between_looks(policy: WorkerPolicy, worker: Worker) -> float:
+    return policy.intervals.look_again_seconds * max(1.0, worker.world_size / CROWD)
 
 
 class _Preempted(Exception):
@@ -181,8 +208,29 @@ class _WorkLoop:
     progress: FolderProgress
     tell: Tell
     left: list[Shard]  # as far as is known, in the order they are taken
+    seconds_between_looks: float  # while there is only waiting to do
+    made_here: list[Shard] = field(default_factory=list)
+    is_late: bool = False  # whether others have done more than is known here
     summary: RunSummary = field(default_factory=RunSummary)
     split_batch: int | None = None  # as it was last told
+
+    def run_to_its_end(self, ending: _Ending) -> list[Shard]:
+        """Make shards, and end the folder once all are there. Returns those that are left to others or to another start."""
+        while True:
+            with BackgroundWriter(self.work.write) as writer:
+                self.run(writer)
+            if left := self.work.remaining():
+                return left
+            damaged = ending.damaged(self.made_here)
+            while damaged is None and self._waits_for_the_index():
+                self._pause()
+                damaged = ending.damaged(self.made_here)
+            self.left = self.work.still_to_make(damaged or [])
+            if not self.left:
+                return []
+
+    def _waits_for_the_index(self) -> bool:
+        return self.policy.waits and not self.policy.notice.has_come and not (self.work.output.path / INDEX_FILE).is_file()
 
     def run(self, writer: BackgroundWriter) -> None:
         """Make shard after shard until no more can be had or the notice has come; what was handed to the writer is then written."""
@@ -204,12 +252,14 @@ class _WorkLoop:
                 shard = next(shard for shard in self.left if shard.name == taken.shard)
                 if not self.work.is_done(shard):
                     return shard
-                self.claims.release(shard.name)  # completed between the look and the claim
+                self.claims.release(shard.name)  # completed since the last look
                 self._forget(shard)
+                self.is_late = True
             elif not self._settle(writer, wait=True):
                 if not (self.policy.waits and self.left):
                     return None
                 self._pause()
+                self.is_late = True
         return None
 
     def _make(self, shard: Shard, writer: BackgroundWriter) -> None:
@@ -257,6 +307,7 @@ class _WorkLoop:
         self.progress.settled(len(made.rows))
         self.claims.release(made.shard.name)
         self._forget(made.shard)
+        self.made_here.append(made.shard)
         self.summary.shards_done_here += 1
         self.summary.statuses.update(made.statuses)
         self.heartbeat.images(done=len(made.rows))
@@ -275,14 +326,19 @@ class _WorkLoop:
         self.progress.forget(shard)
 
     def _look_again(self) -> None:
-        """Find out what others have completed since the last look."""
-        self.left = self.work.look_again(self.left)
+        """Find out what others have completed, once there is a sign that they have.
+
+        A worker goes through its own share first, where nobody else is: it needs no look at the folder for each of its shards.
+        """
+        if self.is_late:
+            self.left = self.work.look_again(self.left)
+            self.is_late = False
         self.progress.look_if_due()
 
     def _pause(self) -> None:
         """Sleep until the next look, or until the notice comes."""
         self.heartbeat.wait(True)
-        ends = time.monotonic() + self.policy.intervals.look_again_seconds
+        ends = time.monotonic() + self.seconds_between_looks
         while time.monotonic() < ends and not self.policy.notice.has_come:
-            time.sleep(min(LONGEST_PAUSE, self.policy.intervals.look_again_seconds))
+            time.sleep(min(LONGEST_PAUSE, self.seconds_between_looks))
         self.heartbeat.wait(False)

@@ -7,13 +7,13 @@ from hostile import NAMES, NUMBERS, damages, fuzz, reads_or_tells
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gift_generate.planning.plan import check_plan, shard_slices
+from gift_generate.planning.plan_check import check_plan, shard_slices
 from gift_shared.caption_files import read_captions
 from gift_shared.manifests import OrderManifest
-from gift_shared.parquet_files import read_index, read_plan, write_index, write_plan
+from gift_shared.parquet_files import open_index, read_index, read_plan, write_index, write_plan
 from gift_shared.schema import INDEX_SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from gift_shared.shards import require_images
-from gift_train.data.selection import ReplaySelection, select_rows
+from gift_train.data.selection import ReplaySelection, select_places
 from gift_train.records.diagnostics.files import SCHEMAS, read_diagnostics, write_diagnostics
 
 ROW = {
@@ -42,8 +42,9 @@ def folder(tmp_path_factory):
 
 def use_index(folder, path):
     """What training does with an index: select, then read the images."""
-    rows, _ = read_index(path)
-    require_images(folder, [select_rows(rows, str(path), ORDER, 0, ReplaySelection(num_images=2, captions="all", seed=0))])
+    with open_index(path) as index:
+        chosen = select_places(index, str(path), ORDER, ReplaySelection(num_images=2, captions="all", seed=0), ORDER.tasks[:1])
+        require_images(folder, [index.take(places) for places in chosen.values()])
 
 
 def use_plan(path):

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gift_shared import parquet_files
 from gift_shared.errors import PlanError, ShardError
-from gift_shared.parquet_files import read_index, read_output_index, read_plan, write_index, write_plan
+from gift_shared.parquet_files import open_plan, read_index, read_output_index, read_plan, write_index, write_index_parts, write_plan
 from gift_shared.schema import INDEX_SCHEMA, PLAN_SCHEMA, SINCE_VERSION_2
 
 
@@ -108,3 +109,75 @@ def test_a_file_of_version_2_without_its_columns_is_told(tmp_path: Path) -> None
     pq.write_table(pq.read_table(tmp_path / "p.parquet").drop_columns(["render_width"]), tmp_path / "p.parquet")
     with pytest.raises(PlanError, match="column 'render_width' should be int32, found None"):
         read_plan(tmp_path / "p.parquet")
+
+
+@pytest.fixture
+def in_groups_of_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of few rows in many groups, as those of millions are."""
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 4)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]]:
+    """Every row group that is read, with the columns that are."""
+    found: list[tuple[int, tuple[str, ...]]] = []
+    read = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+        found.append((group, tuple(columns)))
+        return read(file, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    return found
+
+
+@pytest.mark.usefixtures("in_groups_of_4")
+def test_an_index_written_in_parts_is_the_same_file(tmp_path: Path) -> None:
+    rows = [row | {"status": "black", "message": "", "attempts": 1, "used_seed": 7} for row in plan_rows(23).to_pylist()]
+    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    write_index(tmp_path / "whole", table, {"x": "1"})
+    write_index_parts(tmp_path / "parts", (table.slice(start, 5) for start in range(0, 23, 5)), {"x": "1"})
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert pq.read_metadata(tmp_path / "parts").num_row_groups == 6
+    assert read_index(tmp_path / "parts")[0].equals(table)
+
+
+@pytest.mark.usefixtures("in_groups_of_4")
+def test_rows_by_number_are_read_from_their_groups_alone(tmp_path: Path, reads: list[tuple[int, tuple[str, ...]]]) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(23), {})
+    with open_plan(tmp_path / "p.parquet") as file:
+        assert file.take([21, 2, 21, 0])["index"].to_pylist() == [21, 2, 21, 0]
+        assert [group for group, _ in reads] == [0, 5]
+        assert file.slice(6, 3).equals(plan_rows(23).slice(6, 3))
+        assert file.slice(9, 2).equals(plan_rows(23).slice(9, 2))
+        assert [group for group, _ in reads] == [0, 5, 1, 2]  # rows that follow lie in what was read last
+        assert file.slice(20, 99).equals(plan_rows(23).slice(20))
+        assert file.slice(23, 1).equals(plan_rows(0))
+
+
+@pytest.mark.usefixtures("in_groups_of_4")
+def test_columns_that_are_not_wanted_are_not_read(tmp_path: Path, reads: list[tuple[int, tuple[str, ...]]]) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(9), {})
+    as_version_1(tmp_path / "p.parquet")
+    with open_plan(tmp_path / "p.parquet") as file:
+        batches = list(file.batches(["task", "render_width"]))
+    assert pa.concat_tables(batches).equals(plan_rows(9).select(["task", "render_width"]))
+    assert [len(batch) for batch in batches] == [4, 4, 1]  # of the one group that another program wrote
+    assert reads == [(0, ("task",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("MOST_ROWS", "claims 9 rows, at most 8 are read"), ("MOST_ROWS_OF_A_GROUP", "has a row group of 9 rows, at most 8")]
+)
+def test_more_rows_than_can_be_are_told_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(9), {})
+    monkeypatch.setattr(parquet_files, name, 8)
+    with pytest.raises(PlanError, match=told):
+        open_plan(tmp_path / "p.parquet")
+
+
+def test_a_file_that_is_open_stays_what_it_was(tmp_path: Path) -> None:
+    write_plan(tmp_path / "p.parquet", plan_rows(9), {})
+    with open_plan(tmp_path / "p.parquet") as file:
+        write_plan(tmp_path / "p.parquet", plan_rows(3), {})
+        assert file.read().equals(plan_rows(9))

@@ -46,7 +46,7 @@ def render_by_processes(out: Path, num_shards: int, num: int, node: Worker, noti
     if code:
         raise typer.Exit(code)
     done = [event for record in view.records() for event in shards_written(out, record.worker)]
-    num_images, num_ok, num_left = sum(one.images for one in done), sum(one.ok for one in done), len(open_output(out).remaining())
+    num_images, num_ok, num_left = sum(one.images for one in done), sum(one.ok for one in done), len(open_output(out).absent())
     nothing = "none was free" if num_left else "nothing left to do"
     unusable = f", {num_images - num_ok:,} not" if num_images > num_ok else ""
     print_done(out, len(done), f"{num_ok:,} ok{unusable}" if done else nothing, num_left)
@@ -83,7 +83,7 @@ class _FolderView:
                 self._progress.look_if_due()
             elif self._is_at_work():
                 output = open_output(self._out)
-                self._progress = FolderProgress(NewShards(output, {}), output.remaining(), LOOKS)
+                self._progress = FolderProgress(NewShards(output, {}, own=()), output.absent(), LOOKS)
                 self._progress.__enter__()
 
     def _is_at_work(self) -> bool:
@@ -119,4 +119,4 @@ def _what_is_left(out: Path) -> str:
     if not (out / RENDER_FILE).is_file():
         return "no image was begun"
     output = open_output(out)
-    return f"{len(output.remaining())} of {len(output.shards)} shards are left in {out}"
+    return f"{len(output.absent())} of {len(output.shards)} shards are left in {out}"

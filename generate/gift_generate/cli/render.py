@@ -39,7 +39,7 @@ def render(
         from gift_generate.output.folder import check_place, planned_left
         from gift_generate.output.retry import parse_statuses
         from gift_generate.pipeline import WorkerPolicy, run
-        from gift_generate.planning.plan import shard_slices
+        from gift_generate.planning.plan_check import shard_slices
         from gift_generate.rendering.factory import open_renderer
         from gift_generate.workers.rank import find_worker, is_first_of_its_node
         from gift_shared.progress import Progress

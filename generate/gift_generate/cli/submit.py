@@ -47,6 +47,6 @@ def submit(
 def _num_shards(out: Path, plan: Path | None) -> int:
     """Shards of the plan that the jobs would work on. Raises what render would: for a bad plan, or an output folder of another one."""
     from gift_generate.output.folder import check_place
-    from gift_generate.planning.plan import shard_slices
+    from gift_generate.planning.plan_check import shard_slices
 
     return len(shard_slices(check_place(out, plan)))

@@ -27,9 +27,10 @@ def print_summary(out: Path, summary: "RunSummary") -> None:
 
 def print_done(out: Path, shards_done: int, counts: str, shards_left: int) -> None:
     """Shards done here, `counts` of their images and what is left; of a folder that is complete also where usable images are missing."""
-    from gift_generate.output.status import output_status, shortfall_lines
+    from gift_generate.output.status import indexed_tasks, shortfall_lines
+    from gift_shared.schema import INDEX_FILE
 
     typer.echo(f"done    {shards_done} shards here ({counts}); {shards_left} left in {out}")
-    if not shards_left:
-        for line in shortfall_lines(output_status(out).tasks):
+    if not shards_left and (out / INDEX_FILE).is_file():  # else another worker is writing it, or tells what keeps it from being written
+        for line in shortfall_lines(indexed_tasks(out)):
             typer.echo(line)

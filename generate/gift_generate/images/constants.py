@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gift_generate.rendering.renderer import BatchConstants
+from gift_shared.parquet_files import ROWS_AT_ONCE
 from gift_shared.storage import NO_PARQUET
 
 NEGATIVE_PROMPT = "negative_prompt"
@@ -15,17 +16,27 @@ COLUMNS = ("guidance_scale", "denoising_steps", "render_height", "render_width")
 
 def batch_constants(plan_path: Path) -> list[BatchConstants]:
     """Distinct ones, in the order of the plan; none for a file that is no plan, which whoever reads it as one tells of."""
+    found: dict[BatchConstants, None] = {}
     try:
-        names = pq.read_schema(plan_path).names
-        plan = pq.read_table(plan_path, columns=[name for name in (*COLUMNS, NEGATIVE_PROMPT) if name in names])
+        with pq.ParquetFile(plan_path) as file:
+            names = file.schema_arrow.names
+            if not set(COLUMNS[:2]) <= set(names):
+                return []
+            columns = [name for name in (*COLUMNS, NEGATIVE_PROMPT) if name in names]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                found |= dict.fromkeys(_distinct(pa.Table.from_batches([batch])))
     except NO_PARQUET:
         return []
-    if not set(COLUMNS[:2]) <= set(names):
-        return []
+    return list(found)
+
+
+def _distinct(rows: pa.Table) -> list[BatchConstants]:
+    names = rows.column_names
     if NEGATIVE_PROMPT in names:
-        has_any = pc.fill_null(pc.greater(pc.utf8_length(plan[NEGATIVE_PROMPT]), 0), False)
+        has_any = pc.fill_null(pc.greater(pc.utf8_length(rows[NEGATIVE_PROMPT]), 0), False)
     else:
-        has_any = pa.array([False] * plan.num_rows)
-    columns = {name: plan[name] if name in names else pa.nulls(plan.num_rows, pa.int32()) for name in COLUMNS}
-    rows = pa.table(columns | {"has_negative_prompt": has_any}).group_by([*COLUMNS, "has_negative_prompt"], use_threads=False).aggregate([])
-    return [BatchConstants(*(row[name] for name in (*COLUMNS, "has_negative_prompt"))) for row in rows.to_pylist()]
+        has_any = pa.repeat(False, rows.num_rows)
+    columns = {name: rows[name] if name in names else pa.nulls(rows.num_rows, pa.int32()) for name in COLUMNS}
+    table = pa.table(columns | {"has_negative_prompt": has_any})
+    distinct = table.group_by([*COLUMNS, "has_negative_prompt"], use_threads=False).aggregate([])
+    return [BatchConstants(*(row[name] for name in (*COLUMNS, "has_negative_prompt"))) for row in distinct.to_pylist()]

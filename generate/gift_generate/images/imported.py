@@ -11,7 +11,8 @@ import pyarrow as pa
 from gift_generate.images.authors_folder import SUFFIXES, AuthorsTask, read_authors_folder
 from gift_generate.images.image_source import KEEPS_NOTHING, BatchStore, ImageSource, Picture, PlanRow
 from gift_generate.images.import_request import ImportRequest
-from gift_generate.planning.plan import IMPORTED, check_plan, make_plan
+from gift_generate.planning.plan import IMPORTED, make_plan
+from gift_generate.planning.plan_check import check_plan
 from gift_generate.planning.plan_request import PlanRequest, Seeding, check_numbers
 from gift_shared import keys
 from gift_shared.decoding import decode_rgb

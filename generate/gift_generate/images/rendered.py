@@ -51,12 +51,12 @@ class RenderedImages(ImageSource):
 
     def warnings(self, captions: Iterable[str]) -> list[str]:
         """Which captions the text encoder will cut; they are looked at some at a time, since millions of token lists fill a memory."""
-        rest, overlong = iter(captions), []
+        rest, overlong = iter(captions), dict[str, None]()
         while some := list(islice(rest, CAPTIONS_AT_ONCE)):
-            overlong += self._renderer.overlong(some)
+            overlong |= dict.fromkeys(self._renderer.overlong(some))
         if not overlong:
             return []
-        return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(overlong)}"]
+        return [f"{len(overlong)} captions are longer than the tokenizer's context and will be cut: {some_of(list(overlong))}"]
 
     def check(self, constants: Sequence[BatchConstants]) -> list[str]:
         """What the renderer says to them."""

@@ -7,7 +7,9 @@ whoever writes it. It is sealed (gift_shared/cards.py): a card that a user has c
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -22,7 +24,7 @@ from gift_shared.atomic import write_text
 from gift_shared.cards import CARD_FILE, Seal, code, plain, read_seal, sealed, table
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError
-from gift_shared.parquet_files import read_index
+from gift_shared.parquet_files import RowFile, open_index
 from gift_shared.schema import INDEX_FILE, INDEX_SCHEMA, RENDER_FILE, SHARD_FOLDER, SampleStatus
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
@@ -105,25 +107,64 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+COUNTED = ("task", "source")
+DISTINCT = ("guidance_scale", "denoising_steps")
+
+
+@dataclass
+class _Counts:
+    """What a card tells of the rows of an index: counted some at a time, in the order in which values first stand."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    planned: dict[str, Counter[str]] = field(default_factory=lambda: {column: Counter() for column in COUNTED})
+    usable: dict[str, Counter[str]] = field(default_factory=lambda: {column: Counter() for column in COUNTED})
+    distinct: dict[str, set[Any]] = field(default_factory=lambda: {column: set() for column in DISTINCT})
+    suffixes: set[str] = field(default_factory=set)  # of the images, without the dot
+    first_shard: str = ""
+
+    @classmethod
+    def of(cls, index: RowFile) -> "_Counts":
+        """Of all rows."""
+        counts = cls()
+        for rows in index.batches([*COUNTED, *DISTINCT, "status", "image_name", "shard"]):
+            counts._add(rows)
+        return counts
+
+    @property
+    def num_usable(self) -> int:
+        """Rows with an image."""
+        return self.statuses[SampleStatus.OK]
+
+    def _add(self, rows: pa.Table) -> None:
+        usable = rows.filter(pc.equal(rows["status"], SampleStatus.OK))
+        self.statuses += _value_counts(rows["status"])
+        for column in COUNTED:
+            self.planned[column].update(_value_counts(rows[column]))
+            self.usable[column].update(_value_counts(usable[column]))
+        for column in DISTINCT:
+            self.distinct[column].update(pc.unique(rows[column]).to_pylist())
+        suffixes = pc.replace_substring_regex(usable["image_name"], pattern=r"^.*\.", replacement="")
+        self.suffixes.update(pc.unique(suffixes).to_pylist())
+        self.first_shard = self.first_shard or rows["shard"][0].as_py()
+
+
+def _value_counts(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()})
+
+
 @dataclass(frozen=True)
 class _Described:
     """What a card tells of: rows and metadata of the index, and what render.json records."""
 
-    rows: pa.Table
-    metadata: dict[str, str]
+    counts: _Counts
+    metadata: Mapping[str, str]
     settings: dict[str, Any]
     machine: dict[str, Any]
 
     @property
-    def usable(self) -> pa.Table:
-        """Rows with an image."""
-        return self.rows.filter(pc.equal(self.rows["status"], SampleStatus.OK))
-
-    @property
     def suffixes(self) -> list[str]:
         """Of the images, without the dot."""
-        suffixes = pc.replace_substring_regex(self.usable["image_name"], pattern=r"^.*\.", replacement="")
-        return sorted(pc.unique(suffixes).to_pylist())
+        return sorted(self.counts.suffixes)
 
     @property
     def model(self) -> str:
@@ -146,16 +187,17 @@ class _Described:
 
 
 def _card_text(out: Path) -> str:
-    rows, metadata = read_index(out / INDEX_FILE)
+    with open_index(out / INDEX_FILE) as index:
+        counts, metadata = _Counts.of(index), index.metadata
     record = read_json_object(out / RENDER_FILE, {"settings": {}, "machine?": {}}, ConfigError, "Choose another --out.")
-    described = _Described(rows, metadata, record["settings"], record.get("machine", {}))
+    described = _Described(counts, metadata, record["settings"], record.get("machine", {}))
     front = yaml.safe_dump(_front_matter(described), sort_keys=False, allow_unicode=True, width=1000)
     sections = [
         f"# {described.title}",
         ABOUT,
         _facts(described),
-        "## Tasks\n\n" + _counts(rows, "task"),
-        "## Captions\n\n" + _counts(rows, "source"),
+        "## Tasks\n\n" + _counts(counts, "task"),
+        "## Captions\n\n" + _counts(counts, "source"),
         _how_to_load(described),
         "## Settings and versions\n\n" + _settings(described),
     ]
@@ -163,7 +205,7 @@ def _card_text(out: Path) -> str:
 
 
 def _front_matter(described: _Described) -> dict[str, Any]:
-    num_images = described.usable.num_rows
+    num_images = described.counts.num_usable
     return {
         "pretty_name": described.title,
         **({"license": UNKNOWN_LICENSE} | described.license),
@@ -191,41 +233,32 @@ def _dtype(kind: pa.DataType) -> str:
 
 
 def _facts(described: _Described) -> str:
-    rows, metadata = described.rows, described.metadata
+    counts, metadata = described.counts, described.metadata
     facts = {
         "Images made by": code(described.model) or "another program",
         "Licence of the checkpoint": ", ".join(map(code, described.license.values())) or "not known here: look before you publish",
         "Kind of plan": code(metadata.get("kind", "")),
         "Order of tasks": code(metadata.get("order", "")),
-        "Guidance scale": ", ".join(f"{value:g}" for value in _distinct(rows, "guidance_scale")),
-        "Denoising steps": ", ".join(map(str, _distinct(rows, "denoising_steps"))),
-        "Planned images": ", ".join(f"{_num_of(rows, status):,} {status}" for status in SampleStatus),
+        "Guidance scale": ", ".join(f"{value:g}" for value in sorted(counts.distinct["guidance_scale"])),
+        "Denoising steps": ", ".join(map(str, sorted(counts.distinct["denoising_steps"]))),
+        "Planned images": ", ".join(f"{counts.statuses[status]:,} {status}" for status in SampleStatus),
         "sha256 of the plan": code(metadata.get("plan_sha256", "")),
     }
     return table(("", ""), [(name, value) for name, value in facts.items() if value])
 
 
-def _num_of(rows: pa.Table, status: SampleStatus) -> int:
-    return int(pc.sum(pc.equal(rows["status"], status)).as_py())
-
-
-def _distinct(rows: pa.Table, column: str) -> list[Any]:
-    return sorted(pc.unique(rows[column]).to_pylist())
-
-
-def _counts(rows: pa.Table, column: str) -> str:
-    """Planned and usable images by the values of a column, in the order they first stand in."""
-    has_image = pc.cast(pc.equal(rows["status"], SampleStatus.OK), pa.int64())
-    marked = pa.table({column: rows[column], "ok": has_image})
-    groups = marked.group_by(column, use_threads=False).aggregate([("ok", "count"), ("ok", "sum")]).to_pylist()
-    lines = [(code(group[column]), f"{group['ok_count']:,}", f"{group['ok_sum']:,}") for group in groups]
-    return table((column, "planned", "usable"), lines)
+def _counts(counts: _Counts, column: str) -> str:
+    """Planned and usable images by the values of a column."""
+    usable = counts.usable[column]
+    return table(
+        (column, "planned", "usable"), [(code(name), f"{num:,}", f"{usable[name]:,}") for name, num in counts.planned[column].items()]
+    )
 
 
 def _how_to_load(described: _Described) -> str:
     suffixes = described.suffixes or ["jpg"]
-    shard = described.rows["shard"][0].as_py()
-    return HOW_TO_LOAD.format(suffix=suffixes[0], suffixes=";".join(suffixes), shard=shard, num_usable=described.usable.num_rows)
+    counts = described.counts
+    return HOW_TO_LOAD.format(suffix=suffixes[0], suffixes=";".join(suffixes), shard=counts.first_shard, num_usable=counts.num_usable)
 
 
 def _settings(described: _Described) -> str:

@@ -3,24 +3,25 @@
 import filecmp
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gift_generate.images.image_source import PlanRow
 from gift_generate.output.dataset_card import remove_card
-from gift_generate.planning.plan import IMPORTED, check_plan, shard_slices
+from gift_generate.planning.plan import IMPORTED
+from gift_generate.planning.plan_check import check_plan, shard_slices
 from gift_generate.workers.claims import remove_claims_of_the_dead
 from gift_generate.workers.heartbeat import Liveness
 from gift_shared.atomic import TEMPORARY_SUFFIX
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, PlanError
-from gift_shared.parquet_files import read_index, read_plan, write_index
+from gift_shared.parquet_files import ROWS_AT_ONCE, RowFile, open_plan, read_index, write_index_parts
 from gift_shared.schema import CLAIM_FOLDER, INDEX_FILE, PLAN_FILE, RENDER_FILE, SHARD_FOLDER, TAR_BYTES, WORKER_FOLDER
 from gift_shared.shards import shard_rows, shard_tar
 from gift_shared.storage import NO_PARQUET
@@ -28,6 +29,8 @@ from gift_shared.storage import NO_PARQUET
 PLAN_SHA256 = "plan_sha256"  # in the metadata of every index file and in render.json
 RECORD = {"settings": {}, "machine?": {str: str}, f"{PLAN_SHA256}?": str}  # render.json; folders of earlier versions lack the plan's
 NO_RECORD = "Choose another --out."
+FEW_OF = 16  # shards that are less than one in so many are looked for one by one
+MOST_CAPTIONS_KNOWN = 1_000_000  # in memory, to tell repeated ones
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The plan of a folder and what is done of it. Make one with `open_to_fill` (to write) or `open_output` (to read)."""
+    """The plan of a folder and what is done of it. Make one with `open_to_fill` (to write) or `open_output` (to read).
+
+    Of the plan no more is in memory than the names of its shards and the rows that were asked for last: there is one of these objects in
+    every worker.
+    """
 
     path: Path
-    plan: pa.Table
+    plan: RowFile
+    shards: Sequence[Shard]  # all, in plan order
     metadata: dict[str, str]  # of every index file: the plan's own, and the plan's sha256
-
-    @cached_property
-    def shards(self) -> list[Shard]:
-        """All shards, in plan order."""
-        return [Shard(*place) for place in shard_slices(self.plan)]
 
     def rows(self, shard: Shard) -> list[PlanRow]:
         """The plan rows of one shard."""
@@ -95,20 +98,30 @@ class OutputFolder:
         return machine
 
     def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
-        """Shards that are still to be rendered, in the order given, which is the plan's if none is.
-
-        The folder is listed first: what is not there needs no look, and on a network file system a listing is fresh.
-        """
-        folder = self.path / SHARD_FOLDER
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        """Shards that are still to be rendered, in the order given, which is the plan's if none is. Looks into all that are there."""
         shards = self.shards if among is None else among
-        return [shard for shard in shards if f"{shard.name}.parquet" not in there or not self.is_complete(shard)]
+        absent = {shard.name for shard in self.absent(shards)}
+        return [shard for shard in shards if shard.name in absent or not self.is_complete(shard)]
+
+    def absent(self, among: Sequence[Shard] | None = None) -> list[Shard]:
+        """Shards whose files are not both there, in the order given, which is the plan's if none is; none is looked into.
+
+        From one listing, which on a network file system is fresh. Of a few among many shards each is looked for by its name: a listing of
+        a hundred thousand files costs a server more, and that a name may be a minute late harms nobody.
+        """
+        shards = self.shards if among is None else among
+        folder = self.path / SHARD_FOLDER
+        if len(shards) * FEW_OF < len(self.shards):
+            return [
+                shard for shard in shards if not (shard_rows(self.path, shard.name).exists() and shard_tar(self.path, shard.name).exists())
+            ]
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        return [shard for shard in shards if not {f"{shard.name}.parquet", f"{shard.name}.tar"} <= there]
 
     def has_shards(self) -> bool:
         """Whether any shard is complete: then the folder is bound to the settings it was made with."""
-        folder = self.path / SHARD_FOLDER
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
-        return any(f"{shard.name}.parquet" in there and self.is_complete(shard) for shard in self.shards)
+        absent = {shard.name for shard in self.absent()}
+        return any(shard.name not in absent and self.is_complete(shard) for shard in self.shards)
 
     def spread_rows(self, count: int) -> list[PlanRow]:
         """So many rows from all over the plan, at equal distances; all of a plan that has no more."""
@@ -117,15 +130,26 @@ class OutputFolder:
         rows: list[PlanRow] = self.plan.take(places).to_pylist()
         return rows
 
+    def captions(self) -> Iterator[str]:
+        """The captions of the plan, in order; of those that stand in many rows most repetitions are left out."""
+        known: set[str] = set()
+        for batch in self.plan.batches(["caption"]):
+            new = [caption for caption in pc.unique(batch["caption"]).to_pylist() if caption not in known]
+            known.update(new[: MOST_CAPTIONS_KNOWN - len(known)])
+            yield from new
+
     def complete_rows(self) -> Iterator[tuple[Shard, pa.Table]]:
         """The index rows of every complete shard, in plan order."""
         for shard in self.shards:
             if self.is_complete(shard):
                 yield shard, read_index(shard_rows(self.path, shard.name))[0]
 
-    def has_index(self) -> bool:
-        """Whether the index was written, and after every shard: one that is older than a shard may list what the shard held before."""
-        rows = (shard_rows(self.path, shard.name) for shard in self.shards)
+    def has_index(self, among: Iterable[Shard] | None = None) -> bool:
+        """Whether the index was written, and after each of these shards, which are all if none are given.
+
+        One that is older than a shard may list what the shard held before.
+        """
+        rows = (shard_rows(self.path, shard.name) for shard in (self.shards if among is None else among))
         try:
             written = (self.path / INDEX_FILE).stat().st_mtime_ns
             return all(path.stat().st_mtime_ns <= written for path in rows)
@@ -139,9 +163,14 @@ class OutputFolder:
 
     def write_index(self) -> None:
         """Join the rows of all shards, which must be complete, to the index of the folder."""
-        tables = [table for _, table in self.complete_rows()]
-        assert len(tables) == len(self.shards)
-        write_index(self.path / INDEX_FILE, pa.concat_tables(tables), self.metadata)
+        write_index_parts(self.path / INDEX_FILE, self._all_rows(), self.metadata)
+
+    def _all_rows(self) -> Iterator[pa.Table]:
+        num_shards = 0
+        for _, rows in self.complete_rows():
+            num_shards += 1
+            yield rows
+        assert num_shards == len(self.shards)
 
     def tidy(self, liveness: Liveness) -> None:
         """Remove temporaries and claims that dead workers left; once every shard is complete. What a living one writes stays."""
@@ -152,7 +181,7 @@ class OutputFolder:
         remove_claims_of_the_dead(self.path, liveness)
 
 
-def check_place(path: Path, plan_path: Path | None) -> pa.Table:
+def check_place(path: Path, plan_path: Path | None) -> RowFile:
     """Whether render may fill the folder by the plan; touches nothing. Raises ConfigError, PlanError: before minutes of loading a model.
 
     Returns: the plan, the folder's own if none is given.
@@ -161,7 +190,7 @@ def check_place(path: Path, plan_path: Path | None) -> pa.Table:
         raise ConfigError(f"{path} holds imported images: run gift-generate import again to go on, or choose another --out.")
     plan = None
     if plan_path is not None:
-        plan, _ = read_plan(plan_path)
+        plan = open_plan(plan_path)
         check_plan(plan, plan_path)
     check_folder(path, plan_path)
     if (path / PLAN_FILE).is_file():
@@ -172,7 +201,7 @@ def check_place(path: Path, plan_path: Path | None) -> pa.Table:
     return plan
 
 
-def planned_left(path: Path, plan: pa.Table) -> list[Shard]:
+def planned_left(path: Path, plan: RowFile) -> list[Shard]:
     """The shards of a plan that a folder still lacks: all of them while it has none."""
     if (path / PLAN_FILE).is_file():
         return open_output(path).remaining()
@@ -203,7 +232,11 @@ def _is_same_plan(held: Path, given: Path) -> bool:
     """Whether two plans ask for the same images; the version of the program that wrote them, and its arguments, may differ."""
     if filecmp.cmp(held, given, shallow=False):
         return True
-    return _is_import(held) == _is_import(given) and read_plan(held)[0].equals(read_plan(given)[0])
+    if _is_import(held) != _is_import(given):
+        return False
+    with open_plan(held) as one, open_plan(given) as other:
+        starts = range(0, one.num_rows, ROWS_AT_ONCE)
+        return one.num_rows == other.num_rows and all(one.slice(at, ROWS_AT_ONCE).equals(other.slice(at, ROWS_AT_ONCE)) for at in starts)
 
 
 def _is_import(plan_path: Path) -> bool:
@@ -223,8 +256,8 @@ def open_output(path: Path) -> OutputFolder:
     plan_path = path / PLAN_FILE
     if not plan_path.is_file():
         raise PlanError(f"{path} has no {PLAN_FILE}, so it is no output folder of gift-generate.")
-    plan, metadata = read_plan(plan_path)
-    check_plan(plan, plan_path)
+    plan = open_plan(plan_path)
+    shards = [Shard(*place) for place in check_plan(plan, plan_path)]
     with plan_path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return OutputFolder(path, plan.combine_chunks(), metadata | {PLAN_SHA256: digest})
+    return OutputFolder(path, plan, shards, plan.metadata | {PLAN_SHA256: digest})

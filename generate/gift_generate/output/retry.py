@@ -12,7 +12,7 @@ from gift_generate.output.folder import OutputFolder, Shard
 from gift_generate.output.shard_writer import write_shard
 from gift_generate.output.work import MadeShard, Work
 from gift_shared.errors import ConfigError, ShardError, unknown_name
-from gift_shared.parquet_files import read_index
+from gift_shared.parquet_files import open_index
 from gift_shared.schema import SampleStatus
 from gift_shared.shards import shard_rows, shard_tar
 
@@ -51,6 +51,10 @@ class RetriedRows(Work):
     def look_again(self, left: Sequence[Shard]) -> list[Shard]:
         """All: to look is to read them, and whoever claims one does."""
         return list(left)
+
+    def still_to_make(self, damaged: Sequence[Shard]) -> list[Shard]:
+        """None: to make a shard that is not whole is for a render."""
+        return []
 
     def is_done(self, shard: Shard) -> bool:
         """Whether it has no such row, or is not there: that is for a render."""
@@ -92,8 +96,8 @@ class RetriedRows(Work):
         return positions
 
     def _index_rows(self, shard: Shard, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        table = read_index(shard_rows(self.output.path, shard.name))[0]
-        rows: list[dict[str, Any]] = table.select(columns or table.schema.names).to_pylist()
+        with open_index(shard_rows(self.output.path, shard.name)) as file:
+            rows: list[dict[str, Any]] = file.read(columns).to_pylist()
         return rows
 
     def _recorded(self, picture: Picture) -> Picture:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gift_generate.output.folder import Shard, open_output
 from gift_generate.planning.cost import readable_hours
+from gift_generate.planning.plan_check import value_counts
 from gift_generate.workers.heartbeat import HeartbeatIntervals, Liveness, ObservedWorker, WorkerState
 from gift_generate.workers.machines import MachineKind, kinds_lines, machine_kinds
 from gift_shared.errors import ShardError
+from gift_shared.parquet_files import open_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.shards import shard_rows
 
@@ -160,9 +161,9 @@ class StatusReader:
         self._intervals = intervals or HeartbeatIntervals()
         self._output = open_output(out)
         self._output.require_own_plan()
-        self._planned = {entry["values"]: entry["counts"] for entry in pc.value_counts(self._output.plan["task"]).to_pylist()}
+        self._planned = value_counts(self._output.plan, "task")
         self._counts: dict[tuple[str, str], int] = {}  # settled rows by task and status
-        self._left = self._output.shards
+        self._left = list(self._output.shards)
 
     def read(self) -> OutputStatus:
         """The state as of now."""
@@ -206,6 +207,19 @@ class StatusReader:
 def output_status(out: Path) -> OutputStatus:
     """Read the state of an output folder. Raises PlanError if it is not one."""
     return StatusReader(out).read()
+
+
+def indexed_tasks(out: Path) -> list[TaskStatus]:
+    """The tasks of a complete folder, from its index: one file in place of one for each shard. Raises ShardError."""
+    tasks: dict[str, TaskStatus] = {}
+    with open_index(out / INDEX_FILE) as index:
+        for rows in index.batches(["task", "status"]):
+            for entry in rows.group_by(["task", "status"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+                task, count = tasks.setdefault(entry["task"], TaskStatus(entry["task"], 0)), entry["count_all"]
+                task.planned += count
+                task.settled += count
+                task.ok += count if entry["status"] == SampleStatus.OK else 0
+    return list(tasks.values())
 
 
 def shortfall_lines(tasks: list[TaskStatus]) -> list[str]:

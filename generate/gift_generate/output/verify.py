@@ -17,7 +17,7 @@ from gift_generate.output.folder import OutputFolder, Shard, open_output
 from gift_generate.output.shard_writer import sample_json
 from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import GiftError, first_line
-from gift_shared.parquet_files import read_index
+from gift_shared.parquet_files import RowFile, open_index, read_index
 from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, TAR_BYTES, TAR_SHA256, SampleStatus
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
 from gift_shared.tar_members import tar_headers
@@ -52,21 +52,24 @@ class _IndexCheck:
 
     def __init__(self, output: OutputFolder) -> None:
         self._path = output.path / INDEX_FILE
-        self._index: pa.Table | None = None
+        self._index: RowFile | None = None
         self._error = ""
         self._agrees = True
         if self._path.is_file():
             try:
-                self._index = read_index(self._path)[0]
+                self._index = open_index(self._path)
             except GiftError as error:
                 self._error = str(error)
             else:
-                self._agrees = len(self._index) == output.plan.num_rows
+                self._agrees = self._index.num_rows == output.plan.num_rows
 
     def compare(self, shard: Shard, rows: pa.Table) -> None:
         """The rows of a shard stand in the index where they stand in the plan."""
-        if self._index is not None and self._agrees:
-            self._agrees = self._index.slice(shard.first_row, shard.num_rows).equals(rows)
+        if self._index is not None and self._agrees and not self._error:
+            try:
+                self._agrees = self._index.slice(shard.first_row, shard.num_rows).equals(rows)
+            except GiftError as error:
+                self._error = str(error)
 
     def faults(self, *, is_whole: bool) -> Iterator[str]:
         """What is wrong with the index, `is_whole` saying whether every shard is there and readable."""

@@ -49,6 +49,10 @@ class Work(ABC):
         """Those of the shards that were left last time which still are, as far as that is known cheaply."""
 
     @abstractmethod
+    def still_to_make(self, damaged: Sequence[Shard]) -> list[Shard]:
+        """Those that this work makes of shards that were found damaged, or missing after all, at the end."""
+
+    @abstractmethod
     def is_done(self, shard: Shard) -> bool:
         """Whether nothing is left to do for a shard."""
 
@@ -70,17 +74,41 @@ class Work(ABC):
 
 
 class NewShards(Work):
-    """The shards that are not there yet, or damaged."""
+    """The shards that are not there yet, or damaged.
+
+    own: those that this worker looks into, once, if they are there; all if none are given. Of the others it takes for whole what is
+    there: a thousand workers that each looked into a hundred thousand shards would keep a file server busy for hours. Whoever writes the
+    index looks into all.
+    """
 
     name = "render"
 
+    def __init__(self, output: OutputFolder, settings: dict[str, Any], own: Sequence[Shard] | None = None) -> None:
+        super().__init__(output, settings)
+        self._doubted = {shard.name for shard in (output.shards if own is None else own)}  # not looked into, or damaged
+
     def remaining(self, among: Sequence[Shard] | None = None) -> list[Shard]:
-        """Shards that are not complete."""
-        return self.output.remaining(among)
+        """Shards that are not there, and those of its own that are damaged."""
+        shards = self.output.shards if among is None else among
+        absent = {shard.name for shard in self.output.absent(shards)}
+        return [shard for shard in shards if shard.name in absent or self._is_damaged(shard)]
 
     def look_again(self, left: Sequence[Shard]) -> list[Shard]:
-        """Shards that are not complete."""
-        return self.output.remaining(left)
+        """The same of what was left."""
+        return self.remaining(left)
+
+    def still_to_make(self, damaged: Sequence[Shard]) -> list[Shard]:
+        """All of them: they may be of another worker's share."""
+        self._doubted.update(shard.name for shard in damaged)
+        return list(damaged)
+
+    def _is_damaged(self, shard: Shard) -> bool:
+        if shard.name not in self._doubted:
+            return False
+        if self.output.is_complete(shard):
+            self._doubted.discard(shard.name)
+            return False
+        return True
 
     def is_done(self, shard: Shard) -> bool:
         """Whether it is complete."""

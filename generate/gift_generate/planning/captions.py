@@ -1,6 +1,7 @@
 """Where captions come from: class names through templates, captions of files, or both by weight. Pure text, no images."""
 
 import random
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from gift_shared.errors import ConfigError, DataError
 from gift_shared.keys import hashed_seed
 from gift_shared.manifests import TaskManifest
 
+LARGEST_SMALL_SAMPLE = 5  # Python draws these in another way, and those of less than a third of the lines
 REPEATED = "repeated"  # beside the reasons of gift_shared.caption_files
 
 
@@ -94,10 +96,22 @@ def line_numbers(sampling: str, stream: random.Random, num_lines: int, num_image
         if sampling == Sampling.IN_ORDER:
             yield from range(take)
         elif sampling == Sampling.SHUFFLED:
-            yield from stream.sample(range(num_lines), take)
+            yield from _sample(stream, num_lines, take)
         else:
             yield from (stream.randrange(num_lines) for _ in range(take))
         left = None if left is None else left - take
+
+
+def _sample(stream: random.Random, num_lines: int, take: int) -> Iterator[int]:
+    """`stream.sample(range(num_lines), take)`, the same numbers, without an object for each line of a file of millions."""
+    if take <= LARGEST_SMALL_SAMPLE or 3 * take < num_lines:
+        yield from stream.sample(range(num_lines), take)
+        return
+    left = array("q", range(num_lines))  # as there: whoever is drawn gives its place to the last that is left
+    for last in range(num_lines - 1, num_lines - 1 - take, -1):
+        place = stream.randrange(last + 1)
+        yield left[place]
+        left[place] = left[last]
 
 
 class CaptionMixture:

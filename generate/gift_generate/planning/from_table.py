@@ -1,11 +1,11 @@
 """A table of rows that someone else decided -> plan rows: what is missing is filled by our rules, what is there is checked and kept."""
 
 import difflib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +14,7 @@ from gift_generate.planning.tables import read_table, typed_column
 from gift_shared import keys
 from gift_shared.caption_files import clean, source_stem
 from gift_shared.errors import PlanError
+from gift_shared.parquet_files import ROWS_AT_ONCE
 from gift_shared.schema import PLAN_SCHEMA
 
 TASK = "captions"  # of rows that name none
@@ -70,24 +71,34 @@ def _filled(request: PlanRequest, given: dict[str, pa.ChunkedArray], num_rows: i
     defaults |= {"guidance_scale": request.guidance_scale, "denoising_steps": request.denoising_steps}
     for name, value in defaults.items():
         columns[name] = pc.fill_null(columns[name], pa.scalar(value, columns[name].type))
-    seen: Counter[str] = Counter()
-    positions = []
-    for task in columns["task"].to_pylist():
-        positions.append(seen[task])
-        seen[task] += 1
-    columns["index"] = pc.coalesce(columns["index"], pa.chunked_array([positions], pa.int64()))
+    columns["index"] = pc.coalesce(columns["index"], pa.chunked_array([_positions(columns["task"])]))
 
     def fill(name: str, value: Callable[..., Any], *from_columns: str) -> None:
-        if columns[name].null_count:
-            others = [columns[other].to_pylist() for other in from_columns]
-            values = [value(*row) if own is None else own for own, *row in zip(columns[name].to_pylist(), *others, strict=True)]
-            columns[name] = pa.chunked_array([values], columns[name].type)
+        if not columns[name].null_count:
+            return
+        chunks = []
+        for start in range(0, num_rows, ROWS_AT_ONCE):  # as Python objects, of which millions would be a hundred bytes each
+            own, *others = (columns[other].slice(start, ROWS_AT_ONCE).to_pylist() for other in (name, *from_columns))
+            values = [value(*row) if given is None else given for given, *row in zip(own, *others, strict=True)]
+            chunks.append(pa.array(values, columns[name].type))
+        columns[name] = pa.chunked_array(chunks)
 
     fill("sample_key", lambda task, index: keys.pool_sample_key(task, *divmod(index, 100_000)), "task", "index")
     fill("sample_seed", lambda sample_key: keys.hashed_seed(request.seed, sample_key), "sample_key")
     if not has_shards:
         columns["shard"] = columns["task"]
     return columns
+
+
+def _positions(tasks: pa.ChunkedArray) -> pa.Array:
+    """For each row how many before it have the same task."""
+    codes = tasks.combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    places = np.arange(len(codes))
+    begins = np.concatenate([[True], codes[order][1:] != codes[order][:-1]])
+    positions = np.empty(len(codes), dtype=np.int64)
+    positions[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return pa.array(positions)
 
 
 def _check_values(where: str, rows: pa.Table) -> None:

@@ -4,11 +4,10 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gift_generate.planning.captions import (
     Caption,
@@ -22,6 +21,7 @@ from gift_generate.planning.captions import (
 )
 from gift_generate.planning.class_counts import read_class_counts
 from gift_generate.planning.from_table import fill_table
+from gift_generate.planning.plan_check import check_plan, runs
 from gift_generate.planning.plan_record import plan_metadata
 from gift_generate.planning.plan_request import PlanRequest, Sampling, Seeding
 from gift_generate.planning.request_rules import check_request, plan_kind, refuse_shard_size
@@ -31,15 +31,12 @@ from gift_shared.caption_columns import ColumnWish
 from gift_shared.caption_files import has_columns
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.manifests import Manifests, TaskManifest
-from gift_shared.parquet_files import key_fault
 from gift_shared.schema import PLAN_SCHEMA, SINCE_VERSION_2, PlanKind
 
 POOL_TASK = "pool"
 CAPTIONS_TASK = "captions"
 IMPORTED = "imported"  # in a plan's metadata: its images were made elsewhere
 _ROWS_AT_ONCE = 65_536
-LONGEST_KEY = 90  # with the suffix within the 100 bytes of a plain tar name
-SIZE_STEP, LONGEST_SIDE = 8, 65_496  # pixels: latents are an eighth of an image or less, a JPEG has no longer side
 
 
 class _Sample(NamedTuple):
@@ -84,7 +81,7 @@ def make_plan(request: PlanRequest, manifests: Manifests, images_per_second: flo
     if filled is not None and filled.has_shards:
         refuse_shard_size(request)
     else:
-        groups = _runs(rows["shard"])
+        groups = runs(rows["shard"])
         size = shard_size(request, [length for _, length in groups], images_per_second)
         rows = _cut(rows, groups, size)
     check_plan(rows, "This plan" if filled is None else str(request.table))
@@ -122,8 +119,10 @@ def _per_task_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Samp
     mixture = CaptionMixture(request.seed, request.class_name_weight, sources.files, sampling)
     pool = class_entries(sources.manifests.task(order.pretraining_source), request.templates)
     for position, (task, manifest) in enumerate(sources.manifests.tasks_of(order).items(), start=1):
-        captions = [mixture.draw(pool) for _ in range(draws)]
-        for index, caption in enumerate(captions[: request.images_per_task]):
+        for index in range(draws):
+            caption = mixture.draw(pool)
+            if index >= request.images_per_task:
+                continue
             sample_key = keys.task_sample_key(task, index)
             if request.seeding == Seeding.PUBLISHED:
                 sample_seed = keys.published_seed(request.seed, position, index)
@@ -228,66 +227,17 @@ def _table(request: PlanRequest, samples: Iterator[_Sample]) -> pa.Table:
             **{name: pa.nulls(len(some)) for name in SINCE_VERSION_2},
         }
         batches.append(pa.record_batch([_array(columns[field.name], field.type) for field in PLAN_SCHEMA], schema=PLAN_SCHEMA))
-    return pa.Table.from_batches(batches, schema=PLAN_SCHEMA).combine_chunks()
+    return pa.Table.from_batches(batches, schema=PLAN_SCHEMA)
 
 
 def _array(values: object, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-def _runs(column: pa.ChunkedArray) -> list[tuple[str, int]]:
-    """(value, how often) of equal values in a row."""
-    encoded = pc.run_end_encode(column.combine_chunks())
-    ends = encoded.run_ends.to_pylist()
-    return [(value, end - start) for value, start, end in zip(encoded.values.to_pylist(), [0, *ends[:-1]], ends, strict=True)]
-
-
 def _cut(rows: pa.Table, groups: list[tuple[str, int]], size: int) -> pa.Table:
     """The rows with their shards, of at most `size` images of one group."""
-    shards = [keys.shard_id(group, position // size) for group, length in groups for position in range(length)]
-    return rows.set_column(PLAN_SCHEMA.get_field_index("shard"), PLAN_SCHEMA.field("shard"), pa.array(shards, pa.string()))
-
-
-def check_plan(rows: pa.Table, where: Path | str) -> None:
-    """What rendering relies on: safe and unique names, whole shards in a row, keys ascending in each. Raises PlanError."""
-    for column in ("sample_key", "shard"):
-        if (fault := key_fault(column, rows[column])) is not None:
-            raise PlanError(f"{where}: {fault}. Make the plan again.")
-    if rows.num_rows == 0:
-        raise PlanError(f"{where} asks for no image.")
-    if pc.count_distinct(rows["sample_key"]).as_py() != rows.num_rows:
-        raise PlanError(f"{where}: a sample key stands twice; are two datasets or caption files named alike but for punctuation?")
-    longest = pc.max(pc.utf8_length(rows["sample_key"])).as_py()
-    if longest > LONGEST_KEY:
-        raise PlanError(f"{where}: a sample key of {longest} characters does not fit a tar; give the dataset a shorter name.")
-    shards = shard_slices(rows)
-    if len({shard for shard, _, _ in shards}) != len(shards):
-        raise PlanError(f"{where}: the rows of a shard must stand together; are two tasks named alike but for punctuation?")
-    same_shard = pc.equal(rows["shard"][1:], rows["shard"][:-1])
-    descends = pc.less_equal(rows["sample_key"][1:], rows["sample_key"][:-1])
-    if pc.any(pc.and_(same_shard, descends)).as_py():
-        raise PlanError(f"{where}: the sample keys of a shard must ascend. Make the plan again.")
-    scales = rows["guidance_scale"]
-    if pc.min(rows["denoising_steps"]).as_py() < 1 or not pc.all(pc.and_(pc.is_finite(scales), pc.greater_equal(scales, 0))).as_py():
-        raise PlanError(f"{where}: denoising steps must be at least 1 and guidance scales at least 0. Make the plan again.")
-    _check_sizes(rows, where)
-
-
-def _check_sizes(rows: pa.Table, where: Path | str) -> None:
-    heights, widths = rows["render_height"], rows["render_width"]
-    if not heights.is_null().equals(widths.is_null()):
-        raise PlanError(f"{where}: render_height and render_width must be given together, or neither.")
-    for name, sides in (("render_height", heights.drop_null()), ("render_width", widths.drop_null())):
-        possible = pc.and_(pc.greater_equal(sides, SIZE_STEP), pc.less_equal(sides, LONGEST_SIDE))
-        wrong = sides.filter(pc.invert(pc.and_(possible, pc.equal(pc.multiply(pc.divide(sides, SIZE_STEP), SIZE_STEP), sides))))
-        if len(wrong):
-            raise PlanError(f"{where}: {name} must be a multiple of {SIZE_STEP} up to {LONGEST_SIDE} pixels, found {wrong[0].as_py()}.")
-
-
-def shard_slices(rows: pa.Table) -> list[tuple[str, int, int]]:
-    """(shard, first row, number of rows) of every shard in plan order."""
-    slices, start = [], 0
-    for shard, length in _runs(rows["shard"]):
-        slices.append((shard, start, length))
-        start += length
-    return slices
+    names = pa.array([keys.shard_id(group, number) for group, length in groups for number in range(-(-length // size))], pa.string())
+    lengths = [min(size, length - start) for _, length in groups for start in range(0, length, size)]
+    numbers = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
+    shards = pa.chunked_array([names.take(numbers.slice(start, _ROWS_AT_ONCE)) for start in range(0, len(numbers), _ROWS_AT_ONCE)])
+    return rows.set_column(PLAN_SCHEMA.get_field_index("shard"), PLAN_SCHEMA.field("shard"), shards)

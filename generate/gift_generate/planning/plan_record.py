@@ -12,11 +12,12 @@ from gift_generate.planning.captions import CaptionFile
 from gift_generate.planning.class_counts import file_sha256
 from gift_generate.planning.from_table import FilledTable
 from gift_generate.planning.plan_request import PlanRequest
-from gift_generate.planning.shard_size import busy_fraction
+from gift_generate.planning.shard_size import BATCHES_OF, busy_fraction
 from gift_shared.console import some_of
 from gift_shared.schema import PlanKind
 
 NUM_SAMPLES = 3  # captions of each source that are shown
+MOST_SHARDS_OF_A_HUB_FOLDER = 5_000  # of two files each: it advises fewer than 10,000 entries a folder, and slows down beyond
 _LOOKED_AT = 10_000  # rows of a source among which they are
 
 
@@ -43,8 +44,8 @@ def source_lines(rows: pa.Table, metadata: dict[str, str]) -> list[str]:
     counts = {count["values"]: count["counts"] for count in pc.value_counts(rows["source"]).to_pylist()}
     lines = []
     for source in dict.fromkeys([*counts, *files]):
-        captions = rows["caption"].filter(pc.equal(rows["source"], source))
-        samples = captions.slice(0, _LOOKED_AT).unique().to_pylist()
+        first = pc.indices_nonzero(pc.equal(rows["source"], source))[:_LOOKED_AT]  # their captions alone: not a copy of all
+        samples = rows["caption"].take(first).unique().to_pylist()
         told = [f"{counts.get(source, 0):,} images"]
         if source in files:
             told.append(f"{files[source]['captions']:,} captions")
@@ -57,9 +58,15 @@ def source_lines(rows: pa.Table, metadata: dict[str, str]) -> list[str]:
 
 
 def shard_line(rows: pa.Table, workers: int | None) -> str:
-    """How many shards there are, and how busy they keep the workers they were cut for."""
+    """How many shards there are, how busy they keep the workers they were cut for, and whether they are too many to be shared."""
     counts = [count["counts"] for count in pc.value_counts(rows["shard"]).to_pylist()]
     told = f"shards  {len(counts):,} of at most {max(counts):,} images"
-    if workers is None:
-        return told
-    return f"{told}; {workers} equal workers are busy {busy_fraction(counts, max(counts), workers):.0%} of the time"
+    if workers is not None:
+        told += f"; {workers} equal workers are busy {busy_fraction(counts, max(counts), workers):.0%} of the time"
+    if len(counts) > MOST_SHARDS_OF_A_HUB_FOLDER:
+        size = -(-rows.num_rows // MOST_SHARDS_OF_A_HUB_FOLDER // BATCHES_OF) * BATCHES_OF
+        advice = (
+            f"the Hugging Face hub advises at most {MOST_SHARDS_OF_A_HUB_FOLDER:,} in a folder: --images-per-shard {size}, to push them"
+        )
+        told += f"\n        {advice}"
+    return told

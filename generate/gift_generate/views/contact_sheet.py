@@ -1,14 +1,17 @@
 """A contact sheet: a few pictures per task or per class with their captions beneath, as one PNG to look at."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from gift_generate.output.folder import open_output
+from gift_generate.output.folder import OutputFolder, open_output
 from gift_shared.atomic import atomic_path
 from gift_shared.decoding import decode_rgb
 from gift_shared.errors import ConfigError, ShardError, unknown_name
@@ -17,6 +20,7 @@ from gift_shared.shards import read_image_bytes
 
 T = TypeVar("T")
 GROUPINGS = ("task", "class")
+NAMING = ["task", "source", "class_name"]  # columns that groups are named by
 PICTURE = 144  # side of a picture on the sheet, pixels
 MARGIN = 10
 CAPTION_LINES = 3
@@ -45,12 +49,9 @@ class Tile:
 
 def draw_sheet(out: Path, request: SheetRequest) -> tuple[Image.Image, int]:
     """The sheet, and how many groups found no room on it. Raises ShardError if there is no image to show yet."""
-    groups = _groups(out, request)
-    shown = list(groups.items())[: request.most_groups]
-    tiles = {
-        name: [Tile(framed(_image(out, row)), row["caption"]) for row in spread(rows, request.pictures_per_group)] for name, rows in shown
-    }
-    return draw_tiles(tiles), len(groups) - len(shown)
+    groups, num_groups = _groups(out, request)
+    tiles = {name: [Tile(framed(_image(out, row)), row["caption"]) for row in rows] for name, rows in groups.items()}
+    return draw_tiles(tiles), num_groups - len(groups)
 
 
 def draw_tiles(groups: Mapping[str, Sequence[Tile]]) -> Image.Image:
@@ -84,24 +85,48 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
         sheet.save(temporary, "PNG")
 
 
-def _groups(out: Path, request: SheetRequest) -> dict[str, list[dict[str, Any]]]:
+def _groups(out: Path, request: SheetRequest) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """The rows to draw of each group that has room, and how many groups there are.
+
+    Rows are gone through twice, to count and to choose: those of a large folder have no room in memory.
+    """
     if request.by not in GROUPINGS:
         raise ConfigError(unknown_name("grouping", request.by, GROUPINGS))
     if request.pictures_per_group < 1 or request.most_groups < 1:
         raise ConfigError("A sheet needs at least one picture a group and one group.")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for _, table in open_output(out).complete_rows():
-        for row in table.to_pylist():
-            if row["status"] == SampleStatus.OK:
-                groups.setdefault(_group_name(row, request.by), []).append(row)
-    if not groups:
+    output, counts, class_names = open_output(out), Counter[str](), dict[str, str | None]()
+    for _, rows in output.complete_rows():
+        for row in _usable(rows).select(NAMING).to_pylist():
+            name = _group_name(row, request.by)
+            counts[name] += 1
+            class_names.setdefault(name, row["class_name"])
+    if not counts:
         raise ShardError(f"{out} holds no usable image to show yet. `gift-generate status --out {out}` tells how far it is.")
-    if request.only is None:
-        return groups
-    chosen = {name: rows for name, rows in groups.items() if request.only in (name, rows[0]["class_name"])}
-    if not chosen:
-        raise ConfigError(unknown_name(request.by, request.only, groups))
+    names = list(counts)
+    if request.only is not None:
+        names = [name for name in counts if request.only in (name, class_names[name])]
+        if not names:
+            raise ConfigError(unknown_name(request.by, request.only, counts))
+    wanted = {name: set(spread(range(counts[name]), request.pictures_per_group)) for name in names[: request.most_groups]}
+    return _chosen(output, request.by, wanted), len(names)
+
+
+def _chosen(output: OutputFolder, by: str, wanted: Mapping[str, set[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each group the rows whose numbers among its own are wanted."""
+    chosen: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    seen: Counter[str] = Counter()
+    for _, rows in output.complete_rows():
+        usable = _usable(rows)
+        for place, row in enumerate(usable.select(NAMING).to_pylist()):
+            name = _group_name(row, by)
+            if seen[name] in wanted.get(name, ()):
+                chosen[name] += usable.slice(place, 1).to_pylist()
+            seen[name] += 1
     return chosen
+
+
+def _usable(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], SampleStatus.OK))
 
 
 def _group_name(row: dict[str, Any], by: str) -> str:

@@ -25,9 +25,10 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from gift_generate.output.folder import OutputFolder, open_output
+from gift_generate.planning.plan_check import value_counts
 from gift_shared.atomic import atomic_path, write_json, write_text
 from gift_shared.errors import ConfigError, ShardError
-from gift_shared.schema import SampleStatus
+from gift_shared.schema import PLAN_SCHEMA, SampleStatus
 from gift_shared.shards import read_image_bytes
 
 PICTURES_PER_PAGE = 500
@@ -94,12 +95,11 @@ def _usable_rows(output: OutputFolder) -> tuple[pa.Table, dict[str, int]]:
     """Rows with a picture, ordered by task (as planned), source and class; and how many rows have which status."""
     tables = [table for _, table in output.complete_rows()]
     if not tables:
-        return output.plan.slice(0, 0), {}
+        return PLAN_SCHEMA.empty_table(), {}
     rows = pa.concat_tables(tables)
     statuses = {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["status"]).to_pylist()}
     rows = rows.filter(pc.equal(rows["status"], SampleStatus.OK))
-    tasks = output.plan["task"].unique()
-    order = pc.index_in(rows["task"], value_set=tasks.combine_chunks() if isinstance(tasks, pa.ChunkedArray) else tasks)
+    order = pc.index_in(rows["task"], value_set=pa.array(value_counts(output.plan, "task"), pa.string()))
     keys = [("task_order", "ascending"), ("source", "ascending"), ("class_index", "ascending"), ("index", "ascending")]
     return rows.append_column("task_order", order).sort_by(keys), statuses
 

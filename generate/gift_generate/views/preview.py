@@ -21,6 +21,7 @@ from gift_generate.output.folder import Shard
 from gift_generate.planning.cost import BYTES_PER_SAMPLE, readable_bytes, readable_hours
 from gift_generate.views.contact_sheet import Tile, draw_tiles, framed, spread, write_sheet
 from gift_shared.console import some_of
+from gift_shared.parquet_files import RowFile
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.processor import processor_name
 from gift_shared.progress import Progress
@@ -45,7 +46,7 @@ class Timed:
 
 
 def render_preview(
-    plan: pa.Table, left: Sequence[Shard], source: ImageSource, per_group: int, to: Path, notice: PreemptionNotice
+    plan: RowFile, left: Sequence[Shard], source: ImageSource, per_group: int, to: Path, notice: PreemptionNotice
 ) -> Iterator[str]:
     """Render `per_group` images of every task, draw them, and tell what rendering the shards that are left will take.
 
@@ -70,19 +71,20 @@ def render_preview(
         yield f"disk      {readable_bytes(num_bytes)} ({sum(sizes) / len(sizes) / 1000:.1f} kB an image)"
 
 
-def choose(plan: pa.Table, per_group: int) -> dict[str, list[PlanRow]]:
+def choose(plan: RowFile, per_group: int) -> dict[str, list[PlanRow]]:
     """`per_group` rows of every task, of a pool of every source, spread over the task's sources and over each source's rows."""
-    column = "source" if len(plan["task"].unique()) == 1 else "task"
+    columns = plan.read(["task", "source"])
+    column = "source" if len(columns["task"].unique()) == 1 else "task"
     chosen = {}
-    for name in plan[column].unique().to_pylist():
-        positions = np.flatnonzero(pc.equal(plan[column], name).to_numpy(zero_copy_only=False))
-        sources = plan["source"].take(pa.array(positions))
+    for name in columns[column].unique().to_pylist():
+        positions = np.flatnonzero(pc.equal(columns[column], name).to_numpy(zero_copy_only=False))
+        sources = columns["source"].take(pa.array(positions))
         names = spread(sources.unique().to_pylist(), per_group)
         places: list[int] = []
         for order, source in enumerate(names):
             count = per_group // len(names) + (order < per_group % len(names))
             places += spread(positions[pc.equal(sources, source).to_numpy(zero_copy_only=False)].tolist(), count)
-        chosen[str(name)] = plan.take(pa.array(sorted(places))).to_pylist()
+        chosen[str(name)] = plan.take(sorted(places)).to_pylist()
     return chosen
 
 
@@ -124,7 +126,7 @@ def _render(source: ImageSource, rows: Sequence[PlanRow], batch_size: int, notic
         return Timed(pictures, time.monotonic() - started)
 
 
-def _more(plan: pa.Table, chosen: Sequence[PlanRow], count: int) -> list[PlanRow]:
+def _more(plan: RowFile, chosen: Sequence[PlanRow], count: int) -> list[PlanRow]:
     """Further rows of the plan, as many as it has, up to `count`."""
     known = {row["sample_key"] for row in chosen}
     others = plan.slice(0, len(chosen) + count).to_pylist()

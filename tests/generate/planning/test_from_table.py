@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gift_generate.planning import from_table
 from gift_shared import keys
 from gift_shared.parquet_files import read_plan
 from gift_shared.schema import PLAN_SCHEMA
@@ -134,3 +135,12 @@ def test_such_a_plan_is_rendered(command, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert sorted(path.stem for path in (tmp_path / "out/shards").glob("*.tar")) == ["a-00000", "b-00000", "b-00001"]
     assert command("verify", "--out", tmp_path / "out").code == 0
+
+
+def test_how_many_rows_are_filled_at_once_changes_nothing(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"task": ("cats", "cars", "dogs")[number % 3], "caption": f"number {number}"} for number in range(20)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole = planned(command, tmp_path / "mine.jsonl")
+    assert [row["index"] for row in whole if row["task"] == "cats"] == list(range(7))
+    monkeypatch.setattr(from_table, "ROWS_AT_ONCE", 3)
+    assert planned(command, tmp_path / "mine.jsonl") == whole

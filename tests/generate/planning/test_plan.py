@@ -2,18 +2,22 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gift_generate.planning.plan import check_plan, make_plan, shard_slices
-from gift_generate.planning.plan_request import PlanRequest, Seeding
-from gift_shared import keys
+from gift_generate.planning import plan_check
+from gift_generate.planning.captions import line_numbers
+from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_check import check_plan, shard_slices
+from gift_generate.planning.plan_request import PlanRequest, Sampling, Seeding
+from gift_shared import keys, parquet_files
 from gift_shared.errors import ConfigError, PlanError
 from gift_shared.manifests import Manifests
-from gift_shared.parquet_files import read_plan, write_plan
+from gift_shared.parquet_files import open_plan, read_plan, write_plan
 from gift_shared.schema import PLAN_SCHEMA, PlanKind
 
 WORLD = [f"a photo of a thing {number}." for number in range(7)]
@@ -285,3 +289,39 @@ def test_a_written_plan_is_read_back_identical(manifests: Path, tmp_path: Path) 
 def test_an_order_or_datasets_must_be_given(manifests: Path) -> None:
     with pytest.raises(ConfigError, match="give one of the two"):
         make_plan(pool(datasets=("cats",)), Manifests((manifests,)))
+
+
+def test_a_plan_in_many_groups_is_checked_like_one_in_memory(manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, _ = make_plan(per_task(), Manifests((manifests,)))
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(plan_check, "ROWS_AT_ONCE", 4)
+    write_plan(tmp_path / "p.parquet", table, {})
+    file = open_plan(tmp_path / "p.parquet")
+    assert check_plan(file, "p") == check_plan(table, "p") == shard_slices(file) == shard_slices(table)
+    assert check_plan(file, "p") == [
+        (shard, table["shard"].to_pylist().index(shard), count) for shard, count in Counter(table["shard"].to_pylist()).items()
+    ]
+    assert plan_check.value_counts(file, "task") == Counter(table["task"].to_pylist())
+
+
+def test_keys_of_a_plan_of_ours_need_no_table_of_all_keys(manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_check.pc, "count_distinct", None)
+    make_plan(per_task(), Manifests((manifests,)))
+
+
+def test_a_key_in_two_shards_whose_keys_lie_between_each_other_is_found(manifests: Path) -> None:
+    rows = rows_of(per_task(), manifests)[:4]
+    for row, shard, sample_key in zip(rows, ("x", "x", "y", "y"), ("a", "c", "b", "d"), strict=True):
+        row |= {"shard": shard, "sample_key": sample_key}
+    check_plan(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), "p")
+    rows[3]["sample_key"] = "c"
+    with pytest.raises(PlanError, match="a sample key stands twice"):
+        check_plan(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), "p")
+
+
+@pytest.mark.parametrize("num_lines", [1, 5, 6, 21, 22, 64, 500])
+def test_a_shuffle_draws_what_pythons_own_would(num_lines: int) -> None:
+    for take in {1, num_lines // 3 or 1, num_lines // 2 or 1, num_lines}:
+        ours, theirs = random.Random(take), random.Random(take)
+        assert list(line_numbers(Sampling.SHUFFLED, ours, num_lines, take)) == theirs.sample(range(num_lines), take)
+        assert ours.random() == theirs.random()

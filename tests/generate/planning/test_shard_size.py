@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from gift_generate.planning.plan import make_plan
+from gift_generate.planning.plan_record import shard_line
 from gift_generate.planning.plan_request import PlanRequest
 from gift_generate.planning.shard_size import busy_fraction, shard_size
 from gift_shared.errors import ConfigError
@@ -78,3 +80,10 @@ def test_another_shard_size_changes_no_image(manifests: Path) -> None:
         make_plan(PlanRequest(order="tiny", images_per_task=50, images_per_shard=size), Manifests((manifests,)))[0] for size in (7, 1000)
     ]
     assert plans[0].drop_columns("shard").equals(plans[1].drop_columns("shard"))
+
+
+def test_more_shards_than_the_hub_takes_in_a_folder_are_told_with_a_size_that_fits() -> None:
+    shards = [f"x-{number:05d}" for number in range(5_001)]
+    line = shard_line(pa.table({"shard": [shard for shard in shards for _ in range(20)]}), None)
+    assert line.splitlines()[1].endswith("the Hugging Face hub advises at most 5,000 in a folder: --images-per-shard 32, to push them")
+    assert len(shard_line(pa.table({"shard": shards[:5_000]}), None).splitlines()) == 1

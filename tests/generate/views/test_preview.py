@@ -9,7 +9,7 @@ from PIL import Image
 
 from gift_generate.rendering.flat_color import FlatColorRenderer
 from gift_generate.views.preview import choose, estimate_lines
-from gift_shared.parquet_files import read_plan
+from gift_shared.parquet_files import open_plan
 
 FLAT = ("--model", "flat-color", "--height", 16, "--width", 16)
 
@@ -55,7 +55,7 @@ def test_images_that_do_not_come_out_are_told(command, plan: Path, tmp_path: Pat
 
 
 def test_a_task_shows_every_source_before_any_twice(plan: Path) -> None:
-    rows, _ = read_plan(plan)
+    rows = open_plan(plan)
     for num in (1, 2, 3, 5):
         chosen = choose(rows, num)
         assert {task: len(of_task) for task, of_task in chosen.items()} == {"cats": num, "cars": num}
@@ -66,7 +66,7 @@ def test_a_task_shows_every_source_before_any_twice(plan: Path) -> None:
 def test_a_pool_shows_every_source(command, manifests: Path, tmp_path: Path) -> None:
     path = tmp_path / "pool.parquet"
     assert command("plan", "--kind", "pool", "--order", "tiny", "--images-per-class", 4, "--out", path, "--manifests", manifests).code == 0
-    chosen = choose(read_plan(path)[0], 3)
+    chosen = choose(open_plan(path), 3)
     assert {source: len({row["class_name"] for row in rows}) for source, rows in chosen.items()} == {"world": 3, "cats": 3, "cars": 2}
 
 

@@ -1,16 +1,20 @@
 """Which rows a task replays, from per-task plans and from pools."""
 
+import warnings
 from collections import Counter
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from gift_shared import parquet_files
 from gift_shared.class_split import ClassSplit
 from gift_shared.errors import ConfigError, DataError, ShardError
 from gift_shared.manifests import OrderManifest
-from gift_shared.parquet_files import read_output_index, write_index
+from gift_shared.parquet_files import open_output_index, write_index
 from gift_shared.schema import INDEX_SCHEMA
-from gift_train.data.selection import ReplaySelection, ReplayShortage, select_replay, select_rows
+from gift_train.data import selection
+from gift_train.data.selection import ReplaySelection, ReplayShortage, count_replay, select_places, select_replay
 
 ORDER = OrderManifest(name="o", display_name="O", pretraining_source="words", tasks=("red", "green", "blue"), recipes="mini")
 
@@ -34,8 +38,9 @@ def write(out, samples):
 
 def select(out, order, task_index, rule):
     """The rows of one task."""
-    rows, _ = read_output_index(out)
-    return select_rows(rows, str(out), order, task_index, rule)
+    with open_output_index(out) as index:
+        (places,) = select_places(index, str(out), order, rule, [order.tasks[task_index]]).values()
+        return index.take(places)
 
 
 def rule(num_images, captions="all", seed=0):
@@ -160,3 +165,50 @@ def test_every_task_of_an_order_gets_what_it_would_alone(tmp_path):
     together = select_replay(out, ORDER, rule(30))
     assert list(together) == list(ORDER.tasks)
     assert all(rows.equals(select(out, ORDER, index, rule(30))) for index, rows in enumerate(together.values()))
+
+
+def test_a_selection_stays_what_it_was(tmp_path):
+    """Recorded when the whole index was in memory and its order sorted whole: a run that goes on selects as it did."""
+    blue = select(write(tmp_path, pool(num_classes=7, copies=9)), ORDER, 2, rule(12, seed=3))
+    assert list(zip(*(blue[name].to_pylist() for name in ("source", "class_index", "index")), strict=True)) == [
+        ("words", 5, 3), ("red", 0, 1), ("words", 1, 5), ("red", 1, 5), ("words", 3, 3), ("words", 1, 1),
+        ("words", 5, 2), ("green", 4, 8), ("green", 4, 4), ("red", 2, 7), ("red", 4, 5), ("red", 5, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("num_images", [1, 30, 299, 400])
+def test_how_many_are_sorted_first_changes_nothing(tmp_path, monkeypatch, num_images):
+    out = write(tmp_path, pool())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReplayShortage)
+        whole = select(out, ORDER, 2, rule(num_images))
+        monkeypatch.setattr(selection, "FIRST_LOOK", 1)
+        assert select(out, ORDER, 2, rule(num_images)).equals(whole)
+
+
+@pytest.mark.parametrize("samples", [pool(), [("blue", index, "words", 0, "ok") for index in range(50)]])
+def test_only_rows_that_are_chosen_are_read_whole(tmp_path, monkeypatch, samples):
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 10)
+    whole = []
+    read = pq.ParquetFile.read_row_group
+
+    def noted(file, group, columns):
+        whole.extend([group] if len(columns) > 5 else [])
+        return read(file, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    chosen = select(write(tmp_path, samples), ORDER, 2, rule(3))
+    assert len(chosen) == 3
+    assert 0 < len(whole) <= 3 < len(samples) / 10
+
+
+def test_a_per_task_plan_in_many_groups_gives_the_first_by_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_files, "ROWS_AT_ONCE", 4)
+    samples = [("blue", (index * 7) % 50, "words", 0, "ok" if index % 3 else "black") for index in range(50)]
+    chosen = select(write(tmp_path, samples), ORDER, 2, rule(9))
+    assert chosen["index"].to_pylist() == sorted(index for _, index, *_, status in samples if status == "ok")[:9]
+
+
+def test_counting_is_selecting(tmp_path):
+    out = write(tmp_path, pool())
+    assert count_replay(out, ORDER, rule(30)) == {task: len(rows) for task, rows in select_replay(out, ORDER, rule(30)).items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,7 +22,7 @@ from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, decode_rgb
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.image_files import PassedOver, find_images, is_stray_member
 from gift_shared.manifests import TaskManifest
-from gift_shared.parquet_files import read_output_index
+from gift_shared.parquet_files import open_output_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.storage import Folder, hold_shards
 from gift_shared.tar_members import plain_members
@@ -155,8 +156,11 @@ def no_task_images(
 
 def pretraining_pictures(shards: Folder, pretraining_source: str, transform: ImageTransform) -> ReplayDataset:
     """All usable pictures of a stage 1 output folder whose captions are of the pretraining source, in index order."""
-    rows, _ = read_output_index(shards)
-    usable = rows.filter(pc.and_(pc.equal(rows["status"], SampleStatus.OK), pc.equal(rows["source"], pretraining_source)))
+    with open_output_index(shards) as index:
+        usable = pa.concat_tables(
+            rows.filter(pc.and_(pc.equal(rows["status"], SampleStatus.OK), pc.equal(rows["source"], pretraining_source)))
+            for rows in index.batches()
+        )
     if not len(usable):
         raise DataError(f"{shards} holds no picture of the pretraining source {pretraining_source!r}. Plan and render some.")
     hold_shards(shards, "no task", usable["shard"].unique().to_pylist())

@@ -1,6 +1,12 @@
-"""Which synthetic pictures a task replays: a rule and a seed decide, from a per-task plan or from a pool. Pure table work."""
+"""Which synthetic pictures a task replays: a rule and a seed decide, from a per-task plan or from a pool. Pure table work.
+
+An index may have more rows than a process has room for, and every process of a run selects: so the columns that decide are gone through
+once, of a row no more is kept than a few bytes, and only rows that were chosen are read whole (docs/scale.md).
+"""
 
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +17,13 @@ from numpy.typing import NDArray
 from gift_shared.errors import ConfigError, DataError, unknown_name
 from gift_shared.keys import hashed_seed
 from gift_shared.manifests import OrderManifest
-from gift_shared.parquet_files import read_output_index
+from gift_shared.parquet_files import RowFile, open_output_index
 from gift_shared.schema import SampleStatus
 from gift_shared.storage import Folder
 
 CAPTION_RULES = ("all", "pretraining-only")
 POOL_TASK = "pool"  # the task column of every row of a pool
+FIRST_LOOK = 65_536  # places of a random order of millions that are sorted first: what a task replays is most often among them
 
 
 class ReplayShortage(UserWarning):
@@ -43,94 +50,181 @@ class ReplaySelection:
 
 
 def select_replay(shards: Folder, order: OrderManifest, rule: ReplaySelection) -> dict[str, pa.Table]:
-    """For every task of the order the rows it replays, see `select_rows`; the index is read once.
+    """For every task of the order the rows (INDEX_SCHEMA, all with an image) that it replays, in the order used.
 
-    Raises as select_rows, and ShardError if `shards` is not a finished output folder.
+    Raises as select_places, and ShardError if `shards` is not a finished output folder.
     """
-    rows, _ = read_output_index(shards)
-    return {name: select_rows(rows, str(shards), order, task_index, rule) for task_index, name in enumerate(order.tasks)}
+    with open_output_index(shards) as index:
+        chosen = select_places(index, str(shards), order, rule, order.tasks)
+        rows = index.take(np.concatenate(list(chosen.values())).tolist())
+    selected, start = {}, 0
+    for task, places in chosen.items():
+        selected[task] = rows.slice(start, len(places))
+        start += len(places)
+    return selected
 
 
-def select_rows(rows: pa.Table, where: str, order: OrderManifest, task_index: int, rule: ReplaySelection) -> pa.Table:
-    """The rows (INDEX_SCHEMA, all with an image) that the task at zero-based `task_index` replays, in the order used.
+def count_replay(shards: Folder, order: OrderManifest, rule: ReplaySelection) -> dict[str, int]:
+    """How many rows `select_replay` gives for each task. Raises as it does."""
+    with open_output_index(shards) as index:
+        return {task: len(places) for task, places in select_places(index, str(shards), order, rule, order.tasks).items()}
 
-    rows: the index of an output folder; `where` names it in messages. Warns with ReplayShortage if there are fewer than asked for.
+
+def select_places(
+    index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection, tasks: Sequence[str]
+) -> dict[str, NDArray[np.int64]]:
+    """For each of these tasks of the order the numbers of the rows of `index` that it replays, in the order used.
+
+    index: of an output folder; `where` names it in messages. Warns with ReplayShortage if there are fewer than asked for.
     Raises DataError when none is left.
     """
-    task = order.tasks[task_index]
-    if len(rows) and rows["task"][0].as_py() == POOL_TASK:
-        chosen = _from_pool(rows, where, order, task_index, rule)
-    else:
-        chosen = _from_task(rows, where, order, task, rule)
+    is_pool = next((batch["task"][0].as_py() == POOL_TASK for batch in index.batches(["task"]) if len(batch)), False)
+    kind: type[_Candidates] = _Pool if is_pool else _PerTask
+    candidates = kind(index, where, order, rule)
+    return {task: _require_any(candidates.places(task), where, task, rule) for task in tasks}
+
+
+def _require_any(chosen: NDArray[np.int64], where: str, task: str, rule: ReplaySelection) -> NDArray[np.int64]:
     missing = rule.num_images - len(chosen)
     if missing:
         found = f"{where} holds {len(chosen)} usable pictures for task {task!r} (captions: {rule.captions}), {rule.num_images} are wanted"
         if not len(chosen):
             raise DataError(f"{found}: none is left. Render a plan that covers the task, or relax the selection.")
-        warnings.warn(f"{found}: {missing} are missing; training goes on with {len(chosen)}.", ReplayShortage, stacklevel=2)
-    return rows.take(pa.array(chosen))
+        warnings.warn(f"{found}: {missing} are missing; training goes on with {len(chosen)}.", ReplayShortage, stacklevel=3)
+    return chosen
 
 
-def _from_task(rows: pa.Table, where: str, order: OrderManifest, task: str, rule: ReplaySelection) -> NDArray[np.int64]:
-    """Per-task plans: the task's first n usable rows by index."""
-    of_task = pc.equal(rows["task"], task)
-    if not pc.any(of_task).as_py():
-        tasks = pc.unique(rows["task"]).to_pylist()
-        raise DataError(f"{where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(tasks)) or 'none'}.")
-    usable = pc.and_(of_task, pc.equal(rows["status"], SampleStatus.OK))
-    if rule.captions == "pretraining-only":
-        usable = pc.and_(usable, pc.equal(rows["source"], order.pretraining_source))
-    places = np.flatnonzero(_numpy(usable))
-    by_index = np.argsort(_numpy(rows["index"])[places], kind="stable")
-    return places[by_index][: rule.num_images]
+class _Candidates(ABC):
+    """What is kept of the rows of an index, to choose from."""
+
+    @abstractmethod
+    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None: ...
+
+    @abstractmethod
+    def places(self, task: str) -> NDArray[np.int64]:
+        """Numbers of the rows that a task replays, in the order used."""
 
 
-def _from_pool(rows: pa.Table, where: str, order: OrderManifest, task_index: int, rule: ReplaySelection) -> NDArray[np.int64]:
+class _PerTask(_Candidates):
+    """Per-task plans: the task's first n usable rows by index. No more than these are kept of any task."""
+
+    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None:
+        self._where, self._num_images = where, rule.num_images
+        none = np.empty(0, dtype=np.int64)
+        self._first: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}  # by task: index and number of rows
+        start = 0
+        for rows in index.batches(["task", "index", "source", "status"]):
+            usable = pc.equal(rows["status"], SampleStatus.OK)
+            if rule.captions == "pretraining-only":
+                usable = pc.and_(usable, pc.equal(rows["source"], order.pretraining_source))
+            for task in pc.unique(rows["task"]).to_pylist():
+                found = np.flatnonzero(_numpy(pc.and_(usable, pc.equal(rows["task"], task))))
+                indices, places = self._first.get(task, (none, none))
+                indices = np.concatenate([indices, _numpy(rows["index"])[found]])
+                places = np.concatenate([places, found + start])
+                by_index = np.argsort(indices, kind="stable")[: rule.num_images]
+                self._first[task] = indices[by_index], places[by_index]
+            start += len(rows)
+
+    def places(self, task: str) -> NDArray[np.int64]:
+        """Raises DataError if the plan was made for other tasks."""
+        if task not in self._first:
+            raise DataError(
+                f"{self._where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(self._first)) or 'none'}."
+            )
+        return self._first[task][1]
+
+
+class _Pool(_Candidates):
     """Draw class names uniformly with replacement, then for each draw a picture of that class that is not used yet.
 
     A class name is one entry of the pool of captions (METHODS 3.1), whatever its number of pictures. A class that has none
     left is drawn again, so the asked number is reached as long as any class has one. Repeatable from (seed, task name).
+
+    Kept of a row: its number and its entry, if it has a class name of the order and a picture.
     """
-    seen = order.seen(task_index) if rule.captions == "all" else {}
-    sources = (order.pretraining_source, *seen)
-    source_of_row = pc.index_in(rows["source"], value_set=pa.array(sources))
-    labels = pc.fill_null(rows["class_index"], -1)
-    eligible = pc.and_(pc.is_valid(source_of_row), pc.greater_equal(labels, 0))
-    for number, known in enumerate(seen.values(), start=1):
-        if known is not None:  # some classes of a dataset
-            is_unknown = pc.invert(pc.is_in(labels, value_set=pa.array(known, labels.type)))
-            eligible = pc.and_not(eligible, pc.and_(pc.fill_null(pc.equal(source_of_row, number), False), is_unknown))
-    absent = [name for number, name in enumerate(sources) if not pc.any(pc.and_(eligible, pc.equal(source_of_row, number))).as_py()]
-    if absent:
-        task = order.tasks[task_index]
-        raise DataError(f"{where} is a pool without pictures of {', '.join(absent)}, which task {task!r} replays. Plan and render them.")
-    places = np.flatnonzero(_numpy(eligible))
-    entry_codes = (_numpy(pc.fill_null(source_of_row, 0))[places].astype(np.int64) << 32) | _numpy(labels)[places]
-    num_entries, entries = _dense(entry_codes)
-    usable = _numpy(pc.equal(rows["status"], SampleStatus.OK))[places]
-    generator = np.random.default_rng(hashed_seed(rule.seed, f"replay/{order.tasks[task_index]}"))
-    return _draw(places[usable], entries[usable], num_entries, rule.num_images, generator)
+
+    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None:
+        self._where, self._order, self._rule = where, order, rule
+        self._known = (order.pretraining_source, *order.seen(len(order.tasks)))
+        entries, places = np.empty(index.num_rows, dtype=np.int32), np.empty(index.num_rows, dtype=np.uint32)
+        numbers: dict[int, int] = {}  # of each entry, by its code: source and label
+        start = count = 0
+        for rows in index.batches(["source", "class_index", "status"]):
+            source = pc.index_in(rows["source"], value_set=pa.array(self._known))
+            labels = pc.fill_null(rows["class_index"], -1)
+            eligible = np.flatnonzero(_numpy(pc.and_(pc.is_valid(source), pc.greater_equal(labels, 0))))
+            codes = (_numpy(pc.fill_null(source, 0))[eligible].astype(np.int64) << 32) | _numpy(labels)[eligible]
+            distinct, ranks = np.unique(codes, return_inverse=True)
+            own = np.array([numbers.setdefault(code, len(numbers)) for code in distinct.tolist()], dtype=np.int32)
+            usable = _numpy(pc.equal(rows["status"], SampleStatus.OK))[eligible]
+            end = count + int(np.count_nonzero(usable))
+            entries[count:end], places[count:end] = own[ranks[usable]], eligible[usable] + start
+            count = end
+            start += len(rows)
+        self._codes = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
+        self._entries, self._places = entries[:count], places[:count]
+
+    def places(self, task: str) -> NDArray[np.int64]:
+        """Raises DataError if there is no picture of a source whose captions the task may replay."""
+        seen = self._order.seen(self._order.tasks.index(task)) if self._rule.captions == "all" else {}
+        taken = {name: self._of_source(name, labels) for name, labels in ({self._order.pretraining_source: None} | seen).items()}
+        absent = [name for name, entries in taken.items() if not entries.any()]
+        if absent:
+            raise DataError(
+                f"{self._where} is a pool without pictures of {', '.join(absent)}, which task {task!r} replays. Plan and render them."
+            )
+        return self._drawn(task, np.logical_or.reduce(list(taken.values())))
+
+    def _of_source(self, name: str, labels: Sequence[int] | None) -> NDArray[np.bool_]:
+        """Which entries are of a source, and of these labels unless None."""
+        of_source: NDArray[np.bool_] = self._codes >> 32 == self._known.index(name)
+        return of_source if labels is None else of_source & np.isin(self._codes & 0xFFFFFFFF, labels)
+
+    def _drawn(self, task: str, taken: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Row numbers, of these entries alone."""
+        ranks = np.full(len(self._codes), -1, dtype=np.int32)
+        ranks[np.flatnonzero(taken)[np.argsort(self._codes[taken])]] = np.arange(np.count_nonzero(taken), dtype=np.int32)
+        of_row = ranks[self._entries]
+        eligible = np.flatnonzero(of_row >= 0).astype(np.uint32)
+        generator = np.random.default_rng(hashed_seed(self._rule.seed, f"replay/{task}"))
+        drawn = _draw(of_row[eligible], int(np.count_nonzero(taken)), self._rule.num_images, generator)
+        return self._places[eligible[drawn]].astype(np.int64)
 
 
-def _draw(
-    places: NDArray[np.int64], entries: NDArray[np.int64], num_entries: int, num_images: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """places, entries: [N], row number and pool entry of each usable picture. Returns at most num_images row numbers."""
-    shuffled = generator.permutation(len(places))
-    codes = entries.astype(np.uint16) if num_entries <= 2**16 else entries  # numpy sorts 16 bits ten times as fast
-    by_entry = shuffled[np.argsort(codes[shuffled], kind="stable")]  # grouped by entry, each group in random order
+def _draw(entries: NDArray[np.int32], num_entries: int, num_images: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """entries: [N], the pool entry of each usable picture. Returns at most num_images positions in it."""
+    shuffled = generator.permutation(len(entries))
     counts = np.bincount(entries, minlength=num_entries)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    wanted = min(num_images, len(places))
+    wanted = min(num_images, len(entries))
     drawn = np.empty(0, dtype=np.int64)
     while True:
         nth = _occurrence(drawn)
         kept = np.flatnonzero(nth < counts[drawn]) if len(drawn) else drawn
         if len(kept) >= wanted:
             kept = kept[:wanted]
-            return places[by_entry[starts[drawn[kept]] + nth[kept]]]
+            return _nth_of_entry(shuffled, entries, num_entries, drawn[kept], nth[kept])
         left = np.flatnonzero(np.bincount(drawn, minlength=num_entries) < counts)  # drawing a spent entry again changes nothing
         drawn = np.concatenate([drawn, generator.choice(left, size=wanted - len(kept))])
+
+
+def _nth_of_entry(
+    shuffled: NDArray[np.int64], entries: NDArray[np.int32], num_entries: int, wanted: NDArray[np.int64], nth: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Which position comes as the nth of its entry in the shuffled order, for each wanted entry. All of them must be there.
+
+    So few are wanted of a large pool that they stand near its front: no more is sorted than it takes.
+    """
+    length = FIRST_LOOK
+    while True:
+        front = shuffled[:length]
+        entries_in_front = entries[front]
+        counts = np.bincount(entries_in_front, minlength=num_entries)
+        if np.all(nth < counts[wanted]):
+            by_entry = front[np.argsort(entries_in_front, kind="stable")]  # grouped by entry, each group in random order
+            starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            return by_entry[starts[wanted] + nth]
+        length *= 4
 
 
 def _occurrence(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -141,16 +235,6 @@ def _occurrence(values: NDArray[np.int64]) -> NDArray[np.int64]:
     nth = np.empty(len(values), dtype=np.int64)
     nth[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
     return nth
-
-
-def _dense(codes: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-    """Number of distinct codes, and each code's rank among them. Rows come grouped, so few places need sorting."""
-    if not len(codes):
-        return 0, codes
-    borders = np.flatnonzero(np.diff(codes)) + 1
-    runs = codes[np.concatenate([[0], borders])]
-    distinct, ranks = np.unique(runs, return_inverse=True)
-    return len(distinct), np.repeat(ranks, np.diff(np.concatenate([[0], borders, [len(codes)]])))
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[np.int64]:

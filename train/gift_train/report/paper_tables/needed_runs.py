@@ -18,7 +18,7 @@ from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
 from gift_shared.storage import Folder, index_file
 from gift_train.clip.description import decided_by_flag
-from gift_train.data.selection import ReplaySelection, ReplayShortage, select_replay
+from gift_train.data.selection import ReplaySelection, ReplayShortage, count_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.methods.base import Method
 from gift_train.methods.method_files import method_code
@@ -171,7 +171,7 @@ def replay_shortage(needed: NeededRun, setting: TableSetting) -> tuple[int, int]
         folder = setting.shards[needed.row.shards]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReplayShortage)  # the table tells it in its own words
-            sizes = [len(rows) for rows in select_replay(folder, setting.order, rule).values()]
+            sizes = list(count_replay(folder, setting.order, rule).values())
     else:
         return None
     return (min(sizes), asked) if sizes and min(sizes) < asked else None
