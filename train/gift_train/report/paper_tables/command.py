@@ -125,7 +125,7 @@ def _chosen(table: PaperTable, needed: Sequence[NeededRun], only: Sequence[str])
     for recipe in only:
         if recipe not in table.recipes:
             raise ConfigError("--only: " + unknown_name("recipe", recipe, table.recipes))
-    return [one for one in needed if not only or one.row.recipe in only]
+    return [one for one in needed if not only or one.recipe_name in only]
 
 
 def _listing(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> str:

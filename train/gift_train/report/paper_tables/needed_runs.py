@@ -102,6 +102,12 @@ class NeededRun:
     remark: str = ""
 
     @property
+    def recipe_name(self) -> str:
+        """The recipe as the row names it."""
+        assert self.row.recipe is not None, "a row that is only printed needs no run"
+        return self.row.recipe
+
+    @property
     def needs_shards(self) -> bool:
         """Whether it looks at synthetic images."""
         return _needs_shards(self.recipe)
@@ -119,7 +125,7 @@ class NeededRun:
     @property
     def name(self) -> str:
         """As told to people."""
-        return f"{self.row.recipe}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
+        return f"{self.recipe_name}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
 
 
 def needed_runs(table: PaperTable, setting: TableSetting, seeds: Sequence[int]) -> list[NeededRun]:
@@ -130,6 +136,8 @@ def needed_runs(table: PaperTable, setting: TableSetting, seeds: Sequence[int]) 
     records = dict(_records(setting.options.runs))
     needed = []
     for row in table.rows:
+        if row.recipe is None:
+            continue
         recipe = load_recipe(row.recipe, setting.order.recipes, setting.overrides)
         trains = method_class(recipe.method).trains
         needed += [_look_up(row, recipe, seed, setting, records) for seed in (seeds if trains else seeds[:1])]

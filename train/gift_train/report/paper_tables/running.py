@@ -20,7 +20,7 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
         **shared_options(setting.options),
         out=needed.folder,
         order=setting.order_argument,
-        recipe=needed.row.recipe,
+        recipe=needed.recipe_name,
         overrides=setting.options.overrides,
         model=setting.model,
         pretrained=setting.pretrained,
@@ -77,7 +77,7 @@ class _Expectation:
                 self.learn(one, sum(one.run.summary["seconds"].values()))
 
     def learn(self, needed: NeededRun, seconds: float) -> None:
-        self._seconds.setdefault(needed.row.recipe, []).append(seconds)
+        self._seconds.setdefault(needed.recipe_name, []).append(seconds)
 
     def seconds(self, needed: Sequence[NeededRun]) -> float | None:
         """Seconds that these runs will take; None as long as nothing is known."""
@@ -85,7 +85,7 @@ class _Expectation:
         trained = [mean for recipe, mean in means.items() if recipe != "zero_shot"] or list(means.values())
         if not trained:
             return None
-        return sum(means.get(one.row.recipe, sum(trained) / len(trained)) for one in needed)
+        return sum(means.get(one.recipe_name, sum(trained) / len(trained)) for one in needed)
 
 
 def spoken(seconds: float) -> str:
