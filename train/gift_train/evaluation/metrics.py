@@ -52,6 +52,15 @@ def forgetting(matrix: Matrix) -> float | None:
     return sum(changes) / (len(matrix) - 1) if len(matrix) > 1 else None
 
 
+def accuracies_so_far(matrix: Matrix, test_images: Sequence[int]) -> list[float]:
+    """Accuracy after each task on all images of the tasks learned by then: S[i] = sum_{j<=i} n_j A[i, j] / sum_{j<=i} n_j.
+
+    test_images: n_j, those of each dataset.
+    """
+    rows = [(row[:size], test_images[:size]) for size, row in enumerate(matrix, start=1)]
+    return [sum(value * count for value, count in zip(row, counts, strict=True)) / sum(counts) for row, counts in rows]
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 

@@ -16,6 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Accuracies:
+    """What a run scored in one label space. zero_shot: [T] percent; matrix: [T, T] percent, row = after task, column = dataset."""
+
+    zero_shot: np.ndarray
+    matrix: np.ndarray
+    numbers: dict[str, float | None]  # Transfer, Avg. ... as summary.json has them
+
+
+@dataclass(frozen=True)
 class Run:
     """One finished run: its summary, accuracy matrix (percent) and logged steps."""
 
@@ -48,6 +57,27 @@ class Run:
     def zero_shot(self) -> np.ndarray:
         """[T] percent, before the first task."""
         return np.asarray(self.accuracy["zero_shot"], dtype=float)
+
+    @property
+    def label_space(self) -> str:
+        """Who knows the task in `matrix`: `known`, `union-seen` or `union-all`; the order's own."""
+        return str(self.accuracy.get("label_space", "known"))
+
+    @cached_property
+    def label_spaces(self) -> dict[str, Accuracies]:
+        """By label space, the order's own first, then those that were evaluated beside it."""
+        own = {self.label_space: (self.accuracy, self.summary)}
+        numbers = self.summary.get("label_spaces", {})
+        others = {name: (accuracy, numbers[name]) for name, accuracy in self.accuracy.get("label_spaces", {}).items() if name in numbers}
+        return {
+            name: Accuracies(np.asarray(accuracy["zero_shot"], dtype=float), np.asarray(accuracy["matrix"], dtype=float), summary)
+            for name, (accuracy, summary) in (own | others).items()
+        }
+
+    @property
+    def is_class_incremental(self) -> bool:
+        """Whether the tasks are steps of one dataset: then only datasets that were learned count."""
+        return self.accuracy.get("protocol") == "class-incremental"
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -104,3 +134,8 @@ def load_run(path: Path) -> Run:
     if accuracy is None or len(accuracy["matrix"]) != len(record["datasets"]):
         raise UnfinishedRunError(path, f"{MATRIX_FILE} lacks rows")
     return Run(path, summary, accuracy, record)
+
+
+def label_spaces(runs: Sequence[Run]) -> list[str]:
+    """Those that any of the runs was evaluated in, the order's own first."""
+    return list(dict.fromkeys([*(run.label_space for run in runs), *(space for run in runs for space in run.label_spaces)]))
