@@ -132,7 +132,7 @@ def test_page_stays_small_however_much_there_is_to_show(tmp_path: Path, save_run
 
 def test_printed_numbers_stand_beside_ours_where_the_order_is_the_papers() -> None:
     printed = printed_rows("mtil-1")
-    assert printed["gift"].numbers == {"transfer": 69.3, "avg": 77.3, "last": 86.0}
+    assert vars(printed["gift"].numbers) == {"transfer": 69.3, "avg": 77.3, "last": 86.0}
     assert any("misprint" in doubt for doubt in printed["l2"].doubts)
     assert printed_rows("mini") == {}
 

@@ -62,6 +62,19 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BesideOptions:
+    """What is evaluated beside the tasks of the order: how much is kept of the rest of the model. Changes no other number."""
+
+    also_evaluate: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A dataset beside the order, evaluated too and told apart; repeatable.")
+    ] = None
+    retrieval: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image-caption pairs for retrieval: a folder, a caption file or tars; repeatable. See docs/protocols.md."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
     """What the towers run on and how. `precision` and `compiles` change last bits, or more."""
 
@@ -105,7 +118,7 @@ class MachineOptions(DataOptions, ComputeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MachineOptions):
+class RunOptions(MachineOptions, BesideOptions):
     """One run: what `gift-train run` is told, and what every other command that makes runs tells it."""
 
     order: Order = "mini"
@@ -188,7 +201,7 @@ class TableOptions(MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DataOptions, ComputeOptions):
+class EvaluateOptions(DataOptions, ComputeOptions, BesideOptions):
     """An evaluation of a model or a checkpoint. What is None is as in the checkpoint's run."""
 
     order: Annotated[

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,10 +37,26 @@ class TaskBatch:
 
     images: Tensor  # [B or this rank's share, 3, H, W], uint8 as loaded, normalised float32 once placed
     labels: Tensor  # [B] long
+    datasets: Tensor | None = None  # [B] long, place in the order of the dataset an image is of, if all are learned at once
 
     def pin_memory(self) -> "TaskBatch":
         """In memory that is copied to a device without waiting; a DataLoader asks for it."""
-        return TaskBatch(images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        datasets = None if self.datasets is None else self.datasets.pin_memory()
+        return TaskBatch(images=self.images.pin_memory(), labels=self.labels.pin_memory(), datasets=datasets)
+
+
+class SampleOrder(Protocol):
+    """Which samples each batch of an endless stream holds, by its position alone."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+    def indices(self, position: int) -> list[int]:
+        """Sample indices of the batch at this zero-based position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +79,12 @@ class BatchOrder:
         places = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
         if not self.is_shuffled:
             return list(range(self.num_samples)[places])
-        return _shuffled(self.num_samples, hashed_seed(self.seed, f"{self.name}/epoch-{epoch}"))[places].tolist()
+        return shuffled(self.num_samples, hashed_seed(self.seed, f"{self.name}/epoch-{epoch}"))[places].tolist()
 
 
 @lru_cache(maxsize=4)  # the epochs that a step's streams are in: drawing one anew for each batch takes 20 ms for a million images
-def _shuffled(num_samples: int, seed: int) -> Tensor:
+def shuffled(num_samples: int, seed: int) -> Tensor:
+    """The numbers below `num_samples` in the order of that seed."""
     return torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
 
 
@@ -82,7 +99,7 @@ class ImageStream:
 class _BatchesByPosition(Dataset[Any]):
     """Item = the whole batch at a position: what lets a DataLoader resume anywhere."""
 
-    def __init__(self, dataset: Any, order: BatchOrder, collate: Collate, ranks: Ranks) -> None:
+    def __init__(self, dataset: Any, order: SampleOrder, collate: Collate, ranks: Ranks) -> None:
         self.dataset = dataset
         self.order = order
         self.collate = collate
@@ -126,7 +143,7 @@ class _InTurn(Dataset[Any]):
 
 
 def stream(
-    dataset: Dataset[Any], order: BatchOrder, collate: Collate, positions: range, loading: Loading = HERE, ranks: Ranks = SINGLE
+    dataset: Dataset[Any], order: SampleOrder, collate: Collate, positions: range, loading: Loading = HERE, ranks: Ranks = SINGLE
 ) -> Iterator[Any]:
     """The batches at `positions` of the endless stream, made in this process or by worker processes: the same either way.
 
@@ -179,7 +196,9 @@ def collate_images(samples: Sequence[tuple[Tensor, int, str]]) -> ReplayBatch:
 
 def place_task(batch: TaskBatch, backbone: "Backbone") -> TaskBatch:
     """Move a batch to the backbone's device, its images normalised."""
-    return TaskBatch(images=backbone.place_images(batch.images), labels=batch.labels.to(backbone.device, non_blocking=True))
+    datasets = None if batch.datasets is None else batch.datasets.to(backbone.device, non_blocking=True)
+    labels = batch.labels.to(backbone.device, non_blocking=True)
+    return TaskBatch(images=backbone.place_images(batch.images), labels=labels, datasets=datasets)
 
 
 def place_replay(batch: ReplayBatch, backbone: "Backbone") -> ReplayBatch:

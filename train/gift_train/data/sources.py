@@ -1,6 +1,10 @@
 """Where the images and texts come from that a method looks at beside its tasks."""
 
 from enum import StrEnum
+from typing import Literal
+
+Draw = Literal["even", "proportion"]
+"""How images of several datasets are mixed: as many of each, or as many as it has."""
 
 
 class ReplaySource(StrEnum):

@@ -2,25 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.methods.base import Method
 from gift_train.methods.registry import method_class
-from gift_train.records.checkpoint import task_file
+from gift_train.records.checkpoint import finished_tasks
 from gift_train.records.files import RUN_FILE, read_accuracies, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a run handed on after one of its tasks. accuracies: accuracy_matrix.json, rows up to the last evaluated task."""
+    """What a run handed on after one of its tasks. accuracies: accuracy_matrix.json, rows up to the last evaluated task.
+
+    checkpoint: its weights.
+    """
 
     run: Path
     record: Mapping[str, Any]
     accuracies: Mapping[str, Any] | None
     task_index: int
+    checkpoint: Path
 
     @property
     def datasets(self) -> list[str]:
@@ -31,11 +34,6 @@ class RunResult:
     def task(self) -> str:
         """The task after which it was handed on."""
         return self.datasets[self.task_index]
-
-    @cached_property
-    def checkpoint(self) -> Path:
-        """Its weights."""
-        return task_file(self.run / "checkpoints", self.task_index, self.task)
 
     @property
     def matrix(self) -> list[list[float]]:
@@ -53,13 +51,14 @@ def select_result(run: Path, task: str | None) -> RunResult:
     record = read_record(run)
     _require_plain_clip(run, str(record["recipe"]["method"]))
     datasets = list(record["datasets"])
-    finished = [index for index, name in enumerate(datasets) if task_file(run / "checkpoints", index, name).is_file()]
+    finished = finished_tasks(run / "checkpoints", datasets)
     if not finished:
         raise ConfigError(f"{run} has finished no task yet, so there is nothing to export.")
-    index = finished[-1] if task is None else _index_of(task, datasets)
+    index = max(finished) if task is None else _index_of(task, datasets)
     if index not in finished:
         raise ConfigError(f"{run} has not finished {datasets[index]} yet. Finished: {', '.join(datasets[one] for one in finished)}.")
-    return RunResult(run=run, record=record, accuracies=read_accuracies(run, datasets), task_index=index)
+    accuracies = read_accuracies(run, datasets)
+    return RunResult(run=run, record=record, accuracies=accuracies, task_index=index, checkpoint=finished[index])
 
 
 def _require_plain_clip(run: Path, method: str) -> None:

@@ -22,7 +22,7 @@ from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import most_similar, similarity_logits, zero_shot_scores
 from gift_train.data.batches import ImageStream, TaskBatch
 from gift_train.data.replay import ReplayBatch
-from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
+from gift_train.data.sources import Draw, NoTaskSource, ReplaySource, TextSource
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.consolidation import Penalty, Weights
 from gift_train.methods.losses import task_cross_entropy
@@ -40,7 +40,7 @@ class TaskContext:
     task_index: int  # zero-based
     num_steps: int  # optimizer updates of this task
     label_smoothing: float  # fraction
-    class_tokens: Tensor  # [K, L], first template, label order
+    class_tokens: Tensor  # [K, L], first template, label order; of all tasks at once, see `own_classes`
     reference_tokens: Tensor | None  # [N, L], see TextSource
     initial_weights: Weights  # the pretrained model's, theta_0
     replay_pass: Callable[[], Iterator[ReplayBatch]] | None
@@ -48,6 +48,7 @@ class TaskContext:
     own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
     no_task_images: ImageStream | None = None  # see NoTaskSource
     ranks: Ranks = SINGLE  # the processes that share the task's batches
+    own_classes: Tensor | None = None  # [T, K] bool, if all tasks are learned at once: the classes an image of each dataset may be of
 
 
 class LossTerms(Mapping[str, Tensor]):
@@ -107,6 +108,13 @@ class Method:
     def no_task_source(self) -> NoTaskSource:
         """Which images `TaskContext.no_task_images` holds."""
         return NoTaskSource.NONE
+
+    def mixture(self) -> Draw | None:
+        """How images of all tasks are mixed, for a method that learns them at once; None: one task after the other.
+
+        Such a method has one task, of all classes: `TaskBatch.datasets` and `TaskContext.own_classes` tell them apart.
+        """
+        return None
 
     def check_model(self, student: Backbone) -> None:
         """Whether the method can train this model; asked before its weights are read. Raises ConfigError."""

@@ -6,6 +6,7 @@ s = student. Sections are those of the method notes the docstrings quote: D(Z_t,
 T^2 KL(teacher || student), with the same gradient. The sigmoid forms are ours, after SigLIP's own loss.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,26 @@ def task_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ShapeError(f"Expected logits [B, K] and labels [B], found {list(logits.shape)} and {list(labels.shape)}.")
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def own_class_cross_entropy(logits: Tensor, labels: Tensor, own: Tensor, *, label_smoothing: float) -> Tensor:
+    """As `task_cross_entropy` where each image has its own list of classes: softmax and smoothing are over that list alone.
+
+    L = -1/B sum_i [ (1 - eps) log p_i(y_i) + eps / K_i sum_{k in C_i} log p_i(k) ],   p_i = softmax(Z_i) over C_i,   K_i = |C_i|
+
+    Args:
+        logits: [B, K], images against all classes, scaled. labels: [B], each within its image's list.
+        own: [B, K] bool, C_i: the classes that image i may be of.
+        label_smoothing: eps, fraction in [0, 1).
+    Returns: scalar, mean over B.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or own.shape != logits.shape:
+        found = f"{list(logits.shape)}, {list(labels.shape)} and {list(own.shape)}"
+        raise ShapeError(f"Expected logits [B, K], labels [B] and own classes [B, K], found {found}.")
+    log_probabilities = logits.masked_fill(~own, -torch.inf).log_softmax(dim=1)
+    of_label = log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    mean_of_own = log_probabilities.masked_fill(~own, 0.0).sum(dim=1) / own.sum(dim=1)
+    return -((1 - label_smoothing) * of_label + label_smoothing * mean_of_own).mean()
 
 
 def row_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:

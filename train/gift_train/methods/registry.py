@@ -11,7 +11,8 @@ from gift_shared.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from gift_train.methods.base import Method
 
-METHOD_NAMES = ("zero_shot", "finetune", "l2", "lwf", "icarl", "lwf_vr", "wise_ft", "zscl", "moe_adapter", "gift")  # in the paper's order
+# In the paper's order, and the upper bound.
+METHOD_NAMES = ("zero_shot", "finetune", "l2", "lwf", "icarl", "lwf_vr", "wise_ft", "zscl", "moe_adapter", "gift", "joint")
 
 _REGISTRY: dict[str, type[Method]] = {}
 

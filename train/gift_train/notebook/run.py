@@ -11,7 +11,7 @@ from gift_shared.image_table import ImageTable
 from gift_shared.parquet_files import read_index
 from gift_shared.storage import open_folder
 from gift_train.evaluation.metrics import Metrics, continual_metrics
-from gift_train.records.files import RUN_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.files import RUN_FILE, flat_recalls, read_accuracies, read_metrics, read_record
 
 if TYPE_CHECKING:
     from gift_shared.frames import DataFrame
@@ -73,6 +73,25 @@ class Run:
         return {name: self._frame(matrix, has_zero_shot=False) for name, matrix in self._accuracies().get("readings", {}).items()}
 
     @property
+    def also(self) -> "DataFrame":
+        """Accuracy in percent on the datasets of --also-evaluate: rows as of `accuracy_matrix`. Raises ConfigError if there are none."""
+        found = self._accuracies().get("also")
+        if found is None:
+            raise ConfigError(f"{self.path} evaluates no dataset beside its order: give names with --also-evaluate.")
+        rows = [found["zero_shot"], *found["matrix"]]
+        return matrix_frame(rows, [ZERO_SHOT, *self.tasks][: len(rows)], found["datasets"], "after", "dataset")
+
+    @property
+    def retrieval(self) -> "dict[str, DataFrame]":
+        """By the name of the pairs of --retrieval: recall in percent, rows as of `accuracy_matrix`, columns `image_to_text@1` ..."""
+        frames = {}
+        for name, found in self._accuracies().get("retrieval", {}).items():
+            recalls = [flat_recalls(one) for one in (found["zero_shot"], *found["after"])]
+            rows = [list(one.values()) for one in recalls]
+            frames[name] = matrix_frame(rows, [ZERO_SHOT, *self.tasks][: len(rows)], list(recalls[0]), "after", "recall")
+        return frames
+
+    @property
     def metrics(self) -> Metrics:
         """`transfer`, `avg` and `last` in percent, `forgetting` in points. Raises ConfigError before all tasks are done."""
         matrix = self._accuracies()["matrix"]
@@ -119,13 +138,15 @@ class Run:
         return Model(restore(self._checkpoint(number), asked), f"{self.path} after {self.tasks[number - 1]}")
 
     def _checkpoint(self, number: int) -> Path:
-        from gift_train.records.checkpoint import task_file
+        from gift_train.records.checkpoint import finished_tasks, task_file
 
-        path = task_file(self.path / "checkpoints", number - 1, self.tasks[number - 1])
-        if not path.is_file():
-            there = sorted(one.name for one in path.parent.glob("task-*.safetensors") if not one.name.endswith(".state.safetensors"))
-            raise ConfigError(f"{path} is not there; found are: {', '.join(there) or 'none'}. Let the run go on, or copy it back.")
-        return path
+        folder = self.path / "checkpoints"
+        finished = finished_tasks(folder, self.tasks)
+        if number - 1 not in finished:
+            path = task_file(folder, number - 1, self.tasks[number - 1])
+            there = ", ".join(one.name for one in finished.values())
+            raise ConfigError(f"{path} is not there; found are: {there or 'none'}. Let the run go on, or copy it back.")
+        return finished[number - 1]
 
     def _initial(self, asked: "Asked") -> "Restored":
         """The model that the run began with."""

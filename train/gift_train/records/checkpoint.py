@@ -28,6 +28,7 @@ from gift_train.clip.model_config import METADATA_KEY as CONFIG_KEY
 from gift_train.clip.weights_files import write_tensors
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.base import Method
+from gift_train.records.files import ALL_TASKS
 from gift_train.records.reading import READING_KEY, Reading
 
 KEEP_PROGRESS = 2
@@ -65,6 +66,15 @@ class TrainingState(Protocol):
 def task_file(folder: Path, task_index: int, task_name: str) -> Path:
     """The weights handed on by a task."""
     return folder / f"task-{task_index + 1:02d}-{task_name}.safetensors"
+
+
+def finished_tasks(folder: Path, tasks: Sequence[str]) -> dict[int, Path]:
+    """The weights that are there, by the zero-based index of the task that handed them on; of all at once, by the last one's."""
+    at_once = task_file(folder, 0, ALL_TASKS)
+    if at_once.is_file():
+        return {len(tasks) - 1: at_once}
+    files = {index: task_file(folder, index, name) for index, name in enumerate(tasks)}
+    return {index: path for index, path in files.items() if path.is_file()}
 
 
 def save_task(

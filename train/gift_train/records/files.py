@@ -1,6 +1,6 @@
 """The files of a run folder, read back and checked in one place for resume, watch, report and table. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
 TIMING_FILE = "timing.json"
+ALL_TASKS = "all-tasks"  # in place of a task's name, where all are learned at once
 
 _ADVICE = "Restore it, or choose another folder."
 _RECORD = {
@@ -30,8 +31,14 @@ _RECORD = {
     "versions?": Maybe({str: str}),
     "hardware?": Maybe({"accelerators?": Maybe([str])}),
 }
+_RECALLS = {direction: {"1": float, "5": float, "10": float} for direction in ("image_to_text", "text_to_image")}
+_BESIDE = {
+    "also?": {"datasets": [FILE_NAME], "zero_shot": [float], "matrix": [[float]]},
+    "retrieval?": {str: {"zero_shot": _RECALLS, "after": [_RECALLS]}},
+}  # fmt: skip
 _MATRIX = {
     "order?": FILE_NAME, "datasets": [FILE_NAME], "zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]},
+    **_BESIDE,
 }  # fmt: skip
 _METRICS = {
     "task": FILE_NAME, "task_index": int, "step": int, "learning_rate": float, "terms": {str: float}, "loss": float,
@@ -40,6 +47,7 @@ _METRICS = {
 _NUMBERS = {"transfer": Maybe(float), "avg": float, "last": float, "forgetting": Maybe(float)}
 _SUMMARY = {
     "method": str, "title?": str, "recipe": FILE_NAME, "order": FILE_NAME, "seed": int, **_NUMBERS,
+    "also?": {str: {"zero_shot": float, "last": float}}, "retrieval?": {str: {"zero_shot": _RECALLS, "last": _RECALLS}},
     "readings?": {str: _NUMBERS}, "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
 }  # fmt: skip
 _TIMING = {"train": {str: float}, "evaluate": {str: float}, "waited?": {str: float}}
@@ -67,7 +75,27 @@ def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None
         raise DataError(f"{path} is not a matrix of percentages over {', '.join(datasets)}. {_ADVICE}")
     if accuracies["matrix"] and accuracies["zero_shot"] is None:
         raise DataError(f"{path} has rows after a task and none before the first. {_ADVICE}")
+    _check_beside(path, accuracies)
     return accuracies
+
+
+def flat_recalls(recalls: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Recalls under one name each, `image_to_text@1` ..., in one order."""
+    return {f"{direction}@{k}": recalls[direction][k] for direction, by_k in _RECALLS.items() for k in by_k}
+
+
+def _check_beside(path: Path, accuracies: Mapping[str, Any]) -> None:
+    """What was evaluated beside the tasks has as many rows as they, all of them percentages."""
+    num_rows = len(accuracies["matrix"])
+    also = accuracies.get("also", {"datasets": [], "zero_shot": [], "matrix": [[]] * num_rows})
+    retrieval = accuracies.get("retrieval", {}).values()
+    rows = [also["zero_shot"], *also["matrix"]]
+    values = [value for row in rows for value in row]
+    values += [value for one in retrieval for recalls in (one["zero_shot"], *one["after"]) for value in flat_recalls(recalls).values()]
+    lengths = {len(also["matrix"]), *(len(one["after"]) for one in retrieval)}
+    is_whole = lengths == {num_rows} and all(len(row) == len(also["datasets"]) for row in rows)
+    if not is_whole or not all(0 <= value <= 100 for value in values):
+        raise DataError(f"{path}: what it holds of datasets and pairs beside the tasks is no percentage for each task. {_ADVICE}")
 
 
 def read_metrics(run: Path, num_tasks: int) -> list[dict[str, Any]]:

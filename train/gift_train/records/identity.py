@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gift_shared.manifests import Manifests, OrderManifest
+from gift_shared.manifests import Manifests, OrderManifest, TaskManifest
 
 # A recipe's name for people and how often it writes: they change no number, so they tell no two runs apart.
 INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minutes", "diagnostics")
@@ -18,6 +18,7 @@ _PATHS = {
 # Compared only where both sides know them: older records lack them, and some are known only once a model or images are opened.
 _DIGESTS = {
     "manifests_sha256": "the manifests (class names, templates, data, counts)",
+    "also_manifests_sha256": "the manifests of --also-evaluate (class names, templates, data, counts)",
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
 }
@@ -27,6 +28,7 @@ _BEFORE = {
     "recipe.method_config.contrastive_loss": "softmax",
 }
 _IMAGES = "images."  # keys with the digest of a dataset's images
+_PAIRS = "retrieval."  # of image-caption pairs; compared where one side lacks it too
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
@@ -37,6 +39,8 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
             continue
         if key in _BEFORE and new.get(key) is None:
             continue
+        if key.startswith(_PAIRS):
+            return _pairs_differ(key.removeprefix(_PAIRS), old.get(key), new.get(key))
         if key not in _DIGESTS and not key.startswith(_IMAGES):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
         if old.get(key) is not None and new.get(key) is not None:
@@ -45,9 +49,19 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _pairs_differ(name: str, old: str | None, new: str | None) -> str:
+    if old is None or new is None:
+        return f"--retrieval {name} is {'not ' * (old is None)}there and {'not ' * (new is None)}here"
+    return f"the pairs of --retrieval {name} (how many, their captions, the images' names or sizes) are not those it began with"
+
+
 def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
     """SHA-256 of all that the manifests of an order's tasks, and of its pretraining source, tell a run. Raises ManifestError."""
-    found = [manifests.task(name) for name in (order.pretraining_source, *order.tasks)]
+    return tasks_digest([manifests.task(name) for name in (order.pretraining_source, *order.tasks)])
+
+
+def tasks_digest(found: Iterable[TaskManifest]) -> str:
+    """SHA-256 of all that these manifests tell a run."""
     facts = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -4,7 +4,8 @@ RUN/run.json              resolved recipe, order, seed, model, shards; versions,
 RUN/metrics.jsonl         one line per logged step; experiment trackers get the same
 RUN/log.jsonl             what happened and when, over all starts of the run
 RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
-                          where a method's weights can be read in more than one way (MoE-Adapter's two routings)
+                          where a method's weights can be read in more than one way (MoE-Adapter's two routings); "also" and
+                          "retrieval", see beside.py
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
 RUN/few_shot/<task>.json  the training images of an order with `shots`
@@ -29,6 +30,7 @@ from gift_shared.locks import only_writer
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
+from gift_train.records.beside import beside_summary
 from gift_train.records.files import (
     LOG_FILE,
     MATRIX_FILE,
@@ -220,6 +222,7 @@ class RunFolder:
                 }
                 for column, name in enumerate(datasets)
             },
+            **beside_summary(accuracies),
             "seconds": {kind: sum(timing[kind].values()) for kind in ("train", "evaluate")},
             "waited": sum(share * timing["train"][task] for task, share in waited.items()) / max(sum(timing["train"].values()), 1e-9),
         }

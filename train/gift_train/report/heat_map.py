@@ -9,7 +9,6 @@ from matplotlib.colors import to_hex
 
 from gift_train.report.runs import Run, label_spaces
 
-
 MOST_WITH_DECIMALS = 12  # tasks; the cells of more are narrow and say whole percent
 
 
@@ -43,9 +42,13 @@ def mean_matrix(runs: Sequence[Run], label_space: str | None = None) -> np.ndarr
 
 
 def counted(runs: Sequence[Run]) -> np.ndarray:
-    """[1 + T, T]: which cells of `mean_matrix` the protocol asks for. Class-incremental learning asks for what was learned, MTIL for all."""
+    """[1 + T, T]: which cells of `mean_matrix` the protocol asks for: class-incremental learning for what was learned, MTIL for all."""
     size = len(runs[0].datasets)
-    return np.vstack([np.zeros((1, size), bool), np.tri(size, dtype=bool)]) if runs[0].is_class_incremental else np.ones((size + 1, size), bool)
+    return (
+        np.vstack([np.zeros((1, size), bool), np.tri(size, dtype=bool)])
+        if runs[0].is_class_incremental
+        else np.ones((size + 1, size), bool)
+    )
 
 
 def heat_maps(runs: Sequence[Run]) -> dict[str, list[HeatMap]]:

@@ -18,12 +18,14 @@ from gift_shared.atomic import write_text
 from gift_shared.worker_logs import render_times
 from gift_train.evaluation.metrics import accuracies_so_far
 from gift_train.report import charts
+from gift_train.report.beside_table import beside_tables
 from gift_train.report.charts import Chart
 from gift_train.report.gallery import ForgottenImage, RunPictures
 from gift_train.report.heat_map import heat_maps, mean_matrix
 from gift_train.report.published import printed_rows
 from gift_train.report.runs import Run, label_spaces
 from gift_train.report.series import curves, label, task_length
+from gift_train.report.share_of_joint import share_text, shares_of_joint
 from gift_train.report.summary_table import HEADINGS, METRICS, Row
 
 MOST_BYTES = 5_000_000
@@ -61,6 +63,9 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
         headings=HEADINGS,
         spaces=_label_spaces(runs, rows),
         is_class_incremental=runs[0].is_class_incremental,
+        shares=shares_of_joint(runs),
+        share_text=share_text,
+        beside=beside_tables(runs),
         printed=printed_rows(runs[0].order),
         style=style,
         marker_shape=charts.marker_shape,

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
-from gift_train.records.files import MATRIX_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record, read_summary
+from gift_train.records.files import (
+    ALL_TASKS,
+    MATRIX_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+    read_summary,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +92,11 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps of all tasks, in order; empty for a run that does not train. Raises DataError."""
         return read_metrics(self.path, len(self.datasets))
+
+    @property
+    def learns_at_once(self) -> bool:
+        """Whether all tasks were one training: steps are then counted through all of it."""
+        return any(line["task"] == ALL_TASKS for line in self.metrics)
 
 
 class UnfinishedRunError(ConfigError):

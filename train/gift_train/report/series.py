@@ -15,8 +15,8 @@ LABELS = {
 
 
 def task_length(runs: Sequence[Run]) -> int:
-    """Steps of the longest task, so that curves of several runs stand over one axis."""
-    return 1 + max((line["step"] for run in runs for line in run.metrics), default=0)
+    """Updates of the longest task, so that curves of several runs stand over one axis; all tasks at once have that many each."""
+    return 1 + max(int(run.record["recipe"]["steps"]) for run in runs)
 
 
 def curves(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:

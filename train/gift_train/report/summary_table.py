@@ -68,7 +68,13 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """Full precision, one line a method and label space."""
     buffer = io.StringIO()
-    fields = ["order", "recipe", "label_space", "seeds", *(f"{name}{suffix}" for name in METRICS for suffix in ("", "_deviation", "_minus_l2"))]
+    fields = [
+        "order",
+        "recipe",
+        "label_space",
+        "seeds",
+        *(f"{name}{suffix}" for name in METRICS for suffix in ("", "_deviation", "_minus_l2")),
+    ]
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
     for row in as_records(rows):

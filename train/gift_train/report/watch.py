@@ -16,7 +16,17 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
-from gift_train.records.files import LOG_FILE, METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_accuracies, read_metrics, read_record
+from gift_train.records.files import (
+    ALL_TASKS,
+    LOG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    read_accuracies,
+    read_metrics,
+    read_record,
+)  # fmt: skip
+from gift_train.report.beside_table import beside_values
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 32  # logged steps in a sparkline
@@ -105,7 +115,7 @@ def read_snapshot(run: Path) -> Snapshot:
 
 def frame(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
     """One picture of the run; `now` in seconds since 1970."""
-    return Group(_heading(snapshot, rate, now), "", *_terms(snapshot), *_accuracies(snapshot))
+    return Group(_heading(snapshot, rate, now), "", *_terms(snapshot), *_accuracies(snapshot), *_beside(snapshot))
 
 
 def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableType:
@@ -120,8 +130,7 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     where = "before the first task"
     if snapshot.rows:
         last = snapshot.rows[-1]
-        where = f"task {last['task_index'] + 1} of {len(record['datasets'])}, {last['task']}, "
-        where += f"step {last['step']} of {snapshot.steps_per_task - 1}"
+        where = _where(snapshot, last)
     stopped = _stopped(snapshot.events[-1] if snapshot.events else None)
     if rate and stopped is None:
         where += f"   {rate:.2f} steps/s, {_duration((total - done) / rate)} left"
@@ -131,6 +140,14 @@ def _heading(snapshot: Snapshot, rate: float | None, now: float) -> RenderableTy
     elif snapshot.written is not None and now - snapshot.written > QUIET_SECONDS:
         lines.append(Text(f"no new line for {_duration(now - snapshot.written)}: evaluating, or stopped", style="yellow"))
     return Group(*lines)
+
+
+def _where(snapshot: Snapshot, last: dict[str, Any]) -> str:
+    """Task and step of the last logged line."""
+    num_tasks = len(snapshot.record["datasets"])
+    if last["task"] == ALL_TASKS:
+        return f"all {num_tasks} tasks at once, step {last['step']} of {snapshot.num_steps - 1}"
+    return f"task {last['task_index'] + 1} of {num_tasks}, {last['task']}, step {last['step']} of {snapshot.steps_per_task - 1}"
 
 
 def _stopped(event: dict[str, Any] | None) -> str | None:
@@ -175,6 +192,22 @@ def _accuracies(snapshot: Snapshot) -> list[RenderableType]:
     mean = sum(now) / len(now)
     table.add_row("mean", f"{sum(zero_shot) / len(zero_shot):.1f}", "", f"{mean:.1f}", "", style="bold")
     return [table, Text("change: since the dataset was learned, for those not yet learned since zero-shot", style="dim")]
+
+
+def _beside(snapshot: Snapshot) -> list[RenderableType]:
+    """Datasets and pairs beside the order: before the first task and now."""
+    values = beside_values(snapshot.accuracy)
+    if not values:
+        return []
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("beside the order (%)")
+    for heading in ("zero-shot", "now", "change"):
+        table.add_column(heading, justify="right")
+    for name, (zero_shot, now) in values.items():
+        change = now - zero_shot
+        colour = "" if abs(change) < 0.05 else "green" if change > 0 else "red"
+        table.add_row(name, f"{zero_shot:.1f}", f"{now:.1f}", Text(f"{change:+.1f}", style=colour))
+    return ["", table]
 
 
 def sparkline(values: Sequence[float | None]) -> str:

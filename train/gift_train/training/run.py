@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,16 @@ from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
 from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
+from gift_train.evaluation.beside import BesideScores
 from gift_train.evaluation.cache import EvaluationCache
 from gift_train.evaluation.evaluate import evaluate_readings
 from gift_train.options import RunOptions
 from gift_train.records import checkpoint
+from gift_train.records.beside import add_beside, begin_beside
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
 from gift_train.records.diagnostics.record import PredictionRecorder, StepMeasures, record_forgotten, record_predictions, record_replay
+from gift_train.training.all_tasks import task_setup
 from gift_train.training.data_time import warn_if_starved
 from gift_train.training.faults import machine_faults
 from gift_train.training.loop import Intervals, Schedule, Training, build_optimizer, train_task
@@ -62,41 +65,58 @@ def _go_through(run: Run) -> dict[str, Any] | None:
     accuracies = folder.accuracies(order, names)
     if accuracies["zero_shot"] is None:
         accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
+        begin_beside(accuracies, _evaluate_beside(run, "zero-shot", 0))
         folder.save_accuracies(accuracies)
     for index in range(len(names[: plan.options.stop_after])):
         if len(accuracies["matrix"]) > index:
             continue
-        if run.method.trains:
-            _learn(run, index)
-            _diagnose(run, index)
-            rows = _evaluate(run, f"after task {index + 1}/{len(names)}", index + 1)
-        else:
-            rows = {"": accuracies["zero_shot"]}
-        folder.track((index + 1) * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
+        rows, beside = _rows_after(run, index) if _learns_at(run, index) else (_rows_before(accuracies), None)
+        num_learned = index + 1 if run.method.mixture() is None else len(names)
+        folder.track(num_learned * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
         accuracies["matrix"].append(rows.pop(""))
         for reading, row in rows.items():
             accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
+        add_beside(accuracies, beside)
         folder.save_accuracies(accuracies)
     return folder.finish(accuracies) if len(accuracies["matrix"]) == len(names) else None
 
 
-def _learn(run: Run, index: int) -> None:
+def _learns_at(run: Run, index: int) -> bool:
+    """Whether the weights change with this task of the order: never, or with the first alone if all are learned at once."""
+    return run.method.trains and (index == 0 or run.method.mixture() is None)
+
+
+def _rows_after(run: Run, index: int) -> tuple[dict[str, list[float]], BesideScores]:
+    """Learn what stands at this place of the order, and evaluate it."""
+    task = task_setup(run.setup, run.method, index)
+    _learn(run, task)
+    _diagnose(run, index)
+    description = f"after task {task.num_learned}/{len(run.setup.tasks)}"
+    return _evaluate(run, description, task.num_learned), _evaluate_beside(run, description, task.num_learned)
+
+
+def _rows_before(accuracies: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The rows of the evaluation before: the weights are those."""
+    row = accuracies["matrix"][-1] if accuracies["matrix"] else accuracies["zero_shot"]
+    return {"": row} | {reading: rows[-1] for reading, rows in accuracies.get("readings", {}).items()}
+
+
+def _learn(run: Run, task: TaskSetup) -> None:
     """Train one task, or take what an earlier start of this run trained. Leaves its result in the student."""
     folder, method, student, ranks = run.folder, run.method, run.student, run.setup.ranks
-    task = TaskSetup(run.setup, index)
-    result = checkpoint.task_file(folder.checkpoints, index, task.name)
+    result = checkpoint.task_file(folder.checkpoints, task.index, task.name)
     if ranks.broadcast_object(result.is_file):
         point = checkpoint.load_task(result, student, method, ranks)
         folder.cut_metrics(point.metrics_bytes)
         return
     run.setup.preemption.check(f"{task.label}, from its start on")
-    _load_start(run, index)
+    _load_start(run, task.index)
     seed_everything(task.seed)
     replay = task.replay_stream(method, student)
     measures = StepMeasures.at_task_start(method, student) if task.recipe.diagnostics and ranks.is_main else None
     method.begin_task(task.context(method, student, replay), student)
     training = _training(run, task)
-    start = checkpoint.load_progress(folder.checkpoints, index, training) or _first_point(run, index)
+    start = checkpoint.load_progress(folder.checkpoints, task.index, training) or _first_point(run, task)
     ranks.synchronize_rng()
     folder.cut_metrics(start.metrics_bytes)
     recorder = TaskRecorder(folder, run.setup.preemption, start, measures=measures, num_updates=task.num_updates, label=task.label)
@@ -113,7 +133,7 @@ def _training(run: Run, task: TaskSetup) -> Training:
         student=run.student,
         parameters=parameters,
         optimizer=build_optimizer(parameters, recipe.optimizer),
-        schedule=Schedule(peak=recipe.peak_rate(task.name), warmup_steps=recipe.warmup_steps, total_steps=recipe.steps),
+        schedule=Schedule(peak=task.peak_rate, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
         ranks=run.setup.ranks,
     )
 
@@ -153,10 +173,10 @@ def _result_before(run: Run, index: int) -> Path:
     return checkpoint.task_file(run.folder.checkpoints, index - 1, run.setup.plan.order.tasks[index - 1])
 
 
-def _first_point(run: Run, index: int) -> ResumePoint:
-    size = checkpoint.read_resume_point(_result_before(run, index)).metrics_bytes if index > 0 and run.setup.ranks.is_main else 0
-    name = run.setup.plan.order.tasks[index]
-    return ResumePoint(task_index=index, task_name=name, next_step=0, metrics_bytes=size, train_seconds=0.0)
+def _first_point(run: Run, task: TaskSetup) -> ResumePoint:
+    is_told = task.index > 0 and run.setup.ranks.is_main
+    size = checkpoint.read_resume_point(_result_before(run, task.index)).metrics_bytes if is_told else 0
+    return ResumePoint(task_index=task.index, task_name=task.name, next_step=0, metrics_bytes=size, train_seconds=0.0)
 
 
 def _diagnose(run: Run, index: int) -> None:
@@ -209,3 +229,27 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
         if number:
             record_forgotten(run.folder.path, number, names, setup.tasks)
     return {reading: [accuracies[name] for name in names] for reading, accuracies in found.items()}
+
+
+def _evaluate_beside(run: Run, description: str, number: int) -> BesideScores:
+    """What stands beside the order, with the student as it is; arguments as of `_evaluate`."""
+    setup, cache = run.setup, run.setup.plan.options.evaluation_cache
+    if not setup.beside:
+        return BesideScores(also={}, retrieval={})
+    what_is_left = f"evaluation beside the order, {description}"
+    started = time.monotonic()
+    found = setup.beside.evaluate(
+        run.method,
+        run.student,
+        batch_size=setup.plan.recipe.evaluation_batch_size,
+        loading=setup.loading,
+        cache=None if cache is None else EvaluationCache(cache, setup.loading),
+        ranks=setup.ranks,
+        description=description,
+        before_dataset=partial(setup.preemption.check, what_is_left),
+        before_batch=partial(setup.preemption.check_alone, what_is_left),
+    )
+    after = setup.plan.order.tasks[number - 1] if number else ZERO_SHOT
+    told = {"seconds": round(time.monotonic() - started, 3), "accuracy": found.also, "retrieval": found.retrieval}
+    run.folder.event("evaluated_beside", after=after, **told)
+    return found

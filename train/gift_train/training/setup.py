@@ -39,6 +39,7 @@ from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
+from gift_train.evaluation.beside import Beside, BesideListing, list_beside
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
 from gift_train.methods.registry import method_class
@@ -46,7 +47,7 @@ from gift_train.options import RunOptions, is_quick_gelu
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
 from gift_train.records.files import RUN_FILE, read_record
-from gift_train.records.identity import manifests_digest
+from gift_train.records.identity import manifests_digest, tasks_digest
 from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
@@ -73,6 +74,7 @@ class RunSetup:
     transforms: ImageTransforms
     replay_rows: Mapping[str, pa.Table]  # by task; empty unless the method replays synthetic images
     initial_weights: Weights
+    beside: Beside  # what is evaluated and is no task
     no_task_images: Dataset[Any] | None
     reference_images: Dataset[Any] | None  # those replayed, see ReplaySource
     reference_texts: ReferenceTexts | None
@@ -127,12 +129,14 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     plan = plan_run(options)
     method = method_class(plan.recipe.method)(plan.recipe.method_config)
     _check_shares(plan.recipe, method, ranks)
+    _check_mixture(method)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
     texts = reference_texts(method.text_source(), options.reference_captions, pretraining)
-    identity = _identity(plan, method, texts)
+    beside = list_beside(options, plan.manifests, plan.order.tasks)
+    identity = _identity(plan, method, texts) | _identity_beside(beside)
     if ranks.is_main:
         check_place(options.out, identity)
     student = _load_student(plan, method, ranks)
@@ -141,7 +145,9 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
+    loaded = beside.load(options.data_root, transforms, student, options.image_cache_bytes)
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
+    identity["images"] |= {name: images.listing_digest() for name, (_, images) in loaded.datasets.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)
     reference, outside = _images_beside_the_tasks(plan, method, transforms)
     for images in (reference, outside):
@@ -153,6 +159,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         tasks=tasks,
         transforms=transforms,
         replay_rows=replay_rows,
+        beside=loaded,
         initial_weights={name: weight.cpu() for name, weight in student.weights_copy().items()},
         no_task_images=outside,
         reference_images=reference,
@@ -238,6 +245,11 @@ def _check_shares(recipe: Recipe, method: Method, ranks: Ranks) -> None:
             )
 
 
+def _check_mixture(method: Method) -> None:
+    if method.mixture() is not None and method.replay_source() != ReplaySource.NONE:
+        raise ConfigError(f"Method {method.name!r} learns all tasks at once and replays images: nothing comes before that it could replay.")
+
+
 def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
     for rank, identity in enumerate(found):
         for key, value in identity.items():
@@ -319,6 +331,16 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "reference_captions": None if texts is None else texts.record,
         "manifests_sha256": manifests_digest(plan.manifests, plan.order),
     }
+
+
+def _identity_beside(listing: BesideListing) -> dict[str, Any]:
+    """Nothing for a run that evaluates its tasks alone, as the records of before have it."""
+    identity: dict[str, Any] = {}
+    if listing.manifests:
+        identity |= {"also_evaluate": list(listing.manifests), "also_manifests_sha256": tasks_digest(listing.manifests.values())}
+    if listing.pairs:
+        identity |= {"retrieval": {pairs.name: pairs.digest() for pairs in listing.pairs}}
+    return identity
 
 
 def _plain(value: Any) -> Any:

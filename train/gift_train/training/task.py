@@ -17,6 +17,7 @@ from gift_train.data.batches import (
     BatchOrder,
     ImageStream,
     KeyedImages,
+    SampleOrder,
     TaskBatch,
     collate_images,
     collate_task,
@@ -77,6 +78,43 @@ class TaskSetup:
         return self.recipe.steps + 1
 
     @property
+    def num_learned(self) -> int:
+        """How many tasks of the order are learned once this one is."""
+        return self.index + 1
+
+    @property
+    def peak_rate(self) -> float:
+        """Peak learning rate, per optimizer update."""
+        return self.recipe.peak_rate(self.name)
+
+    @property
+    def images(self) -> Dataset[Any]:
+        """What the task trains on, through the training transform."""
+        return self.task.train
+
+    @property
+    def plain_images(self) -> Dataset[Any]:
+        """The same through the evaluation transform."""
+        return self.task.train_plain
+
+    @property
+    def class_texts(self) -> Sequence[str]:
+        """The sentence of each class, label by label."""
+        return self.task.manifest.first_template_captions
+
+    def own_classes(self) -> Tensor | None:
+        """See `TaskContext.own_classes`."""
+        return None
+
+    def order(self) -> SampleOrder:
+        """Which of the images each step sees."""
+        return BatchOrder(num_samples=_length(self.images), batch_size=self.recipe.batch_size, seed=self.seed, name="task")
+
+    def collate(self, samples: Sequence[Any]) -> TaskBatch:
+        """Samples of the images -> TaskBatch."""
+        return collate_task(samples)
+
+    @property
     def seed(self) -> int:
         """Random state the task starts from (A5)."""
         seed = self.run.plan.options.seed
@@ -91,12 +129,12 @@ class TaskSetup:
         source = method.replay_source()
         collate: Callable[[Sequence[Any]], ReplayBatch] = collate_images
         dataset = self._replay_dataset(source, method)
-        if dataset is None or len(dataset) == 0:  # type: ignore[arg-type]
+        if dataset is None or _length(dataset) == 0:
             return None
         if source == ReplaySource.SYNTHETIC:
             collate = ReplayCollate(student.tokenize)
         order = BatchOrder(
-            num_samples=len(dataset),  # type: ignore[arg-type]
+            num_samples=_length(dataset),
             batch_size=self.recipe.replay_batch_size,
             seed=self.seed,
             name="replay",
@@ -122,7 +160,8 @@ class TaskSetup:
 
     def context(self, method: Method, student: Backbone, replay: ReplayStream | None) -> TaskContext:
         """What the method may know. Draws random sentences from torch's global generator where the method wants them."""
-        class_tokens = student.trim(student.tokenize(self.task.manifest.first_template_captions))
+        class_tokens = student.trim(student.tokenize(self.class_texts))
+        own_classes = self.own_classes()
         outside = self.run.no_task_images
         # Remembering pays only if the task draws at least as many images as there are.
         pays = replay is not None and replay.order.num_samples <= self.num_updates * self.recipe.replay_batch_size
@@ -136,9 +175,10 @@ class TaskSetup:
             initial_weights=self.run.initial_weights,
             replay_pass=(lambda: self._replay_pass(student, replay)) if replay is not None and pays else None,
             task_images=lambda num_images: self._first_images(student, num_images),
-            own_images=self._image_stream(student, self.task.train, "own"),
+            own_images=self._image_stream(student, self.images, "own"),
             no_task_images=None if outside is None else self._image_stream(student, outside, "no-task"),
             ranks=self.run.ranks,
+            own_classes=None if own_classes is None else own_classes.to(student.device),
         )
 
     def _reference_tokens(self, method: Method, student: Backbone, class_tokens: Tensor) -> Tensor | None:
@@ -157,9 +197,8 @@ class TaskSetup:
 
     def batches(self, student: Backbone, replay: ReplayStream | None, first_step: int) -> Batches:
         """(task batch, replay batch or None) for every step from `first_step` to the last; placed on the student's device."""
-        positions, dataset = range(first_step, self.num_updates), self.task.train
-        order = BatchOrder(num_samples=len(dataset), batch_size=self.recipe.batch_size, seed=self.seed, name="task")
-        task_batches = self._stream(dataset, order, collate_task, positions)
+        positions = range(first_step, self.num_updates)
+        task_batches = self._stream(self.images, self.order(), self.collate, positions)
         if replay is None:
             for task_batch in task_batches:
                 yield place_task(task_batch, student), None
@@ -175,15 +214,13 @@ class TaskSetup:
             yield place_replay(batch, student)
 
     def _first_images(self, student: Backbone, num_images: int) -> Iterator[TaskBatch]:
-        dataset = self.task.train_plain
-        order = self._pass_order(min(num_images, len(dataset)))
-        for batch in self._stream(dataset, order, collate_task, range(order.batches_per_epoch)):
+        order = self._pass_order(min(num_images, _length(self.plain_images)))
+        for batch in self._stream(self.plain_images, order, self.collate, range(order.batches_per_epoch)):
             yield place_task(batch, student)
 
     def _image_stream(self, student: Backbone, dataset: Dataset[Any], name: str) -> ImageStream:
         """Whole batches on every rank, for what is trained beside the student."""
-        num_samples = len(dataset)  # type: ignore[arg-type]
-        order = BatchOrder(num_samples=num_samples, batch_size=self.recipe.batch_size, seed=self.seed, name=name)
+        order = BatchOrder(num_samples=_length(dataset), batch_size=self.recipe.batch_size, seed=self.seed, name=name)
 
         def take(num_batches: int) -> Iterator[Tensor]:
             for images in stream(dataset, order, stack_images, range(num_batches), self.run.loading):
@@ -197,5 +234,11 @@ class TaskSetup:
         size = self.recipe.evaluation_batch_size
         return BatchOrder(num_samples=num_samples, batch_size=size, seed=self.seed, name="pass", is_shuffled=False)
 
-    def _stream(self, dataset: Dataset[Any], order: BatchOrder, collate: Callable[[Sequence[Any]], Any], positions: range) -> Iterator[Any]:
+    def _stream(
+        self, dataset: Dataset[Any], order: SampleOrder, collate: Callable[[Sequence[Any]], Any], positions: range
+    ) -> Iterator[Any]:
         return stream(dataset, order, collate, positions, self.run.loading, self.run.ranks)
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]

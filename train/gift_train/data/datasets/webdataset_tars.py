@@ -111,7 +111,7 @@ def _read_table(name: str, path: Path, passed_over: PassedOver) -> list[tuple[st
     labels: dict[str, int] = {}
     with path.open("rb") as content:
         for member in plain_members(path):
-            key, suffix = _key_and_suffix(member.name)
+            key, suffix = key_and_suffix(member.name)
             if is_stray_member(member.name):
                 continue
             if suffix not in (*FILE_SUFFIXES, LABEL_SUFFIX):
@@ -156,7 +156,7 @@ def _check_whole(name: str, path: Path, images: Set[str], labels: Set[str], pass
         passed_over.add(f"more of a sample ({key.removeprefix(_first_dot(key))}.*)", f"{path} ({key}.*)")
 
 
-def _key_and_suffix(member: str) -> tuple[str, str]:
+def key_and_suffix(member: str) -> tuple[str, str]:
     """The key ends at the last dot of the last path component (`22.04.png`); see _check_whole for what WebDataset makes of it."""
     folder, slash, file = member.rpartition("/")
     stem, dot, extension = file.rpartition(".")

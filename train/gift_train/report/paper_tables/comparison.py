@@ -14,6 +14,9 @@ from scipy.stats import rankdata
 from gift_train.report.grid import Grid, grid_latex, grid_markdown, grid_text, latex_escaped
 from gift_train.report.paper_tables.definition import PUBLISHED_WORLD, PaperTable, Published, TableRow
 from gift_train.report.paper_tables.needed_runs import NeededRun, TableSetting, replay_shortage
+from gift_train.report.runs import Run
+from gift_train.report.share_of_joint import LOWER, TITLE, UPPER, Share, share_text, shares_of_joint
+from gift_train.report.share_of_joint import METRICS as SHARED_METRICS
 from gift_train.report.summary_table import HEADINGS, METRICS, seed_statistics
 
 NOTHING = "-"
@@ -39,6 +42,11 @@ class ResultRow:
     @property
     def label(self) -> str:
         return self.row.label if self.reading is None else f"{self.row.label}: {self.reading}"
+
+    @property
+    def loaded_runs(self) -> list[Run]:
+        """Its runs as their folders say."""
+        return [one.run for one in self.runs if one.run is not None]
 
     def both(self, metric: str) -> tuple[float, float] | None:
         """(printed, ours) of a metric, percent; None unless there are both."""
@@ -90,6 +98,16 @@ class Comparison:
         if np.ptp(printed) == 0 or np.ptp(ours) == 0:
             return None
         return float(np.corrcoef(printed, ours)[0, 1])
+
+    @cached_property
+    def shares(self) -> dict[str, Share]:
+        """By label, which share of the way from finetune to joint each row goes; of rows that have runs of seeds with both bounds."""
+        bounds = [run for result in self.rows if result.row.recipe in (LOWER, UPPER) for run in result.loaded_runs]
+        shares: dict[str, Share] = {}
+        for result in self.rows:
+            if result.reading is None and result.row.recipe not in (LOWER, UPPER):
+                shares.update(zip([result.label], shares_of_joint([*bounds, *result.loaded_runs]), strict=False))
+        return shares
 
     def _rows_with_both(self, metric: str) -> dict[str, tuple[float, float]]:
         return {result.label: both for result in self.rows if (both := result.both(metric)) is not None}
@@ -143,6 +161,7 @@ def comparison_csv(comparison: Comparison) -> str:
     """Full precision, one line a row."""
     fields = ["order", "label", "recipe", "shards", "seeds", "runs"]
     fields += [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_deviation")]
+    fields += [f"{metric}_share_of_joint" for metric in SHARED_METRICS]
     fields += [f"{metric}_published{suffix}" for metric in comparison.table.metrics for suffix in ("", "_doubt")]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
@@ -153,6 +172,8 @@ def comparison_csv(comparison: Comparison) -> str:
         line |= {"seeds": _seeds(result), "runs": " ".join(one.folder.as_posix() for one in result.runs)}
         for metric in METRICS:
             line |= {metric: result.mean.get(metric), f"{metric}_deviation": result.deviation.get(metric)}
+        for metric in SHARED_METRICS if result.reading is None else ():
+            line[f"{metric}_share_of_joint"] = getattr(comparison.shares.get(result.label), metric, None)
         for metric in comparison.table.metrics:
             line[f"{metric}_published"] = None if result.printed is None else result.printed.number(metric)
             line[f"{metric}_published_doubt"] = (row.doubtful or {}).get(metric) if result.printed is not None else None
@@ -199,7 +220,7 @@ def _our_cell(comparison: Comparison, result: ResultRow, metric: str) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [*_notes_on_the_paper(comparison), *_notes_on_ours(comparison)]
+    notes = [*_notes_on_the_paper(comparison), *_notes_on_ours(comparison), *_note_on_shares(comparison)]
     for note, number in comparison.note_numbers.items():
         told = comparison.table.notes[note]
         notes.append(f"[{number}] {told.about} ({told.verdict}): {told.text}")
@@ -216,10 +237,14 @@ def _notes_on_the_paper(comparison: Comparison) -> list[str]:
         notes.append("In brackets: ours minus the paper's.")
     else:
         printed_on = table.orders.get(PUBLISHED_WORLD)
-        notes.append(f"The paper's numbers are of order {printed_on} and share no scale with ours; #1 is the best of the rows that have both.")
+        notes.append(
+            f"The paper's numbers are of order {printed_on} and share no scale with ours; #1 is the best of the rows that have both."
+        )
     correlations = {metric: comparison.rank_correlation(metric) for metric in num_ranked}
     for count in sorted(set(num_ranked.values()), reverse=True):
-        shown = [f"{HEADINGS[name]} {value:+.2f}" for name, value in correlations.items() if value is not None and num_ranked[name] == count]
+        shown = [
+            f"{HEADINGS[name]} {value:+.2f}" for name, value in correlations.items() if value is not None and num_ranked[name] == count
+        ]
         if shown:
             notes.append(f"Rank correlation (Spearman) of ours with the paper's over {count} rows: {', '.join(shown)}.")
     return notes
@@ -227,7 +252,7 @@ def _notes_on_the_paper(comparison: Comparison) -> list[str]:
 
 def _notes_on_ours(comparison: Comparison) -> list[str]:
     setting, notes = comparison.setting, []
-    there = [one.run for result in comparison.rows for one in result.runs if one.run is not None]
+    there = [run for result in comparison.rows for run in result.loaded_runs]
     if there:
         model = setting.model + (f" ({setting.pretrained})" if setting.pretrained else "")
         seeds = ", ".join(map(str, sorted({run.summary["seed"] for run in there})))
@@ -247,5 +272,13 @@ def _notes_on_ours(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _note_on_shares(comparison: Comparison) -> list[str]:
+    shown = [
+        f"{label} {' / '.join(share_text(getattr(share, metric)) for metric in SHARED_METRICS)}"
+        for label, share in comparison.shares.items()
+    ]
+    return [f"{TITLE}, {' / '.join(SHARED_METRICS.values())}: {'; '.join(shown)}."] if shown else []
+
+
 def _seeds(result: ResultRow) -> str:
-    return " ".join(str(one.run.summary["seed"]) for one in result.runs if one.run is not None)
+    return " ".join(str(run.summary["seed"]) for run in result.loaded_runs)

@@ -12,7 +12,6 @@ from typing import Any
 from gift_shared.errors import ConfigError, ManifestError, unknown_name
 from gift_train.recipes.typed_table import parse_table
 
-
 PUBLISHED_WORLD = "mtil"  # the world whose numbers are printed
 
 

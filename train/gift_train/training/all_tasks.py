@@ -1,0 +1,106 @@
+"""All tasks of an order as one, for a method that learns them at once: their images mixed, their classes side by side."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gift_train.data.batches import SampleOrder, TaskBatch
+from gift_train.data.mixture import MixedImages, collate_mixed, mixed_order
+from gift_train.data.sources import Draw
+from gift_train.data.tasks import Task
+from gift_train.methods.base import Method
+from gift_train.records.files import ALL_TASKS
+from gift_train.training.setup import RunSetup
+from gift_train.training.task import TaskSetup
+
+
+def task_setup(run: RunSetup, method: Method, index: int) -> TaskSetup:
+    """What is learned at `index` of the order: that task, or all of them if the method learns them at once."""
+    draw = method.mixture()
+    return TaskSetup(run, index) if draw is None else AllTasks(run, 0, draw)
+
+
+@dataclass(frozen=True)
+class AllTasks(TaskSetup):
+    """The one task of a run that learns all at once. It makes as many updates as all tasks together, on one schedule."""
+
+    draw: Draw
+
+    @property
+    def name(self) -> str:
+        return ALL_TASKS
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe.method}, {len(self._tasks)} tasks at once"
+
+    @property
+    def num_updates(self) -> int:
+        return super().num_updates * len(self._tasks)
+
+    @property
+    def num_learned(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def peak_rate(self) -> float:
+        """That of all datasets; rates of single ones have no place here."""
+        return self.recipe.learning_rate
+
+    @property
+    def images(self) -> Dataset[Any]:
+        return MixedImages([task.train for task in self._tasks], self._classes.numbers)
+
+    @property
+    def plain_images(self) -> Dataset[Any]:
+        return MixedImages([task.train_plain for task in self._tasks], self._classes.numbers)
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        return self._classes.texts
+
+    def own_classes(self) -> Tensor:
+        own = torch.zeros(len(self._tasks), len(self._classes.texts), dtype=torch.bool)
+        for row, numbers in zip(own, self._classes.numbers, strict=True):
+            row[torch.from_numpy(numbers)] = True
+        return own
+
+    def order(self) -> SampleOrder:
+        sizes = [len(task.train) for task in self._tasks]
+        return mixed_order(self.draw, sizes, self.recipe.batch_size, self.seed, "task")
+
+    def collate(self, samples: Any) -> TaskBatch:
+        return collate_mixed(samples)
+
+    @property
+    def _tasks(self) -> list[Task]:
+        return [self.run.tasks[name] for name in self.run.plan.order.tasks]
+
+    @cached_property
+    def _classes(self) -> "AllClasses":
+        return all_classes(self._tasks)
+
+
+@dataclass(frozen=True)
+class AllClasses:
+    """The classes of all tasks as one list: their sentences, and for each task its labels' places in it."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[NDArray[np.int64], ...]
+
+
+def all_classes(tasks: list[Task]) -> AllClasses:
+    """One task's classes after the other's."""
+    texts: list[str] = []
+    numbers = []
+    for task in tasks:
+        captions = task.manifest.first_template_captions
+        numbers.append(np.arange(len(texts), len(texts) + len(captions)))
+        texts += captions
+    return AllClasses(tuple(texts), tuple(numbers))
