@@ -16,6 +16,7 @@ from gift_train.report.series import curves, label, task_length
 # Okabe and Ito's palette: distinguishable for the colour-blind; markers carry the same information in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
 MARKERS = "osD^vPX*<>"
+MOST_WITH_NUMBERS = 20  # tasks; numbers in the cells of more could not be read
 
 
 def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -102,7 +103,7 @@ def _heat_map(axes: Axes, matrix: np.ndarray, datasets: list[str]) -> None:
     """NaN: a cell that does not count, left empty."""
     axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
     for (row, column), value in np.ndenumerate(matrix):
-        if np.isfinite(value):
+        if np.isfinite(value) and len(datasets) <= MOST_WITH_NUMBERS:
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 55 else "black")
     for task in range(len(datasets)):  # the cell in which the column's dataset has just been learned
         axes.add_patch(matplotlib.patches.Rectangle((task - 0.5, task + 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.4))
