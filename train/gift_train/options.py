@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gift_shared.errors import ConfigError
+from gift_shared.errors import ConfigError, unknown_name
+from gift_shared.manifests import LABEL_SPACES, LabelSpace
 from gift_shared.options import as_words
 
 IMAGE_CACHE_GB = 0.2  # a thousand images of 224 pixels, which is what a task replays, take 0.15
@@ -25,6 +26,10 @@ QuickGelu = Annotated[
     Literal["yes", "no"] | None,
     typer.Option(help="Whether the weights were trained with QuickGELU, where neither names nor files say so.", show_default=False),
 ]
+LABEL_SPACE_HELP = (
+    "Among which classes labels are looked for: known (the dataset's own), union-seen (those of tasks learned so far too), union-all "
+    "(those of all tasks); repeatable."
+)
 MODEL_HELP = "mini, an open_clip name (ViT-B-16), a folder in open_clip's or transformers' form, or hf-hub:owner/name."
 
 
@@ -137,6 +142,7 @@ class RunOptions(MachineOptions, BesideOptions):
     reference_captions: Annotated[
         Path | None, typer.Option(help="Sentences of the reference set (zscl): caption files as for gift-generate plan.")
     ] = None
+    label_space: Annotated[list[str] | None, typer.Option(help=f"{LABEL_SPACE_HELP} Beside the order's own.", show_default=False)] = None
     seed: Annotated[int, typer.Option(help="Decides data order, crops and the choice from a pool.")] = 42
     overrides: Overrides = None
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many tasks; the same command goes on.")] = None
@@ -148,6 +154,7 @@ class RunOptions(MachineOptions, BesideOptions):
             raise ConfigError(f"--stop-after counts tasks and must be at least 1, found {self.stop_after}.")
         if not -(2**63) <= self.seed < 2**64:
             raise ConfigError(f"--seed must be a number of 64 bits, from -2^63 to below 2^64, found {self.seed}.")
+        label_spaces(self.label_space)
 
     @property
     def recipe_argument(self) -> str:
@@ -213,9 +220,31 @@ class EvaluateOptions(DataOptions, ComputeOptions, BesideOptions):
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of a run, RUN/checkpoints/task-*.safetensors: read as that run reads them.")
     ] = None
+    label_space: Annotated[list[str] | None, typer.Option(help=f"{LABEL_SPACE_HELP}  [default: the order's]", show_default=False)] = None
+    num_learned: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="For union-seen: tasks of the order that are learned.  [default: what the checkpoint says, or 0]",
+            show_default=False,
+        ),
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.  [default: the run's, or 256]", show_default=False)
     ] = None
+
+    def __post_init__(self) -> None:
+        label_spaces(self.label_space)
+
+
+def label_spaces(told: Sequence[str] | None) -> tuple[LabelSpace, ...]:
+    """What `--label-space` names, each once and as it was given first. Raises ConfigError for a name that is none."""
+    found: dict[LabelSpace, None] = {}
+    for name in told or ():
+        if name not in LABEL_SPACES:
+            raise ConfigError("--label-space: " + unknown_name("label space", name, LABEL_SPACES))
+        found[LABEL_SPACES[LABEL_SPACES.index(name)]] = None
+    return tuple(found)
 
 
 def is_quick_gelu(told: str | None) -> bool | None:

@@ -136,7 +136,7 @@ def test_faults_of_json_are_told_by_entry(folder):
     path = folder / "captions.json"
     for content, message in (
         ({"images": COCO["images"], "annotations": [{"image_id": 4, "caption": "x"}]}, "annotation 1: no image has the id 4"),
-        ({"images": [{"id": 1}], "annotations": []}, "images: 0: the key 'file_name' is missing"),
+        ({"images": [{"id": 1}], "annotations": []}, "'images': 0: the key 'file_name' is missing"),
         ({"sets": []}, "expected a list of objects, COCO's images and annotations, or Karpathy's"),
         ([{"image": "1.png", "caption": 3}], "entry 1: expected a caption or a list of captions, found 3"),
         (["1.png"], "entry 1: expected an object"),

@@ -61,6 +61,7 @@ def test_several_captions_an_image_are_as_an_implementation_by_sorting_finds_the
     assert 0 < found["image_to_text"]["1"] < found["image_to_text"]["5"] < found["image_to_text"]["10"] < 100
 
 
+@pytest.mark.slow  # importing it
 def test_text_to_image_is_scikit_learns_top_k_accuracy(several):
     metrics = pytest.importorskip("sklearn.metrics")
     images, texts, images_of = several

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gift_shared.manifests import TaskManifest
 from gift_train.data.mixture import EvenOrder, mixed_order
 from gift_train.methods.losses import own_class_cross_entropy
+from gift_train.training.all_tasks import all_classes
 
 SIZES = (3, 50, 7)
 
@@ -64,3 +66,16 @@ def test_the_loss_is_each_datasets_own_cross_entropy_with_its_gradient(smoothing
     expected = (first + second) / 6
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(found, torch.autograd.grad(expected, logits)[0])
+
+
+def manifest(name, template, *class_names):
+    return TaskManifest(name=name, display_name=name, class_names=class_names, templates=(template,), data=None, counts={}, about="")
+
+
+def test_classes_stand_side_by_side_and_joined_those_that_read_alike_are_one():
+    tasks = [manifest("pets", "a pet {}.", "Cat", "dog"), manifest("wild", "a {}.", "fox", "cat", "wolf")]
+    apart, joined = (all_classes(tasks, are_joined=are_joined) for are_joined in (False, True))
+    assert apart.texts == ("a pet Cat.", "a pet dog.", "a fox.", "a cat.", "a wolf.")
+    assert [numbers.tolist() for numbers in apart.numbers] == [[0, 1], [2, 3, 4]]
+    assert joined.texts == ("a pet Cat.", "a pet dog.", "a fox.", "a wolf.")
+    assert [numbers.tolist() for numbers in joined.numbers] == [[0, 1], [2, 0, 3]]

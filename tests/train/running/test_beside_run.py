@@ -5,9 +5,6 @@ import json
 import pytest
 
 from gift_train.notebook.run import Run
-from gift_train.training import loop
-
-K = ("1", "5", "10")
 
 
 def read(path):
@@ -65,7 +62,7 @@ def test_datasets_and_pairs_are_evaluated_before_and_after_each_task(quick_run, 
     assert run.retrieval["photos"].loc["zero-shot", "text_to_image@5"] == found["retrieval"]["photos"]["zero_shot"]["text_to_image"]["5"]
     watched = gift_train("watch", out, "--once").out
     assert "beside the order (%)" in watched
-    assert "photos image→text R@1" in watched
+    assert "photos I→T R@1" in watched
     reported = gift_train("report", out, tmp_path / "plain", "--out", tmp_path / "report")
     assert "retrieval, photos: last (change since zero-shot)" in reported.out
     page = (tmp_path / "report/alone/index.html").read_text()
@@ -77,7 +74,8 @@ def test_datasets_and_pairs_are_evaluated_before_and_after_each_task(quick_run, 
 
 @pytest.mark.parametrize("method", ["joint", "zero_shot"])
 def test_where_weights_stay_the_last_values_stand_again(quick_run, pairs, tmp_path, method):
-    assert quick_run(method, tmp_path / "run", f"--retrieval={pairs}").code == 0
+    assert quick_run(method, tmp_path / "run", f"--retrieval={pairs}", f"--evaluation-cache={tmp_path / 'kept'}").code == 0
+    assert len(list((tmp_path / "kept").glob("retrieval-photos-*.npy"))) == 1
     found = read(tmp_path / "run/accuracy_matrix.json")["retrieval"]["photos"]
     assert len(found["after"]) == 2
     assert found["after"][0] == found["after"][1]
@@ -86,7 +84,7 @@ def test_where_weights_stay_the_last_values_stand_again(quick_run, pairs, tmp_pa
 
 def test_a_resumed_run_keeps_its_lists_and_refuses_others(quick_run, world, alone, pairs, tmp_path, monkeypatch):
     out, flags = tmp_path / "run", (alone, "--also-evaluate=stripes", f"--retrieval={pairs}")
-    monkeypatch.setattr(loop, "train_task", lambda *_: (_ for _ in ()).throw(KeyError("killed")))
+    monkeypatch.setattr("gift_train.training.run.train_task", lambda *_: (_ for _ in ()).throw(KeyError("killed")))
     with pytest.raises(KeyError):
         quick_run("finetune", out, *flags)
     monkeypatch.undo()

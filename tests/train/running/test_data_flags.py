@@ -49,7 +49,8 @@ def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, mo
     from gift_train.clip.model import Backbone
     from gift_train.data.tasks import load_test
     from gift_train.data.transforms import image_transforms
-    from gift_train.evaluation.evaluate import evaluate_readings
+    from gift_train.evaluation.evaluate import evaluate_spaces
+    from gift_train.evaluation.label_spaces import known
     from gift_train.methods.zero_shot import ZeroShot
     from gift_train.records.diagnostics.record import PredictionRecorder
 
@@ -58,7 +59,7 @@ def test_class_texts_are_encoded_once_for_all_batches_of_an_evaluation(world, mo
     images = load_test(manifest, world.root / "data", image_transforms(student.image_settings[0], student.resize_settings))
     encoded, encode = [], Backbone.encode_texts
     monkeypatch.setattr(Backbone, "encode_texts", lambda self, tokens: encoded.append(len(tokens)) or encode(self, tokens))
-    noted = PredictionRecorder(ZeroShot(ZeroShot.Config()))
-    evaluate_readings(noted, student, {"colours": (manifest, images)}, batch_size=4)
+    noted, method = PredictionRecorder(), ZeroShot(ZeroShot.Config())
+    evaluate_spaces(method, student, {"colours": (manifest, images)}, known([manifest]), batch_size=4, note=noted.note)
     assert len(noted.predicted["colours"]) > 1  # batches
     assert encoded == [len(manifest.class_names) * len(manifest.templates)]

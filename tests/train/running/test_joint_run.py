@@ -68,18 +68,22 @@ def test_its_weights_are_those_of_the_last_task_to_notebook_export_and_evaluate(
         assert list(json.loads(found.out)["accuracy"].values()) == last, found.err
 
 
-def test_watch_and_report_take_it_as_one_training(joint, gift_train, tmp_path):
+def test_watch_takes_it_as_one_training(joint, gift_train):
     (joint / "summary.json").rename(joint / "summary.away")
     watched = gift_train("watch", joint, "--once")
     (joint / "summary.away").rename(joint / "summary.json")
     assert "all 2 tasks at once, step 25 of 25" in watched.out
     assert "100 %  26 of 26 steps" in watched.out
+
+
+@pytest.mark.slow
+def test_a_report_takes_it_as_one_training(joint, gift_train, tmp_path):
     assert gift_train("report", joint, "--out", tmp_path).code == 0
     lines = (tmp_path / "pair/training.csv").read_text().splitlines()
     assert lines[-1].startswith("joint,all-tasks,25,")
 
 
-@pytest.mark.parametrize("draw", ["even", "proportion"])
+@pytest.mark.parametrize("draw", ["even", pytest.param("proportion", marks=pytest.mark.slow)])
 def test_killed_inside_and_run_again_it_ends_as_undisturbed(quick_run, joint, tmp_path, monkeypatch, draw):
     from gift_train.training import loop
 
@@ -109,6 +113,7 @@ def test_killed_inside_and_run_again_it_ends_as_undisturbed(quick_run, joint, tm
     assert read(tmp_path / "run/accuracy_matrix.json") == read(whole / "accuracy_matrix.json")
 
 
+@pytest.mark.slow
 def test_micro_batches_leave_the_losses_as_they_are(quick_run, joint, tmp_path):
     assert quick_run("joint", tmp_path / "run", "--micro-batch-size=2", "--stop-after=1").code == 0
     found = [row["loss"] for row in rows(tmp_path / "run")]
@@ -120,3 +125,15 @@ def test_few_shot_orders_apply(quick_run, world, tmp_path):
     order.write_text((world.root / "manifests/orders/pair.toml").read_text().replace('"pair"', '"few"') + "shots = 2\n")
     assert quick_run("joint", tmp_path / "run", f"--order={order}").code == 0
     assert len(read(tmp_path / "run/few_shot/colours.json")["images"]) == 2 * 3
+
+
+def test_where_the_task_is_not_known_it_learns_all_classes_and_each_row_asks_for_those_seen_by_then(quick_run, world, tmp_path):
+    order = tmp_path / "seen.toml"
+    order.write_text((world.root / "manifests/orders/pair.toml").read_text().replace('"pair"', '"seen"') + 'label_space = "union-seen"\n')
+    assert quick_run("joint", tmp_path / "run", f"--order={order}", "--label-space=union-all", "--label-space=known").code == 0
+    found = read(tmp_path / "run/accuracy_matrix.json")
+    everything, known = (found["label_spaces"][space]["matrix"] for space in ("union-all", "known"))
+    assert everything[0] == everything[1]
+    assert known[0] == known[1]
+    assert found["matrix"][1] == everything[1], "after the last task all classes are seen"
+    assert found["matrix"][0] == [known[0][0], everything[0][1]], "after the first its own are, and those of a dataset that is asked"

@@ -217,3 +217,17 @@ def kill_workers_of(run):
         if str(run) in (process.info["cmdline"] or ()):
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+def test_joint_training_and_retrieval_are_shared_too(gift_train, world, tmp_path):
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for number, path in enumerate(sorted((world.root / "data/colours/test").glob("*/*.png"))[::3]):
+        shutil.copy(path, pairs / f"{number}.png")
+        (pairs / f"{number}.txt").write_text(f"a {path.parent.name} picture\npicture {number}\n")
+    arguments = ["run", "--method", "joint", *world.arguments, *QUICK, *GENTLE, "--set", "batch_size=5", f"--retrieval={pairs}"]
+    code, _, err = finished(TORCHRUN, *arguments, "--out", tmp_path / "shared")
+    assert code == 0, err
+    assert gift_train(*arguments, "--out", tmp_path / "alone").code == 0
+    assert_alike(tmp_path / "alone", tmp_path / "shared")

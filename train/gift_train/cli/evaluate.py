@@ -1,18 +1,34 @@
 """gift-train evaluate. Imports nothing heavy until the command runs."""
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gift_shared.errors import ConfigError, GiftError
+from gift_shared.manifests import LabelSpace, Manifests, OrderManifest, TaskManifest
 from gift_shared.options import takes_options
-from gift_train.options import Datasets, EvaluateOptions, is_quick_gelu
+from gift_train.options import Datasets, EvaluateOptions, is_quick_gelu, label_spaces
 
 if TYPE_CHECKING:
-    from gift_shared.manifests import Manifests, OrderManifest, TaskManifest
-    from gift_train.evaluation.beside import BesideScores
+    from gift_train.evaluation.beside import BesideListing, BesideScores
+    from gift_train.evaluation.evaluate import Accuracies
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What is asked. order: all tasks whose classes union spaces join; tests: what is evaluated; beside: what is told apart from them."""
+
+    order: Mapping[str, TaskManifest]
+    tests: Mapping[str, TaskManifest]
+    spaces: tuple[LabelSpace, ...]
+    num_learned: int
+    beside: "BesideListing"
 
 
 @takes_options
@@ -23,44 +39,58 @@ def evaluate(
 ) -> None:
     """Accuracy of a model or a checkpoint: zero-shot classifier from class names and all templates.
 
-    A checkpoint is evaluated as in its run: its model, QuickGELU, precision, batch size, order, and the method that reads it (moe_adapter:
-    adapters and selector). A model that contradicts it is refused.
+    A checkpoint is evaluated as in its run: its model, QuickGELU, precision, batch size, order with its label space, and the method that
+    reads it (moe_adapter: adapters and selector). A model that contradicts it is refused.
     """
-    from gift_shared.manifests import Manifests
-
-    lookup = Manifests(tuple(options.manifests or ()))
-    chosen = [lookup.task(name) for name in datasets or _order(options, lookup).tasks]
+    exam = _exam(options, datasets)
     from gift_train.training.faults import machine_faults
 
     with machine_faults():
-        readings, beside = _readings(options, {manifest.name: manifest for manifest in chosen}, lookup)
-    found = readings.pop("")
-    mean = sum(found.values()) / len(found)
+        found, beside = _evaluated(options, exam)
+    # By label space and reading of the weights ("" = the method's own), then dataset; percent.
+    readings = {space: by_number[exam.num_learned] for space, by_number in found.items()}
     if as_json:
-        told = {"accuracy": found, "mean": mean, "readings": readings}
+        spaces = {space: _as_json(of_space) for space, of_space in readings.items()}
+        own = exam.spaces[0]
+        told = {**spaces.pop(own), "label_space": own, "label_spaces": spaces}
         typer.echo(json.dumps(told | {key: value for key, value in vars(beside).items() if value}, indent=2))
         return
-    for manifest in chosen:
-        typer.echo(f"{manifest.display_name:24} {found[manifest.name]:6.1f}")
-    typer.echo(f"{'mean':24} {mean:6.1f}")
-    for reading, accuracies in readings.items():
-        typer.echo(f"{'mean, ' + reading:24} {sum(accuracies.values()) / len(accuracies):6.1f}")
-    for line in _lines_beside(beside):
+    for line in [*_lines(exam, readings), *_lines_beside(beside)]:
         typer.echo(line)
 
 
-def _lines_beside(beside: "BesideScores") -> list[str]:
-    lines = ["", "beside the order"] if beside.also else []
-    lines += [f"{name:24} {accuracy:6.1f}" for name, accuracy in beside.also.items()]
-    for name, recalls in beside.retrieval.items():
-        lines += ["", f"{'retrieval, ' + name:24} {'R@1':>6} {'R@5':>6} {'R@10':>6}"]
-        for direction, by_k in recalls.items():
-            lines.append(f"{direction.replace('_', ' '):24} " + " ".join(f"{value:6.1f}" for value in by_k.values()))
-    return lines
+def _exam(options: EvaluateOptions, datasets: Sequence[str] | None) -> Exam:
+    lookup = Manifests(tuple(options.manifests or ()))
+    order = _order(options, lookup, is_needed=not datasets)
+    tasks = {} if order is None else lookup.tasks_of(order)
+    tests = _chosen(lookup, tasks, datasets) if datasets else tasks
+    spaces = label_spaces(options.label_space) or ("known" if order is None else order.label_space,)
+    if spaces != ("known",):
+        from gift_train.evaluation.spellings import warn_of_spellings
+
+        if order is None:
+            raise ConfigError(f"Label space {spaces[-1]} joins the classes of an order: give it with --order.")
+        for name in tests:
+            if name not in tasks:
+                raise ConfigError(
+                    f"{name} is no task of order {order.name}, whose classes {spaces[-1]} joins. Give another --order, or known."
+                )
+        warn_of_spellings(tasks, spaces)
+    num_learned = _num_learned(options, order) if order is not None and "union-seen" in spaces else 0
+    joined = tasks if spaces != ("known",) else tests
+    from gift_train.evaluation.beside import list_beside  # takes a while: what is misspelt above is told at once
+
+    beside = list_beside(options, lookup, list(tests))
+    return Exam(order=joined, tests=tests, spaces=spaces, num_learned=num_learned, beside=beside)
 
 
-def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
-    """The order that is asked for, else that of the checkpoint's run, else the mini world's."""
+def _chosen(lookup: Manifests, tasks: Mapping[str, TaskManifest], datasets: Sequence[str]) -> dict[str, TaskManifest]:
+    found = [lookup.task(name) for name in datasets]
+    return {manifest.name: tasks.get(manifest.name, manifest) for manifest in found}
+
+
+def _order(options: EvaluateOptions, lookup: Manifests, is_needed: bool) -> OrderManifest | None:
+    """The order that is asked for, else that of the checkpoint's run, else the mini world's; None if that run's is not needed nor there."""
     if options.order is not None or options.checkpoint is None:
         return lookup.order(options.order or "mini")
     from gift_train.records.reading import reading_of
@@ -71,24 +101,51 @@ def _order(options: EvaluateOptions, lookup: "Manifests") -> "OrderManifest":
     try:
         return lookup.order(reading.order)
     except GiftError as error:
+        if not is_needed:
+            _log.warning(
+                "%s is of order %r, which is not here: datasets meet their own classes, in their own templates.",
+                options.checkpoint,
+                reading.order,
+            )
+            return None
         raise ConfigError(f"{options.checkpoint} is of order {reading.order!r}: {error} Give its --manifests, or --order.") from error
 
 
-def _readings(
-    options: EvaluateOptions, manifests: "Mapping[str, TaskManifest]", lookup: "Manifests"
-) -> "tuple[dict[str, dict[str, float]], BesideScores]":
-    """Accuracy in percent by reading of the weights ("" = the method's own) and dataset; and what stands beside them."""
+def _num_learned(options: EvaluateOptions, order: OrderManifest) -> int:
+    """How many tasks of the order the model has learned. Raises ConfigError where nothing says it, or more than there are."""
+    if options.num_learned is not None:
+        if options.num_learned > len(order.tasks):
+            raise ConfigError(f"--num-learned {options.num_learned}: order {order.name} has {len(order.tasks)} tasks.")
+        return options.num_learned
+    if options.checkpoint is None:
+        return 0
+    from gift_train.records.checkpoint import read_resume_point
+    from gift_train.records.files import ALL_TASKS
+    from gift_train.records.reading import reading_of
+
+    asks = f"give --num-learned, the tasks of order {order.name} that it has learned (0 to {len(order.tasks)})."
+    reading = reading_of(options.checkpoint)
+    if reading is None:
+        raise ConfigError(f"{options.checkpoint} does not say what it has learned, which union-seen depends on: {asks}")
+    point = read_resume_point(options.checkpoint)
+    if options.order in (None, reading.order) and point.task_name == ALL_TASKS:
+        return len(order.tasks)
+    if options.order not in (None, reading.order) or order.tasks[point.task_index : point.task_index + 1] != (point.task_name,):
+        raise ConfigError(f"{options.checkpoint} is of order {reading.order}, so what it has learned of {order.name} is not known: {asks}")
+    return point.task_index + 1
+
+
+def _evaluated(options: EvaluateOptions, exam: Exam) -> "tuple[Accuracies, BesideScores]":
     from gift_train.data.loader import resolved_loading
     from gift_train.data.tasks import load_test
     from gift_train.data.transforms import image_transforms
     from gift_train.distributed import require_one_process
-    from gift_train.evaluation.beside import list_beside
     from gift_train.evaluation.cache import EvaluationCache
-    from gift_train.evaluation.evaluate import evaluate_readings
+    from gift_train.evaluation.evaluate import evaluate_spaces
+    from gift_train.evaluation.label_spaces import LabelSpaces
     from gift_train.records.restore import Asked, plain_clip, restore
 
     require_one_process("gift-train evaluate")
-    listing = list_beside(options, lookup, list(manifests))
     asked = Asked(
         model=options.model,
         pretrained=options.pretrained,
@@ -101,14 +158,50 @@ def _readings(
     if options.compiles:
         student.compile_blocks()
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
-    student.warn_of_long([prompt for manifest in manifests.values() for prompt in manifest.prompts])
+    student.warn_of_long([prompt for manifest in exam.order.values() for prompt in manifest.prompts])
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
     tests = {
         name: (manifest, load_test(manifest, options.data_root, transforms, options.image_cache_bytes))
-        for name, manifest in manifests.items()
+        for name, manifest in exam.tests.items()
     }
-    beside = listing.load(options.data_root, transforms, student, options.image_cache_bytes)
+    beside = exam.beside.load(options.data_root, transforms, student, options.image_cache_bytes)
     batch_size = options.batch_size or restored.evaluation_batch_size or 256
     kept = None if cache is None else EvaluationCache(cache, loading)
-    readings = evaluate_readings(restored.method, student, tests, batch_size=batch_size, loading=loading, cache=kept)
-    return readings, beside.evaluate(restored.method, student, batch_size=batch_size, loading=loading, cache=kept)
+    spaces = LabelSpaces(exam.spaces, exam.order, (exam.num_learned,))
+    found = evaluate_spaces(restored.method, student, tests, spaces, batch_size=batch_size, loading=loading, cache=kept)
+    return found, beside.evaluate(restored.method, student, batch_size=batch_size, loading=loading, cache=kept)
+
+
+def _as_json(readings: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    others = {reading: accuracies for reading, accuracies in readings.items() if reading}
+    return {"accuracy": readings[""], "mean": _mean(readings[""]), "readings": others}
+
+
+def _lines(exam: Exam, readings: Mapping[LabelSpace, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """A line for each dataset, and means; a column for each label space, which is named unless it is `known` alone."""
+    widths = [max(6, len(space) + 1) if exam.spaces != ("known",) else 6 for space in readings]
+    lines = [] if exam.spaces == ("known",) else [" ".join([f"{'':24}", *(f"{s:>{w}}" for s, w in zip(readings, widths, strict=True))])]
+
+    def line(title: str, values: Sequence[float]) -> str:
+        return " ".join([f"{title:24}", *(f"{value:{width}.1f}" for value, width in zip(values, widths, strict=True))])
+
+    of_spaces = list(readings.values())
+    for name, manifest in exam.tests.items():
+        lines.append(line(manifest.display_name, [of_space[""][name] for of_space in of_spaces]))
+    for reading in of_spaces[0]:
+        lines.append(line(f"mean, {reading}" if reading else "mean", [_mean(of_space[reading]) for of_space in of_spaces]))
+    return lines
+
+
+def _lines_beside(beside: "BesideScores") -> list[str]:
+    lines = ["", "beside the order"] if beside.also else []
+    lines += [f"{name:24} {accuracy:6.1f}" for name, accuracy in beside.also.items()]
+    for name, recalls in beside.retrieval.items():
+        lines += ["", f"{'retrieval, ' + name:24} {'R@1':>6} {'R@5':>6} {'R@10':>6}"]
+        for direction, by_k in recalls.items():
+            lines.append(f"{direction.replace('_', ' '):24} " + " ".join(f"{value:6.1f}" for value in by_k.values()))
+    return lines
+
+
+def _mean(accuracies: Mapping[str, float]) -> float:
+    return sum(accuracies.values()) / len(accuracies)

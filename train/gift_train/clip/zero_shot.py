@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ShapeError
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import Classes, JoinedClasses
 from gift_train.clip.model import Backbone, in_blocks
 
 
@@ -25,20 +25,20 @@ def similarity_logits(image_features: Tensor, text_features: Tensor, scale: Tens
 
 
 @torch.no_grad()
-def class_features(student: Backbone, manifest: TaskManifest) -> Tensor:
-    """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12)."""
-    tokens = student.tokenize(manifest.prompts)
+def class_features(student: Backbone, classes: Classes) -> Tensor:
+    """One text feature per class: every template encoded and normalised, averaged, normalised again. [K, D] (METHODS 1.12).
+
+    Of joined classes the features of each dataset are those it has alone, to the last bit.
+    """
+    if isinstance(classes, JoinedClasses):
+        return torch.cat([class_features(student, part) for part in classes.parts])
+    tokens = student.tokenize(classes.prompts)
     features = in_blocks(lambda block: student.encode_texts(student.trim(block)), tokens)
-    per_class = features.view(len(manifest.class_names), len(manifest.templates), -1).mean(dim=1)
+    per_class = features.view(len(classes.class_names), len(classes.prompts) // len(classes.class_names), -1).mean(dim=1)
     return torch.nn.functional.normalize(per_class, dim=-1)
 
 
-def zero_shot_scores(student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+def zero_shot_scores(student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:
     """Images [B, 3, H, W] to their scaled similarities [B, K] to the classes. The text features are computed once, here."""
-    text_features = class_features(student, manifest)
+    text_features = class_features(student, classes)
     return lambda images: similarity_logits(student.encode_images(images), text_features, student.scale)
-
-
-def most_similar(scores: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A classifier from similarities: images [B, 3, H, W] to the labels [B] of the most similar classes."""
-    return lambda images: scores(images).argmax(dim=1)

@@ -1,5 +1,6 @@
 """A few training images a class: which ones, and on record."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,35 @@ from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.images import ImageSource, Selected
 
 
-def few_shot(manifest: TaskManifest, train: ImageSource, shots: int, seed: int) -> Selected:
-    """`shots` training images of every class, in the order in which they stand in `train`.
+@dataclass(frozen=True)
+class FewShot:
+    """So many training images of each class, drawn by `seed`. may_lack: a class that has fewer gives all of them."""
+
+    shots: int
+    seed: int
+    may_lack: bool = False
+
+
+def few_shot(manifest: TaskManifest, train: ImageSource, rule: FewShot) -> Selected:
+    """`rule.shots` training images of every class, in the order in which they stand in `train`.
 
     Of a class's images, in their order, those come first that `torch.randperm` names, seeded by run seed, dataset and label: with one
     seed, fewer shots are among more, and neither other classes nor other datasets change which they are.
-    Raises: DataError for a class that has fewer images, naming it.
+    Raises: DataError for a class that has fewer images and may not, naming it.
     """
-    chosen = [_of_class(manifest, np.flatnonzero(train.labels == label), label, shots, seed) for label in range(len(manifest.class_names))]
+    chosen = [_of_class(manifest, np.flatnonzero(train.labels == label), label, rule) for label in range(len(manifest.class_names))]
     return Selected(train, np.sort(np.concatenate(chosen)))
 
 
-def _of_class(manifest: TaskManifest, own: NDArray[np.int64], label: int, shots: int, seed: int) -> NDArray[np.int64]:
-    if len(own) < shots:
+def _of_class(manifest: TaskManifest, own: NDArray[np.int64], label: int, rule: FewShot) -> NDArray[np.int64]:
+    if len(own) < rule.shots and not rule.may_lack:
+        name = manifest.class_names[label]
         raise DataError(
-            f"{manifest.name}: class {manifest.class_names[label]!r} has {len(own)} training images, the order asks for shots = {shots}. "
-            "Take an order of fewer shots, or leave the dataset out."
+            f"{manifest.name}: class {name!r} has {len(own)} training images, the order asks for shots = {rule.shots}. "
+            "Take an order of fewer shots, leave the dataset out, or name it in the order's fewer_shots to take all that such a class has."
         )
-    generator = torch.Generator().manual_seed(hashed_seed(seed, f"few-shot/{manifest.name}/{label}"))
-    first: NDArray[np.int64] = own[torch.randperm(len(own), generator=generator).numpy()[:shots]]
+    generator = torch.Generator().manual_seed(hashed_seed(rule.seed, f"few-shot/{manifest.name}/{label}"))
+    first: NDArray[np.int64] = own[torch.randperm(len(own), generator=generator).numpy()[: rule.shots]]
     return first
 
 

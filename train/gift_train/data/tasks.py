@@ -21,7 +21,7 @@ from gift_train.data.datasets.image_folder import open_image_folder
 from gift_train.data.datasets.images import ImageSource, Selected, digest_of
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
-from gift_train.data.few_shot import few_shot
+from gift_train.data.few_shot import FewShot, few_shot
 from gift_train.data.pixel_cache import CACHE_BYTES, DecodedImages, PixelCache, PreparedImages, cached
 from gift_train.data.transforms import ImageTransforms
 
@@ -77,12 +77,11 @@ def load_task(
     data_root: Path,
     transforms: ImageTransforms,
     cache_bytes: int = CACHE_BYTES,
-    shots: int | None = None,
-    seed: int = 0,
+    shots: FewShot | None = None,
 ) -> Task:
     """Open a task's images and check them against the manifest.
 
-    shots: so many training images of each class, drawn by `seed`, see `few_shot`; None = all there are.
+    shots: which training images are kept, see `few_shot`; None = all there are.
     cache_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
     Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
     classes, naming the file. Small splits are decoded whole, of large ones every file must exist and some are decoded;
@@ -91,7 +90,7 @@ def load_task(
     sources = open_parts(manifest, data_root, PARTS)
     train, test = sources["train"], sources["test"]
     if shots is not None:
-        train = few_shot(manifest, train, shots, seed)
+        train = few_shot(manifest, train, shots)
     decoded = DecodedImages(train.image, PixelCache(len(train), cache_bytes))
     task = Task(
         manifest=manifest,

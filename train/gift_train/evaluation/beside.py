@@ -17,7 +17,7 @@ from gift_train.data.tasks import TaskImages, load_test
 from gift_train.data.transforms import ImageTransforms
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.cache import EvaluationCache
-from gift_train.evaluation.evaluate import Classifies, MayStop, evaluate_readings
+from gift_train.evaluation.evaluate import MayStop, Scoring, evaluate_readings
 from gift_train.evaluation.retrieval import Recalls, RetrievalSet, evaluate_retrieval
 from gift_train.options import BesideOptions
 
@@ -42,7 +42,7 @@ class Beside:
 
     def evaluate(
         self,
-        method: Classifies,
+        method: Scoring,
         student: Backbone,
         *,
         batch_size: int,

@@ -1,14 +1,15 @@
 """Accuracy on test sets: a zero-shot classifier from class names and all templates, and top-1 over the whole set."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import Classes, LabelSpace, TaskManifest
 from gift_shared.progress import Progress
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import BatchOrder, Pass, TaskBatch, collate_task, place_task, streams_in_turn
@@ -16,75 +17,160 @@ from gift_train.data.loader import HERE, Loading
 from gift_train.data.tasks import TaskImages
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.cache import EvaluationCache
+from gift_train.evaluation.label_spaces import Columns, LabelSpaces, Tasks, known
 
 MayStop = Callable[[], None]  # may raise, which ends the evaluation
+Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scaled similarities [B, K]
+Note = Callable[[str, Tensor], None]  # a dataset and what a batch of its images is taken for: columns [B] of the order's joined classes
+Tests = Mapping[str, tuple[TaskManifest, TaskImages]]
+Accuracies = dict[LabelSpace, dict[int, dict[str, dict[str, float]]]]  # by space, tasks learned, reading of the weights, dataset; percent
 
 
-class Classifies(Protocol):
+class Scoring(Protocol):
     """What evaluation needs of a method."""
 
-    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """See `Method.classifiers`."""
+    def readings(self, student: Backbone, classes: Classes) -> Mapping[str, Scores]:
+        """See `Method.readings`."""
 
 
-@torch.no_grad()
-def accuracies(
-    classifiers: Mapping[str, Callable[[Tensor], Tensor]],
-    batches: Iterable[TaskBatch],
-    order: BatchOrder,
-    student: Backbone,
-    ranks: Ranks = SINGLE,
-    before_batch: MayStop = lambda: None,
-) -> dict[str, float]:
-    """Top-1 accuracy in percent over all (image, label) items, of each classifier by its name, in one pass over the images.
+class How(TypedDict, total=False):
+    """How an evaluation goes about it, see `evaluate_spaces`; changes no number."""
 
-    batches: this rank's of `order`, see `_pass_over`.
+    loading: Loading
+    cache: EvaluationCache | None
+    ranks: Ranks
+    description: str
+    before_dataset: MayStop
+    before_batch: MayStop
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What images of one dataset are asked.
+
+    own_start: the column where the dataset's classes begin. order_start: where column 0 stands among the order's joined classes.
     """
-    correct = {name: torch.zeros((), dtype=torch.long, device=student.device) for name in classifiers}
-    for batch in batches:
-        before_batch()
-        placed = place_task(batch, student)
-        for name, classify in classifiers.items():
-            correct[name] += (classify(placed.images) == placed.labels).sum()
-    if ranks.world_size > 1:
-        counts = ranks.counts(order.batches_per_epoch)
-        correct = {name: ranks.all_reduce(number * counts) for name, number in correct.items()}
-    return {name: 100.0 * int(number) / order.num_samples for name, number in correct.items()}
+
+    readings: Mapping[str, Scores]
+    columns: Columns
+    own_start: int
+    order_start: int
+    candidates: list[Tasks]
+
+
+class _Sheets:
+    """A method's scores: against each dataset's own classes, or once for all against those of the whole order."""
+
+    def __init__(self, method: Scoring, student: Backbone, spaces: LabelSpaces) -> None:
+        self.method = method
+        self.student = student
+        self.spaces = spaces
+        self._joined: tuple[Mapping[str, Scores], Columns] | None = None
+
+    def sheet(self, dataset: str) -> _Sheet:
+        """That of a dataset. Texts are encoded here, once for all datasets where they share them."""
+        spaces, place, starts = self.spaces, self.spaces.place(dataset), self.spaces.joined.starts
+        if spaces.is_known:
+            readings, columns = self._of(spaces.order[dataset])
+            return _Sheet(readings, columns, 0, starts[place], [(0,)])
+        self._joined = self._joined or self._of(spaces.joined)
+        return _Sheet(*self._joined, starts[place], 0, spaces.all_candidates(dataset))
+
+    def _of(self, classes: Classes) -> tuple[Mapping[str, Scores], Columns]:
+        return self.method.readings(self.student, classes), Columns(classes, self.student.device)
 
 
 def evaluate_readings(
-    method: Classifies,
+    method: Scoring, student: Backbone, datasets: Tests, *, batch_size: int, **how: Unpack[How]
+) -> dict[str, dict[str, float]]:
+    """Accuracy in percent on each test set against its own classes, by reading of the weights ("" = the method's own) and dataset."""
+    spaces = known(manifest for manifest, _ in datasets.values())
+    return evaluate_spaces(method, student, datasets, spaces, batch_size=batch_size, **how)["known"][0]
+
+
+def evaluate_spaces(
+    method: Scoring,
     student: Backbone,
-    datasets: Mapping[str, tuple[TaskManifest, TaskImages]],
+    datasets: Tests,
+    spaces: LabelSpaces,
     *,
     batch_size: int,
+    note: Note | None = None,
     loading: Loading = HERE,
     cache: EvaluationCache | None = None,
     ranks: Ranks = SINGLE,
     description: str = "evaluate",
     before_dataset: MayStop = lambda: None,
     before_batch: MayStop = lambda: None,
-) -> dict[str, dict[str, float]]:
-    """Accuracy in percent on each test set, against that dataset's own classes, for each of the method's readings of its weights.
+) -> Accuracies:
+    """Accuracy in percent on each test set, in all label spaces that are asked for and for each of the method's readings of its weights.
 
-    Shows its progress. `before_dataset` is called by every rank at the same places, `before_batch` by each at its own. The processes that
-    load images stay from the first test set to the last.
-    Returns: {"": {dataset: accuracy}, other reading: {...}}; most methods have the reading "" alone.
+    The images pass the model once, whatever is asked, and texts of classes once for all test sets. Shows its progress. `before_dataset` is
+    called by every rank at the same places, `before_batch` by each at its own. The processes that load images stay from the first test set
+    to the last. `note` is told of this rank's batches what they are taken for by the reading "", in the first space.
+    Raises: ConfigError for a dataset that is no task of the order whose classes are asked for.
     """
-    found: dict[str, dict[str, float]] = {}
+    sheets = _Sheets(method, student, spaces)
+    for name in datasets:
+        spaces.place(name)
+    shares: dict[str, dict[tuple[str, Tasks], float]] = {}
     with Progress(description, len(datasets), "dataset", stays=False) as progress:
         passes: list[Pass] = []
         for name, (manifest, images) in datasets.items():
             progress.note(name)
             passes.append(_pass_over(_prepared(manifest, images, cache, ranks, before_dataset), batch_size, ranks))
         with streams_in_turn(passes, collate_task, loading) as streams:
-            for (name, (manifest, _)), one, batches in zip(datasets.items(), passes, streams, strict=True):
+            for name, one, batches in zip(datasets, passes, streams, strict=True):
                 before_dataset()
                 progress.note(name)
-                classifiers = method.classifiers(student, manifest)
-                for reading, value in accuracies(classifiers, batches, one.order, student, ranks, before_batch).items():
-                    found.setdefault(reading, {})[name] = value
+                told = None if note is None else partial(note, name)
+                shares[name] = _accuracies(sheets.sheet(name), batches, one.order, student, ranks, before_batch, told)
                 progress.advance()
+    return {space: {number: _by_reading(shares, spaces, space, number) for number in spaces.learned} for space in spaces.asked}
+
+
+@torch.no_grad()
+def _accuracies(
+    sheet: _Sheet,
+    batches: Iterable[TaskBatch],
+    order: BatchOrder,
+    student: Backbone,
+    ranks: Ranks,
+    before_batch: MayStop,
+    note: Callable[[Tensor], None] | None,
+) -> dict[tuple[str, Tasks], float]:
+    """Top-1 accuracy in percent over all (image, label) items, by reading and candidates, in one pass over the images.
+
+    batches: this rank's of `order`, see `_pass_over`.
+    """
+    asked = [(reading, tasks) for reading in sheet.readings for tasks in sheet.candidates]
+    correct = {key: torch.zeros((), dtype=torch.long, device=student.device) for key in asked}
+    for batch in batches:
+        before_batch()
+        placed = place_task(batch, student)
+        true = placed.labels + sheet.own_start
+        scores = {reading: score(placed.images) for reading, score in sheet.readings.items()}
+        for reading, tasks in asked:
+            predicted = sheet.columns.predicted(scores[reading], tasks)
+            are_right = sheet.columns.are_right(predicted, true)
+            correct[reading, tasks] += are_right.sum()
+            if note is not None and reading == "" and tasks == sheet.candidates[0]:
+                note(torch.where(are_right, true, predicted) + sheet.order_start)
+    if ranks.world_size > 1:
+        counts = ranks.counts(order.batches_per_epoch)
+        correct = {key: ranks.all_reduce(number * counts) for key, number in correct.items()}
+    return {key: 100.0 * int(number) / order.num_samples for key, number in correct.items()}
+
+
+def _by_reading(
+    shares: Mapping[str, Mapping[tuple[str, Tasks], float]], spaces: LabelSpaces, space: LabelSpace, num_learned: int
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for dataset, of_dataset in shares.items():
+        wanted = (0,) if spaces.is_known else spaces.candidates(space, dataset, num_learned)
+        for (reading, tasks), share in of_dataset.items():
+            if tasks == wanted:
+                found.setdefault(reading, {})[dataset] = share
     return found
 
 

@@ -16,8 +16,14 @@ from gift_train.clip import hub
 from gift_train.clip.forms import WEIGHTS_FILE, Forms
 from gift_train.evaluation.metrics import continual_metrics
 from gift_train.export.selection import RunResult
+from gift_train.records.accuracies import own_space
 
 DATASETS = "hf://datasets/"
+AMONG = {
+    "known": "",
+    "union-seen": " among the classes of all tasks learned by then and the dataset's own",
+    "union-all": " among the classes of all tasks",
+}
 TAGS = ("clip", "continual-learning", "gift")
 ABOUT = (
     "A CLIP that has learned {num} task{s} one after another with `gift-train` (recipe `{recipe}`), to lose as little as possible of what\n"
@@ -83,9 +89,8 @@ def _accuracy(result: RunResult) -> str:
         return "Not evaluated yet."
     rows = [("before the first task", *_percent(result.accuracies["zero_shot"]))]
     rows += [(f"after {name}", *_percent(row)) for name, row in zip(names, matrix, strict=False)]
-    told = "Top-1 in percent, zero-shot classifiers of class names and templates; the last row is this model."
-    if len(matrix) <= result.task_index:
-        told = "Top-1 in percent, zero-shot classifiers of class names and templates; this model was not evaluated yet."
+    last = "the last row is this model" if len(matrix) > result.task_index else "this model was not evaluated yet"
+    told = f"Top-1 in percent, zero-shot classifiers of class names and templates{AMONG[own_space(result.accuracies)]}; {last}."
     shown = f"{told}\n\n{table(('', *map(code, names)), rows)}"
     if len(matrix) < len(names):
         return shown

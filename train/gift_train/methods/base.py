@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import Classes
 from gift_train.clip.model import Backbone
-from gift_train.clip.zero_shot import most_similar, similarity_logits, zero_shot_scores
+from gift_train.clip.zero_shot import similarity_logits, zero_shot_scores
 from gift_train.data.batches import ImageStream, TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import Draw, NoTaskSource, ReplaySource, TextSource
@@ -167,17 +167,16 @@ class Method:
         """For ReplaySource.MEMORY: indices into the training images of earlier tasks, by task name, in replay order."""
         return {}
 
-    def classifier(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
-        """What evaluation asks: a function from images [B, 3, H, W] to labels [B] among the manifest's classes."""
-        return most_similar(self.scores(student, manifest))
+    def scores(self, student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:
+        """What evaluation asks: images [B, 3, H, W] to scaled similarities [B, K] to these classes; the largest is the label.
 
-    def scores(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
-        """A function from images [B, 3, H, W] to scaled similarities [B, K] to the manifest's classes; the largest is the label."""
-        return zero_shot_scores(student, manifest)
+        Classes are those of one dataset, or of several one after the other; a score may not depend on what else is in the list.
+        """
+        return zero_shot_scores(student, classes)
 
-    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """All that evaluation reports: the classifier under "", and other readings of the same weights by their names."""
-        return {"": self.classifier(student, manifest)}
+    def readings(self, student: Backbone, classes: Classes) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """All that evaluation reports: the scores under "", and those of other readings of the same weights by their names."""
+        return {"": self.scores(student, classes)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `begin_task` cannot rebuild: running averages, memories. Saved with every checkpoint."""

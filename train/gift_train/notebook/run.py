@@ -11,6 +11,7 @@ from gift_shared.image_table import ImageTable
 from gift_shared.parquet_files import read_index
 from gift_shared.storage import open_folder
 from gift_train.evaluation.metrics import Metrics, continual_metrics
+from gift_train.records.accuracies import further_spaces, own_space
 from gift_train.records.files import RUN_FILE, flat_recalls, read_accuracies, read_metrics, read_record
 
 if TYPE_CHECKING:
@@ -63,9 +64,22 @@ class Run:
 
     @property
     def accuracy_matrix(self) -> "DataFrame":
-        """Percent. Rows: "zero-shot", then after each task that is done; columns: datasets. Raises ConfigError without pandas."""
+        """Percent. Rows: "zero-shot", then after each task that is done; columns: datasets. Raises ConfigError without pandas.
+
+        Of the order's own label space, see `label_space`.
+        """
+        return self._space(self._accuracies())
+
+    @property
+    def label_space(self) -> str:
+        """The order's own: known, union-seen or union-all. `metrics` and `readings` are of it too."""
+        return own_space(self._accuracies())
+
+    @property
+    def label_spaces(self) -> "dict[str, DataFrame]":
+        """The accuracy matrix in each label space that the run was asked for, the order's own first."""
         found = self._accuracies()
-        return self._frame(([] if found["zero_shot"] is None else [found["zero_shot"]]) + found["matrix"], found["zero_shot"] is not None)
+        return {own_space(found): self._space(found)} | {space: self._space(one) for space, one in further_spaces(found).items()}
 
     @property
     def readings(self) -> "dict[str, DataFrame]":
@@ -173,6 +187,9 @@ class Run:
 
     def _accuracies(self) -> dict[str, Any]:
         return read_accuracies(self.path, self.tasks) or {"zero_shot": None, "matrix": []}
+
+    def _space(self, found: dict[str, Any]) -> "DataFrame":
+        return self._frame(([] if found["zero_shot"] is None else [found["zero_shot"]]) + found["matrix"], found["zero_shot"] is not None)
 
     def _frame(self, rows: list[list[float]], has_zero_shot: bool) -> "DataFrame":
         names = [ZERO_SHOT] * has_zero_shot + self.tasks

@@ -6,6 +6,8 @@ from typing import Any
 
 from gift_shared.documents import FILE_NAME, Maybe, read_json_lines, read_json_object
 from gift_shared.errors import DataError
+from gift_shared.manifests import LABEL_SPACES
+from gift_train.records.accuracies import further_spaces, own_space
 
 RUN_FILE = "run.json"
 MATRIX_FILE = "accuracy_matrix.json"
@@ -36,10 +38,8 @@ _BESIDE = {
     "also?": {"datasets": [FILE_NAME], "zero_shot": [float], "matrix": [[float]]},
     "retrieval?": {str: {"zero_shot": _RECALLS, "after": [_RECALLS]}},
 }  # fmt: skip
-_MATRIX = {
-    "order?": FILE_NAME, "datasets": [FILE_NAME], "zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]},
-    **_BESIDE,
-}  # fmt: skip
+_SPACE = {"zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]}}
+_MATRIX = {"order?": FILE_NAME, "datasets": [FILE_NAME], **_SPACE, "label_space?": str, "label_spaces?": {str: _SPACE}, **_BESIDE}
 _METRICS = {
     "task": FILE_NAME, "task_index": int, "step": int, "learning_rate": float, "terms": {str: float}, "loss": float,
     "measurements?": {str: float},
@@ -47,8 +47,9 @@ _METRICS = {
 _NUMBERS = {"transfer": Maybe(float), "avg": float, "last": float, "forgetting": Maybe(float)}
 _SUMMARY = {
     "method": str, "title?": str, "recipe": FILE_NAME, "order": FILE_NAME, "seed": int, **_NUMBERS,
+    "readings?": {str: _NUMBERS}, "label_space?": str, "label_spaces?": {str: _NUMBERS},
     "also?": {str: {"zero_shot": float, "last": float}}, "retrieval?": {str: {"zero_shot": _RECALLS, "last": _RECALLS}},
-    "readings?": {str: _NUMBERS}, "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
+    "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
 }  # fmt: skip
 _TIMING = {"train": {str: float}, "evaluate": {str: float}, "waited?": {str: float}}
 
@@ -68,15 +69,25 @@ def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None
     if not path.exists():
         return None
     accuracies = read_json_object(path, _MATRIX, DataError, _ADVICE)
-    matrices = [accuracies["matrix"], *accuracies.get("readings", {}).values()]
-    rows = [row for matrix in matrices for row in matrix] + [accuracies["zero_shot"] or [0.0] * len(datasets)]
-    is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
-    if accuracies["datasets"] != list(datasets) or not is_whole or not all(0 <= value <= 100 for row in rows for value in row):
+    spaces = further_spaces(accuracies)
+    if len({own_space(accuracies), *spaces}) != 1 + len(spaces) or not {own_space(accuracies), *spaces} <= set(LABEL_SPACES):
+        raise DataError(f"{path} is of label spaces {', '.join([own_space(accuracies), *spaces])}; there are {', '.join(LABEL_SPACES)}.")
+    if accuracies["datasets"] != list(datasets) or not all(_are_percentages(one, datasets) for one in (accuracies, *spaces.values())):
         raise DataError(f"{path} is not a matrix of percentages over {', '.join(datasets)}. {_ADVICE}")
-    if accuracies["matrix"] and accuracies["zero_shot"] is None:
+    if any(one["matrix"] and one["zero_shot"] is None for one in (accuracies, *spaces.values())):
         raise DataError(f"{path} has rows after a task and none before the first. {_ADVICE}")
+    if any(len(one["matrix"]) != len(accuracies["matrix"]) for one in spaces.values()):
+        raise DataError(f"{path} has other numbers of rows in other label spaces. {_ADVICE}")
     _check_beside(path, accuracies)
     return accuracies
+
+
+def _are_percentages(space: Mapping[str, Any], datasets: Sequence[str]) -> bool:
+    """Whether the rows of a label space have a value from 0 to 100 for each dataset, and are not more than there are tasks."""
+    matrices = [space["matrix"], *space.get("readings", {}).values()]
+    rows = [row for matrix in matrices for row in matrix] + [space["zero_shot"] or [0.0] * len(datasets)]
+    is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
+    return is_whole and all(0 <= value <= 100 for row in rows for value in row)
 
 
 def flat_recalls(recalls: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

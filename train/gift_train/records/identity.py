@@ -26,6 +26,7 @@ _DIGESTS = {
 _BEFORE = {
     "transform": "bicubic-centre-crop",  # of evaluation and replay; known once a model is opened
     "recipe.method_config.contrastive_loss": "softmax",
+    "label_spaces": ["known"],  # a table, which looks for its runs, does not ask which others were evaluated beside the order's own
 }
 _IMAGES = "images."  # keys with the digest of a dataset's images
 _PAIRS = "retrieval."  # of image-caption pairs; compared where one side lacks it too
@@ -57,12 +58,14 @@ def _pairs_differ(name: str, old: str | None, new: str | None) -> str:
 
 def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
     """SHA-256 of all that the manifests of an order's tasks, and of its pretraining source, tell a run. Raises ManifestError."""
-    return tasks_digest([manifests.task(name) for name in (order.pretraining_source, *order.tasks)])
+    found = [manifests.task(order.pretraining_source), *manifests.tasks_of(order).values()]
+    return tasks_digest(found, *([order.evaluation_templates] if order.evaluation_templates else []))
 
 
-def tasks_digest(found: Iterable[TaskManifest]) -> str:
-    """SHA-256 of all that these manifests tell a run."""
-    facts = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+def tasks_digest(found: Iterable[TaskManifest], *more: Any) -> str:
+    """SHA-256 of all that these manifests tell a run, and of what an order tells besides."""
+    facts: list[Any] = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    facts += more
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

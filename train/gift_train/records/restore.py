@@ -75,7 +75,7 @@ def restore(path: Path, asked: Asked) -> Restored:
     load_weights_file(path, student)
     if path.with_suffix(".state.safetensors").is_file():
         load_method_state(path, method, student.device)
-    elif type(method).classifiers is not Method.classifiers:
+    elif type(method).readings is not Method.readings:
         raise DataError(
             f"{path} is read with what {reading.method} kept, {path.with_suffix('.state.safetensors').name}: copy that file beside it."
         )

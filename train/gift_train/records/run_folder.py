@@ -4,8 +4,8 @@ RUN/run.json              resolved recipe, order, seed, model, shards; versions,
 RUN/metrics.jsonl         one line per logged step; experiment trackers get the same
 RUN/log.jsonl             what happened and when, over all starts of the run
 RUN/accuracy_matrix.json  percent; one row per finished task, and the zero-shot row; "readings": further matrices by name,
-                          where a method's weights can be read in more than one way (MoE-Adapter's two routings); "also" and
-                          "retrieval", see beside.py
+                          where a method's weights can be read in more than one way (MoE-Adapter's two routings);
+                          "label_spaces": the same of further label spaces; "also" and "retrieval": see beside.py
 RUN/summary.json          when the run is complete
 RUN/replay/<task>.parquet the index rows the task replayed
 RUN/few_shot/<task>.json  the training images of an order with `shots`
@@ -15,7 +15,7 @@ RUN/checkpoints/          see checkpoint.py
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,9 +27,11 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
+from gift_shared.manifests import LabelSpace
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.evaluation.metrics import continual_metrics
+from gift_train.records.accuracies import begun, further_spaces, own_space
 from gift_train.records.beside import beside_summary
 from gift_train.records.files import (
     LOG_FILE,
@@ -167,10 +169,10 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.log(step, flat_numbers(values))
 
-    def accuracies(self, order: str, datasets: Iterable[str]) -> dict[str, Any]:
-        """The accuracy matrix as far as it is known."""
-        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, list(datasets)))
-        return found or {"order": order, "datasets": list(datasets), "zero_shot": None, "matrix": []}
+    def accuracies(self, order: str, datasets: Sequence[str], spaces: Sequence[LabelSpace] = ("known",)) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known. spaces: the first is the order's own."""
+        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, datasets))
+        return found or begun(order, datasets, spaces)
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
         """Keep the accuracy matrix."""
@@ -212,6 +214,8 @@ class RunFolder:
             "seed": identity["seed"],
             **asdict(continual_metrics(matrix)),
             "readings": {name: asdict(continual_metrics(other)) for name, other in accuracies.get("readings", {}).items()},
+            "label_space": own_space(accuracies),
+            "label_spaces": {space: asdict(continual_metrics(one["matrix"])) for space, one in further_spaces(accuracies).items()},
             "per_dataset": {
                 name: {
                     "zero_shot": accuracies["zero_shot"][column],

@@ -10,7 +10,7 @@ from gift_train.records.files import flat_recalls
 from gift_train.report.grid import Grid
 from gift_train.report.runs import Run
 
-_DIRECTIONS = {"image_to_text": "image→text", "text_to_image": "text→image"}
+_DIRECTIONS = {"image_to_text": "I→T", "text_to_image": "T→I"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def beside_tables(runs: Sequence[Run]) -> list[BesideTable]:
 
 
 def recall_label(key: str) -> str:
-    """`image_to_text@1` as people read it: `image→text R@1`."""
+    """`image_to_text@1` as people read it: `I→T R@1`."""
     direction, _, k = key.partition("@")
     return f"{_DIRECTIONS[direction]} R@{k}"
 

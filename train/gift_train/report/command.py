@@ -30,7 +30,8 @@ def report_command(folders: Sequence[Path], out: Path | None, *, as_json: bool) 
         write_text(out / "table.csv", as_csv(rows))
         parts = [as_markdown(rows), *map(grid_markdown, _more_grids(runs, shares))]
         write_text(out / "table.md", "\n\n".join(parts) + "\n")
-        write_text(out / "share_of_joint.csv", share_csv(shares))
+        if shares:
+            write_text(out / "share_of_joint.csv", share_csv(shares))
         for order in dict.fromkeys(run.order for run in runs):
             _write_order(out / order, [run for run in runs if run.order == order])
     if as_json:
@@ -64,6 +65,8 @@ def _write_order(folder: Path, runs: list[Run]) -> None:
         ("beside", ("recipe", "seed", "after", "what", "quantity", "percent"), _beside_lines(runs)),
         ("training", ("recipe", "task", "step", "quantity", "value"), _training_lines(runs)),
     ):
+        if name == "beside" and not beside_tables(runs):
+            continue
         parts.append(folder / f"{name}.csv")
         write_text(parts[-1], _csv(heading, lines))
     write_page(folder / "index.html", runs, summary_rows(runs), parts)

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
+from gift_shared.manifests import LabelSpace
 from gift_train.report.runs import Run, label_spaces
 
 MOST_WITH_DECIMALS = 12  # tasks; the cells of more are narrow and say whole percent
@@ -29,13 +30,13 @@ class HeatMap:
     """One recipe's matrix in one label space, mean over its seeds. rows: the zero-shot one, then by the name of the task learned."""
 
     recipe: str
-    label_space: str
+    label_space: LabelSpace
     num_seeds: int
     datasets: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
-def mean_matrix(runs: Sequence[Run], label_space: str | None = None) -> np.ndarray:
+def mean_matrix(runs: Sequence[Run], label_space: LabelSpace | None = None) -> np.ndarray:
     """[1 + T, T] percent: the zero-shot row, then one row after each task; mean over runs. label_space: None = each order's own."""
     found = [run.label_spaces[label_space or run.label_space] for run in runs]
     return np.asarray(np.mean([np.vstack([one.zero_shot, one.matrix]) for one in found], axis=0))
@@ -59,7 +60,7 @@ def heat_maps(runs: Sequence[Run]) -> dict[str, list[HeatMap]]:
     return {recipe: [_heat_map(group, space) for space in label_spaces(group)] for recipe, group in groups.items()}
 
 
-def _heat_map(runs: list[Run], space: str) -> HeatMap:
+def _heat_map(runs: list[Run], space: LabelSpace) -> HeatMap:
     group = [run for run in runs if space in run.label_spaces]
     datasets = group[0].datasets
     matrix, counts = mean_matrix(group, space), counted(group)

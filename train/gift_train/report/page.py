@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gift_shared.atomic import write_text
+from gift_shared.manifests import LabelSpace
 from gift_shared.worker_logs import render_times
 from gift_train.evaluation.metrics import accuracies_so_far
 from gift_train.report import charts
@@ -96,8 +97,8 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 class LabelSpaces:
     """The same runs under every answer to who knows the task. `rows`: by recipe, a row for each of `names` that it was evaluated in."""
 
-    names: Sequence[str]
-    rows: Mapping[str, Mapping[str, Row]]
+    names: Sequence[LabelSpace]
+    rows: Mapping[str, Mapping[LabelSpace, Row]]
 
 
 def _label_spaces(runs: Sequence[Run], rows: Sequence[Row]) -> LabelSpaces | None:

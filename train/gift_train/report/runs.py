@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from gift_shared.errors import ConfigError
+from gift_shared.manifests import LabelSpace
+from gift_train.records.accuracies import further_spaces, own_space
 from gift_train.records.files import (
     ALL_TASKS,
     MATRIX_FILE,
@@ -68,19 +70,18 @@ class Run:
         return np.asarray(self.accuracy["zero_shot"], dtype=float)
 
     @property
-    def label_space(self) -> str:
-        """Who knows the task in `matrix`: `known`, `union-seen` or `union-all`; the order's own."""
-        return str(self.accuracy.get("label_space", "known"))
+    def label_space(self) -> LabelSpace:
+        """Who knows the task in `matrix` and `zero_shot`; the order's own."""
+        return own_space(self.accuracy)
 
     @cached_property
-    def label_spaces(self) -> dict[str, Accuracies]:
+    def label_spaces(self) -> dict[LabelSpace, Accuracies]:
         """By label space, the order's own first, then those that were evaluated beside it."""
-        own = {self.label_space: (self.accuracy, self.summary)}
-        numbers = self.summary.get("label_spaces", {})
-        others = {name: (accuracy, numbers[name]) for name, accuracy in self.accuracy.get("label_spaces", {}).items() if name in numbers}
+        numbers = {self.label_space: self.summary, **self.summary.get("label_spaces", {})}
+        found = {self.label_space: self.accuracy} | further_spaces(self.accuracy)
         return {
-            name: Accuracies(np.asarray(accuracy["zero_shot"], dtype=float), np.asarray(accuracy["matrix"], dtype=float), summary)
-            for name, (accuracy, summary) in (own | others).items()
+            space: Accuracies(np.asarray(one["zero_shot"], dtype=float), np.asarray(one["matrix"], dtype=float), numbers[space])
+            for space, one in found.items()
         }
 
     @property
@@ -150,6 +151,6 @@ def load_run(path: Path) -> Run:
     return Run(path, summary, accuracy, record)
 
 
-def label_spaces(runs: Sequence[Run]) -> list[str]:
+def label_spaces(runs: Sequence[Run]) -> list[LabelSpace]:
     """Those that any of the runs was evaluated in, the order's own first."""
     return list(dict.fromkeys([*(run.label_space for run in runs), *(space for run in runs for space in run.label_spaces)]))

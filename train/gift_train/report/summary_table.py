@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gift_shared.manifests import LabelSpace
 from gift_train.report.grid import Grid, grid_markdown, grid_text
 from gift_train.report.runs import Run, label_spaces
 
@@ -22,7 +23,7 @@ class Row:
 
     order: str
     recipe: str
-    label_space: str
+    label_space: LabelSpace
     seeds: tuple[int, ...]
     mean: dict[str, float | None]  # None: an order of one task has no Transfer and no Forgetting
     deviation: dict[str, float | None]  # sample deviation; None for a single seed
@@ -31,7 +32,7 @@ class Row:
 
 def summary_rows(runs: Sequence[Run]) -> list[Row]:
     """Group runs by order and recipe, in the order in which they are first met, a row for each label space, the order's own first."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, LabelSpace], list[Run]] = {}
     for order, recipe in dict.fromkeys((run.order, run.recipe) for run in runs):
         group = [run for run in runs if (run.order, run.recipe) == (order, recipe)]
         for space in label_spaces(group):

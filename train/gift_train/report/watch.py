@@ -16,6 +16,7 @@ from rich.text import Text
 
 from gift_shared.errors import ConfigError
 from gift_shared.event_log import read_events
+from gift_train.records.accuracies import further_spaces, own_space
 from gift_train.records.files import (
     ALL_TASKS,
     LOG_FILE,
@@ -179,18 +180,21 @@ def _accuracies(snapshot: Snapshot) -> list[RenderableType]:
     if zero_shot is None:
         return []
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("accuracy (%)")
-    for heading in ("zero-shot", "learned", "now", "change"):
+    own, others = own_space(snapshot.accuracy), further_spaces(snapshot.accuracy)
+    table.add_column("accuracy (%)" if own == "known" else f"accuracy (%), {own}")
+    for heading in ("zero-shot", "learned", "now", "change", *(f"now, {space}" for space in others)):
         table.add_column(heading, justify="right")
     now = matrix[-1] if matrix else zero_shot
+    beside = [one["matrix"][-1] if one["matrix"] else one["zero_shot"] for one in others.values()]
     for place, dataset in enumerate(snapshot.record["datasets"]):
         learned = matrix[place][place] if place < len(matrix) else None
         change = now[place] - (zero_shot[place] if learned is None else learned)
         colour = "" if abs(change) < 0.05 else "green" if change > 0 else "red"
         shown = "" if learned is None else f"{learned:.1f}"
-        table.add_row(dataset, f"{zero_shot[place]:.1f}", shown, f"{now[place]:.1f}", Text(f"{change:+.1f}", style=colour))
-    mean = sum(now) / len(now)
-    table.add_row("mean", f"{sum(zero_shot) / len(zero_shot):.1f}", "", f"{mean:.1f}", "", style="bold")
+        changed = Text(f"{change:+.1f}", style=colour)
+        table.add_row(dataset, f"{zero_shot[place]:.1f}", shown, f"{now[place]:.1f}", changed, *(f"{row[place]:.1f}" for row in beside))
+    means = [f"{sum(row) / len(row):.1f}" for row in (zero_shot, now, *beside)]
+    table.add_row("mean", means[0], "", means[1], "", *means[2:], style="bold")
     return [table, Text("change: since the dataset was learned, for those not yet learned since zero-shot", style="dim")]
 
 

@@ -1,5 +1,6 @@
 """All tasks of an order as one, for a method that learns them at once: their images mixed, their classes side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gift_shared.manifests import TaskManifest, as_read
 from gift_train.data.batches import SampleOrder, TaskBatch
 from gift_train.data.mixture import MixedImages, collate_mixed, mixed_order
 from gift_train.data.sources import Draw
@@ -66,6 +68,8 @@ class AllTasks(TaskSetup):
         return self._classes.texts
 
     def own_classes(self) -> Tensor:
+        if self._are_joined:
+            return torch.ones(len(self._tasks), len(self._classes.texts), dtype=torch.bool)
         own = torch.zeros(len(self._tasks), len(self._classes.texts), dtype=torch.bool)
         for row, numbers in zip(own, self._classes.numbers, strict=True):
             row[torch.from_numpy(numbers)] = True
@@ -82,9 +86,14 @@ class AllTasks(TaskSetup):
     def _tasks(self) -> list[Task]:
         return [self.run.tasks[name] for name in self.run.plan.order.tasks]
 
+    @property
+    def _are_joined(self) -> bool:
+        """Whether the order's evaluation does not know the task, so that an image may be of any task's class."""
+        return self.run.plan.order.label_space != "known"
+
     @cached_property
     def _classes(self) -> "AllClasses":
-        return all_classes(self._tasks)
+        return all_classes([task.manifest for task in self._tasks], are_joined=self._are_joined)
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,19 @@ class AllClasses:
     numbers: tuple[NDArray[np.int64], ...]
 
 
-def all_classes(tasks: list[Task]) -> AllClasses:
-    """One task's classes after the other's."""
+def all_classes(manifests: Sequence[TaskManifest], *, are_joined: bool) -> AllClasses:
+    """One task's classes after the other's. Joined, a class of several tasks is one, in the sentence of the first of them."""
     texts: list[str] = []
+    known: dict[str, int] = {}
     numbers = []
-    for task in tasks:
-        captions = task.manifest.first_template_captions
-        numbers.append(np.arange(len(texts), len(texts) + len(captions)))
-        texts += captions
+    for manifest in manifests:
+        own = []
+        for name, caption in zip(manifest.class_names, manifest.first_template_captions, strict=True):
+            place = known.get(as_read(name)) if are_joined else None
+            own.append(len(texts) if place is None else place)
+            if place is None:
+                texts.append(caption)
+        # Within one task two classes of a name stay two, as its benchmark has them.
+        known |= {as_read(name): place for name, place in zip(manifest.class_names, own, strict=True) if as_read(name) not in known}
+        numbers.append(np.array(own))
     return AllClasses(tuple(texts), tuple(numbers))

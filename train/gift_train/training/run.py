@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gift_shared.manifests import LabelSpace
 from gift_shared.preemption import PreemptionNotice
 from gift_shared.version import git_commit
 from gift_train.data.loader import end_loader_processes
@@ -15,9 +16,11 @@ from gift_train.data.replay import ReplayDataset
 from gift_train.distributed import init_distributed
 from gift_train.evaluation.beside import BesideScores
 from gift_train.evaluation.cache import EvaluationCache
-from gift_train.evaluation.evaluate import evaluate_readings
+from gift_train.evaluation.evaluate import Accuracies, evaluate_spaces
+from gift_train.evaluation.label_spaces import LabelSpaces
 from gift_train.options import RunOptions
 from gift_train.records import checkpoint
+from gift_train.records.accuracies import Row, add_row, set_zero_shot
 from gift_train.records.beside import add_beside, begin_beside
 from gift_train.records.checkpoint import ResumePoint, seed_everything
 from gift_train.records.diagnostics.files import ZERO_SHOT, diagnostics_file
@@ -61,44 +64,31 @@ def _loader_processes_ended() -> Iterator[None]:
 
 def _go_through(run: Run) -> dict[str, Any] | None:
     plan, folder = run.setup.plan, run.folder
-    order, names = plan.order.name, plan.order.tasks
-    accuracies = folder.accuracies(order, names)
+    names = plan.order.tasks
+    accuracies = folder.accuracies(plan.order.name, names, plan.label_spaces)
+    # One model stands for all rows where nothing is trained, or all at once: what has been learned by then decides the classes alone.
+    numbers = range(len(accuracies["matrix"]) + 1, len(names[: plan.options.stop_after]) + 1)
+    untrained = _evaluate(run, "zero-shot", 0, range(len(names) + 1)) if numbers and not run.method.trains else {}
     if accuracies["zero_shot"] is None:
-        accuracies["zero_shot"] = _evaluate(run, "zero-shot", 0)[""]
+        set_zero_shot(accuracies, untrained[0] if untrained else _evaluate(run, "zero-shot", 0, [0])[0])
         begin_beside(accuracies, _evaluate_beside(run, "zero-shot", 0))
         folder.save_accuracies(accuracies)
-    for index in range(len(names[: plan.options.stop_after])):
-        if len(accuracies["matrix"]) > index:
-            continue
-        rows, beside = _rows_after(run, index) if _learns_at(run, index) else (_rows_before(accuracies), None)
-        num_learned = index + 1 if run.method.mixture() is None else len(names)
-        folder.track(num_learned * (plan.recipe.steps + 1), {"accuracy": dict(zip(names, rows[""], strict=True))})
-        accuracies["matrix"].append(rows.pop(""))
-        for reading, row in rows.items():
-            accuracies.setdefault("readings", {}).setdefault(reading, []).append(row)
+    rows = dict(untrained)
+    for number in numbers:
+        beside = None
+        if number not in rows:
+            task = task_setup(run.setup, run.method, number - 1)
+            _learn(run, task)
+            _diagnose(run, number - 1)
+            description = f"after task {task.num_learned}/{len(names)}"
+            rows |= _evaluate(run, description, task.num_learned, range(number, task.num_learned + 1))
+            beside = _evaluate_beside(run, description, task.num_learned)
+        done = number if run.method.mixture() is None else len(names)
+        folder.track(done * (plan.recipe.steps + 1), _accuracy_by_name(rows[number], plan.label_spaces, names))
+        add_row(accuracies, rows[number])
         add_beside(accuracies, beside)
         folder.save_accuracies(accuracies)
     return folder.finish(accuracies) if len(accuracies["matrix"]) == len(names) else None
-
-
-def _learns_at(run: Run, index: int) -> bool:
-    """Whether the weights change with this task of the order: never, or with the first alone if all are learned at once."""
-    return run.method.trains and (index == 0 or run.method.mixture() is None)
-
-
-def _rows_after(run: Run, index: int) -> tuple[dict[str, list[float]], BesideScores]:
-    """Learn what stands at this place of the order, and evaluate it."""
-    task = task_setup(run.setup, run.method, index)
-    _learn(run, task)
-    _diagnose(run, index)
-    description = f"after task {task.num_learned}/{len(run.setup.tasks)}"
-    return _evaluate(run, description, task.num_learned), _evaluate_beside(run, description, task.num_learned)
-
-
-def _rows_before(accuracies: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The rows of the evaluation before: the weights are those."""
-    row = accuracies["matrix"][-1] if accuracies["matrix"] else accuracies["zero_shot"]
-    return {"": row} | {reading: rows[-1] for reading, rows in accuracies.get("readings", {}).items()}
 
 
 def _learn(run: Run, task: TaskSetup) -> None:
@@ -197,22 +187,31 @@ def _diagnose(run: Run, index: int) -> None:
     record_replay(path, images, before, run.student, setup.plan.recipe.evaluation_batch_size)
 
 
-def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]:
-    """Accuracy of the student as it is on every dataset of the order, in percent, for each reading of its weights.
+def _accuracy_by_name(row: Row, spaces: Sequence[LabelSpace], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For trackers: "accuracy" in the order's own label space, "accuracy_<space>" in others."""
+    keys = {space: f"accuracy_{space.replace('-', '_')}" if number else "accuracy" for number, space in enumerate(spaces)}
+    return {key: dict(zip(names, row[space][""], strict=True)) for space, key in keys.items()}
+
+
+def _evaluate(run: Run, description: str, number: int, learned: Sequence[int]) -> dict[int, Row]:
+    """Accuracy of the student as it is on every dataset of the order: a row for each number of tasks that count as learned.
 
     `number` counts evaluations: 0 is the zero-shot one, t the one after the t-th task.
     """
     setup, options, recipe = run.setup, run.setup.plan.options, run.setup.plan.recipe
     names = setup.plan.order.tasks
     name = names[number - 1] if number else ZERO_SHOT
-    predictions, cache = PredictionRecorder(run.method), options.evaluation_cache
+    predictions, cache = PredictionRecorder(), options.evaluation_cache
+    spaces = LabelSpaces(setup.plan.label_spaces, {name: task.manifest for name, task in setup.tasks.items()}, tuple(learned))
     what_is_left = f"evaluation, {description}"
     started = time.monotonic()
-    found = evaluate_readings(
-        predictions if recipe.diagnostics else run.method,
+    found = evaluate_spaces(
+        run.method,
         run.student,
         {name: (task.manifest, task.test) for name, task in setup.tasks.items()},
+        spaces,
         batch_size=recipe.evaluation_batch_size,
+        note=predictions.note if recipe.diagnostics else None,
         loading=setup.loading,
         cache=None if cache is None else EvaluationCache(cache, setup.loading),
         ranks=setup.ranks,
@@ -222,13 +221,25 @@ def _evaluate(run: Run, description: str, number: int) -> dict[str, list[float]]
     )
     seconds = time.monotonic() - started
     run.folder.add_time("evaluate", name, seconds)
-    run.folder.event("evaluated", after=name, seconds=round(seconds, 3), accuracy=found[""])
-    predictions.share(setup.ranks)
+    own, *others = found
+    told = {space: found[space][learned[0]][""] for space in (own, *others)}
+    run.folder.event(
+        "evaluated", after=name, seconds=round(seconds, 3), accuracy=told.pop(own), **({"label_spaces": told} if others else {})
+    )
+    if recipe.diagnostics:
+        predictions.share(setup.tasks, setup.ranks)
     if recipe.diagnostics and setup.ranks.is_main:
         record_predictions(run.folder.path, number, name, setup.tasks, predictions)
         if number:
             record_forgotten(run.folder.path, number, names, setup.tasks)
-    return {reading: [accuracies[name] for name in names] for reading, accuracies in found.items()}
+    return {one: _row(found, one, names) for one in learned}
+
+
+def _row(found: Accuracies, num_learned: int, names: Sequence[str]) -> Row:
+    return {
+        space: {reading: [accuracies[name] for name in names] for reading, accuracies in by_number[num_learned].items()}
+        for space, by_number in found.items()
+    }
 
 
 def _evaluate_beside(run: Run, description: str, number: int) -> BesideScores:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
-from gift_shared.manifests import Manifests, OrderManifest
+from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
 from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
@@ -24,7 +24,7 @@ from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.datasets.images import Selected
-from gift_train.data.few_shot import write_few_shot
+from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -40,10 +40,11 @@ from gift_train.data.tasks import Task, load_task
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
 from gift_train.evaluation.beside import Beside, BesideListing, list_beside
+from gift_train.evaluation.spellings import warn_of_spellings
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
 from gift_train.methods.registry import method_class
-from gift_train.options import RunOptions, is_quick_gelu
+from gift_train.options import RunOptions, is_quick_gelu, label_spaces
 from gift_train.recipes.recipe import Recipe, load_recipe
 from gift_train.records.checkpoint import checksum, seed_everything
 from gift_train.records.files import RUN_FILE, read_record
@@ -63,6 +64,12 @@ class RunPlan:
     order: OrderManifest
     recipe: Recipe
     shards: Folder | None
+
+    @property
+    def label_spaces(self) -> tuple[LabelSpace, ...]:
+        """Those that every evaluation answers: the order's own, and those asked for beside it."""
+        own, asked = self.order.label_space, label_spaces(self.options.label_space)
+        return (own, *(space for space in LABEL_SPACES if space in asked and space != own))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +139,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     _check_mixture(method)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
+    warn_of_spellings(plan.manifests.tasks_of(plan.order), plan.label_spaces)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
     texts = reference_texts(method.text_source(), options.reference_captions, pretraining)
@@ -198,10 +206,11 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
-    options, shots = plan.options, plan.order.shots
+    options, order = plan.options, plan.order
+    rules = {name: None if order.shots is None else FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.tasks}
     return {
-        name: load_task(plan.manifests.task(name), options.data_root, transforms, options.image_cache_bytes, shots, options.seed)
-        for name in plan.order.tasks
+        name: load_task(manifest, options.data_root, transforms, options.image_cache_bytes, rules[name])
+        for name, manifest in plan.manifests.tasks_of(plan.order).items()
     }
 
 
@@ -321,6 +330,7 @@ def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> di
         "order": plan.order.name,
         "datasets": list(plan.order.tasks),
         "shots": plan.order.shots,
+        "label_spaces": list(plan.label_spaces),
         "seed": options.seed,
         "model": options.model,
         "pretrained": options.pretrained,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import Classes
 from gift_train.clip.model import Backbone
-from gift_train.clip.zero_shot import class_features, most_similar, similarity_logits
+from gift_train.clip.zero_shot import class_features, similarity_logits
 from gift_train.data.batches import TaskBatch
 from gift_train.data.sources import NoTaskSource
 from gift_train.methods.base import LossTerms, Method, TaskContext
@@ -101,18 +101,15 @@ class MoeAdapter(Method):
             mixture.freeze_most_used()
         self.num_learned = self.context.task_index + 1
 
-    def scores(self, student: Backbone, manifest: TaskManifest) -> Callable[[Tensor], Tensor]:
+    def scores(self, student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:
         """By the recipe's routing, which may look at a batch as one."""
-        return self._readings(student, manifest)[""]
+        return self.readings(student, classes)[""]
 
-    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    def readings(self, student: Backbone, classes: Classes) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """The recipe's routing, and the other one as "routed by sample" or "routed by batch"."""
-        return {name: most_similar(scores) for name, scores in self._readings(student, manifest).items()}
-
-    def _readings(self, student: Backbone, manifest: TaskManifest) -> dict[str, Callable[[Tensor], Tensor]]:
         if self.num_learned == 0:
-            return {"": super().scores(student, manifest)}
-        routed = RoutedScores(self, student, manifest)
+            return {"": super().scores(student, classes)}
+        routed = RoutedScores(self, student, classes)
         if self.selector is None:
             return {"": lambda images: routed(images, torch.full([len(images)], self.num_learned - 1))}
         choose = self.selector.choose
@@ -143,24 +140,24 @@ class MoeAdapter(Method):
 class RoutedScores:
     """Similarities of images to classes with both towers on the router chosen for each; a router's class features are computed once."""
 
-    def __init__(self, method: MoeAdapter, student: Backbone, manifest: TaskManifest) -> None:
+    def __init__(self, method: MoeAdapter, student: Backbone, classes: Classes) -> None:
         self.method = method
         self.student = student
-        self.manifest = manifest
+        self.classes = classes
         self._class_features: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, tasks: Tensor) -> Tensor:
         """Images [B, 3, H, W] and the task [B] each is taken for -> scaled similarities [B, K]."""
-        scores = torch.empty(len(images), len(self.manifest.class_names), device=images.device)
+        scores = torch.empty(len(images), len(self.classes.class_names), device=images.device)
         for task in tasks.unique().tolist():
             rows = (tasks == task).nonzero().flatten().to(images.device)
             with self.method.route.through(None if task == NO_TASK else task):
                 features = self.student.encode_images(images[rows])
-                scores[rows] = similarity_logits(features, self._classes(task), self.student.scale)
+                scores[rows] = similarity_logits(features, self._features(task), self.student.scale)
         return scores
 
-    def _classes(self, task: int) -> Tensor:
+    def _features(self, task: int) -> Tensor:
         if task not in self._class_features:
-            self._class_features[task] = class_features(self.student, self.manifest)
+            self._class_features[task] = class_features(self.student, self.classes)
         return self._class_features[task]

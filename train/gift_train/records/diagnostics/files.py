@@ -17,7 +17,7 @@ from gift_shared.errors import DataError
 
 FOLDER = "diagnostics"
 ZERO_SHOT = "zero_shot"
-VERSION = 1  # a change of columns or of their meaning is a new one
+VERSIONS = {"predictions": 2, "replay": 1, "forgotten": 1}  # a change of columns or of their meaning is a new one
 _VERSION_KEY = b"gift_diagnostics_version"
 
 PREDICTIONS = pa.schema(
@@ -25,9 +25,11 @@ PREDICTIONS = pa.schema(
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("index", pa.int32(), nullable=False),  # of the test image within its dataset
         pa.field("label", pa.int32(), nullable=False),
-        pa.field("predicted", pa.int32(), nullable=False),
+        pa.field("predicted", pa.int32(), nullable=False),  # the own label also where the same class of another dataset was
+        pa.field("predicted_dataset", pa.string(), nullable=False),  # whose label it is: in the label space `known` always the own
     ]
 )
+PREDICTIONS_1 = PREDICTIONS.remove(4)  # of before there were label spaces
 
 REPLAY = pa.schema(
     [
@@ -63,19 +65,21 @@ def diagnostics_file(run: Path, kind: str, number: int, name: str) -> Path:
 
 def write_diagnostics(path: Path, kind: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write one file, whole or not at all."""
-    table = pa.table(dict(columns), schema=SCHEMAS[kind]).replace_schema_metadata({_VERSION_KEY: str(VERSION)})
+    table = pa.table(dict(columns), schema=SCHEMAS[kind]).replace_schema_metadata({_VERSION_KEY: str(VERSIONS[kind])})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def read_diagnostics(path: Path, kind: str) -> pa.Table:
-    """Read one file. Raises DataError if it is not a Parquet file of this kind and version."""
+    """Read one file, predictions of before with the column they lack. Raises DataError if it is not of this kind and version."""
     try:
         table = pq.read_table(path)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}. Delete it; the report does without.") from error
-    version = (table.schema.metadata or {}).get(_VERSION_KEY)
-    if version != str(VERSION).encode() or not table.schema.remove_metadata().equals(SCHEMAS[kind]):
-        raise DataError(f"{path} is of version {version!r}, this program reads {VERSION}. Delete it; the report does without.")
+    version, columns = (table.schema.metadata or {}).get(_VERSION_KEY), table.schema.remove_metadata()
+    if kind == "predictions" and version == b"1" and columns.equals(PREDICTIONS_1):
+        return table.append_column(PREDICTIONS.field("predicted_dataset"), table["dataset"])
+    if version != str(VERSIONS[kind]).encode() or not columns.equals(SCHEMAS[kind]):
+        raise DataError(f"{path} is of version {version!r}, this program reads {VERSIONS[kind]}. Delete it; the report does without.")
     return table

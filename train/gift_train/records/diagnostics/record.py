@@ -6,7 +6,7 @@ Draws no random number and touches no gradient.
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gift_shared.manifests import TaskManifest
+from gift_shared.manifests import JoinedClasses
 from gift_train.clip.model import Backbone, in_blocks
 from gift_train.clip.zero_shot import similarity_logits
 from gift_train.data.batches import BatchOrder, place_replay, stream
@@ -34,39 +34,35 @@ PICTURE_PIXELS = 96
 
 @dataclass(frozen=True)
 class PredictionRecorder:
-    """A method to evaluate, cached every label that its own classifier gives, by dataset; on several ranks those of its batches."""
+    """What test images are taken for, by dataset: columns of the order's joined classes; on several ranks those of its batches."""
 
-    method: Method
     predicted: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def classifiers(self, student: Backbone, manifest: TaskManifest) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """The method's classifiers; the one under "" takes notes."""
-        classifiers = dict(self.method.classifiers(student, manifest))
-        own, notes = classifiers[""], self.predicted.setdefault(manifest.name, [])
+    def note(self, dataset: str, columns: Tensor) -> None:
+        """Add a batch, columns [B]."""
+        self.predicted.setdefault(dataset, []).append(columns)
 
-        def classify(images: Tensor) -> Tensor:
-            labels = own(images)
-            notes.append(labels)
-            return labels
-
-        return classifiers | {"": classify}
-
-    def share(self, ranks: Ranks) -> None:
-        """Put together what all ranks noted, in the order of the images."""
-        for dataset, notes in self.predicted.items():
+    def share(self, datasets: Iterable[str], ranks: Ranks) -> None:
+        """Put together what all ranks noted of these datasets, in the order of the images."""
+        for dataset in datasets:
+            notes = self.predicted.get(dataset)
             own = torch.cat(notes).cpu() if notes else torch.empty(0, dtype=torch.long)
             self.predicted[dataset] = ranks.gather_object(own)
 
 
 def record_predictions(run: Path, number: int, name: str, tasks: Mapping[str, Task], noted: PredictionRecorder) -> None:
-    """Write the predictions after task `number`, and for a task some of the images that it made the model forget."""
-    columns: dict[str, Any] = {"dataset": [], "index": [], "label": [], "predicted": []}
+    """Write the predictions after task `number` of an order whose tasks are `tasks`."""
+    columns: dict[str, Any] = {"dataset": [], "index": [], "label": [], "predicted": [], "predicted_dataset": []}
+    names, starts = np.asarray(list(tasks)), np.asarray(JoinedClasses(tuple(task.manifest for task in tasks.values())).starts)
     for dataset, parts in noted.predicted.items():
         labels = tasks[dataset].test.labels
+        predicted = torch.cat(parts)[: len(labels)].numpy()  # of fewer batches than ranks every rank took all
+        places = np.searchsorted(starts, predicted, side="right") - 1
         columns["dataset"] += [dataset] * len(labels)
         columns["index"] += range(len(labels))
         columns["label"] += labels.tolist()
-        columns["predicted"] += torch.cat(parts)[: len(labels)].tolist()  # of fewer batches than ranks every rank took all
+        columns["predicted"] += (predicted - starts[places]).tolist()
+        columns["predicted_dataset"] += names[places].tolist()
     write_diagnostics(diagnostics_file(run, "predictions", number, name), "predictions", columns)
 
 
@@ -78,14 +74,14 @@ def record_forgotten(run: Path, number: int, names: tuple[str, ...], tasks: Mapp
     columns: dict[str, list[Any]] = {
         "dataset": [], "index": [], "class_name": [], "predicted_class_name": [], "picture": [], "num_forgotten": [],
     }  # fmt: skip
-    for dataset, (labels, predicted) in after.items():
-        forgotten = np.flatnonzero((before[dataset][1] == labels) & (predicted != labels))
+    for dataset, now in after.items():
+        forgotten = np.flatnonzero(before[dataset].are_right & ~now.are_right)
         class_names = tasks[dataset].manifest.class_names
         for index in _evenly_spaced(forgotten, FORGOTTEN_PER_DATASET):
             columns["dataset"].append(dataset)
             columns["index"].append(int(index))
-            columns["class_name"].append(class_names[labels[index]])
-            columns["predicted_class_name"].append(class_names[predicted[index]])
+            columns["class_name"].append(class_names[now.labels[index]])
+            columns["predicted_class_name"].append(now.told(index, tasks))
             columns["picture"].append(_small_picture(tasks[dataset].test.source.image(int(index))))
             columns["num_forgotten"].append(len(forgotten))
     write_diagnostics(diagnostics_file(run, "forgotten", number, names[number - 1]), "forgotten", columns)
@@ -154,15 +150,38 @@ def _log_probabilities(backbone: Backbone, images: ReplayDataset, captions: list
     return (features @ texts.T).cpu(), logits.log_softmax(dim=1).cpu()
 
 
-def _predictions(run: Path, number: int, names: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-    """Labels and predictions by dataset; None for an evaluation that was made without diagnostics."""
+@dataclass(frozen=True)
+class _Predictions:
+    """Of one dataset's test images, [N]."""
+
+    dataset: str
+    labels: np.ndarray
+    predicted: np.ndarray
+    predicted_datasets: np.ndarray
+
+    @property
+    def are_right(self) -> np.ndarray:
+        return np.asarray((self.predicted == self.labels) & (self.predicted_datasets == self.dataset))
+
+    def told(self, index: int, tasks: Mapping[str, Task]) -> str:
+        """The class an image is taken for, with its dataset if that is another one."""
+        dataset = str(self.predicted_datasets[index])
+        name = tasks[dataset].manifest.class_names[self.predicted[index]]
+        return name if dataset == self.dataset else f"{name} ({dataset})"
+
+
+def _predictions(run: Path, number: int, names: tuple[str, ...]) -> dict[str, _Predictions] | None:
+    """What was noted, by dataset; None for an evaluation that was made without diagnostics."""
     path = diagnostics_file(run, "predictions", number, names[number - 1] if number else ZERO_SHOT)
     if not path.is_file():
         return None
     table = read_diagnostics(path, "predictions")
-    datasets = np.asarray(table["dataset"].to_pylist())
+    datasets, others = (np.asarray(table[column].to_pylist()) for column in ("dataset", "predicted_dataset"))
     labels, predicted = table["label"].to_numpy(), table["predicted"].to_numpy()
-    return {name: (labels[datasets == name], predicted[datasets == name]) for name in Counter(datasets.tolist())}
+    return {
+        name: _Predictions(name, *(values[datasets == name] for values in (labels, predicted, others)))
+        for name in Counter(datasets.tolist())
+    }
 
 
 def _evenly_spaced(places: np.ndarray, count: int) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""Who knows the task of a test image: among the classes of which tasks of an order its label is looked for.
+
+known       its own dataset's
+union-seen  those of the tasks learned so far, and its own dataset's, without which nothing could be right
+union-all   those of all tasks of the order, learned or not
+
+Class names of several tasks that read alike are one class: whichever of its columns scores highest, the class is right. Within one dataset
+labels decide, as its benchmark has them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gift_shared.errors import ConfigError
+from gift_shared.manifests import Classes, JoinedClasses, LabelSpace, TaskManifest, as_read
+
+Tasks = tuple[int, ...]  # places in an order
+
+
+@dataclass(frozen=True)
+class LabelSpaces:
+    """What an evaluation is asked: its label spaces, the tasks of the order, and for which numbers of learned tasks.
+
+    asked: the first is the one whose predictions are noted. learned: 0 = before the first task; more than one where one model stands for
+    several rows of a matrix.
+    """
+
+    asked: tuple[LabelSpace, ...]
+    order: Mapping[str, TaskManifest]
+    learned: tuple[int, ...] = (0,)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every dataset meets its own classes alone, so that the others' are never read."""
+        return set(self.asked) == {"known"}
+
+    @cached_property
+    def joined(self) -> JoinedClasses:
+        """The classes of all tasks, in order."""
+        return JoinedClasses(tuple(self.order.values()))
+
+    def place(self, dataset: str) -> int:
+        """Where a dataset stands in the order. Raises ConfigError if it does not and classes of others are asked for."""
+        if dataset not in self.order:
+            raise ConfigError(f"{dataset} is no task of the order, whose classes {self.asked[-1]} joins. Leave it out, or ask for known.")
+        return list(self.order).index(dataset)
+
+    def candidates(self, space: LabelSpace, dataset: str, num_learned: int) -> Tasks:
+        """The tasks whose classes a test image of this dataset may be given, in order."""
+        own = self.place(dataset)
+        if space == "known":
+            return (own,)
+        if space == "union-seen":
+            return tuple(sorted({own, *range(num_learned)}))
+        return tuple(range(len(self.order)))
+
+    def all_candidates(self, dataset: str) -> list[Tasks]:
+        """Each set of tasks that is asked for, once; the first belongs to the first space and number of learned tasks."""
+        return list(dict.fromkeys(self.candidates(space, dataset, number) for space in self.asked for number in self.learned))
+
+
+class Columns:
+    """The columns of scores: which class and which task each is of."""
+
+    def __init__(self, classes: Classes, device: torch.device) -> None:
+        parts = classes.parts if isinstance(classes, JoinedClasses) else (classes,)
+        ids: dict[str, int] = {}
+        names = [ids.setdefault(as_read(name), len(ids)) for name in classes.class_names]
+        sizes = torch.tensor([len(part.class_names) for part in parts])
+        self.names = torch.tensor(names, device=device)
+        self.tasks = torch.arange(len(parts)).repeat_interleave(sizes).to(device)
+        self._of: dict[Tasks, Tensor] = {}
+
+    def of(self, tasks: Tasks) -> Tensor:
+        """Those of some tasks, [M] long."""
+        if tasks not in self._of:
+            wanted = torch.tensor(tasks, device=self.tasks.device)
+            self._of[tasks] = torch.isin(self.tasks, wanted).nonzero().flatten()
+        return self._of[tasks]
+
+    def predicted(self, scores: Tensor, tasks: Tasks) -> Tensor:
+        """The highest column [B] of scores [B, K] among those of some tasks."""
+        own = self.of(tasks)
+        if len(own) == scores.shape[1]:
+            return scores.argmax(dim=1)
+        return own[scores[:, own].argmax(dim=1)]
+
+    def are_right(self, predicted: Tensor, true: Tensor) -> Tensor:
+        """Whether columns [B] are of the true columns' classes: the same, or of another task and of a name that reads alike."""
+        is_other_task = self.tasks[predicted] != self.tasks[true]
+        return (predicted == true) | (is_other_task & (self.names[predicted] == self.names[true]))
+
+
+def known(manifests: Iterable[TaskManifest]) -> LabelSpaces:
+    """Every dataset against its own classes."""
+    return LabelSpaces(("known",), {manifest.name: manifest for manifest in manifests})
