@@ -11,11 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from gift_shared.class_split import ClassSplit, SplitRule, split_classes
 from gift_shared.documents import read_toml
 from gift_shared.errors import ManifestError, unknown_name
 from gift_shared.keys import composed
 
+MTIL, CLASS_INCREMENTAL = "mtil", "class-incremental"
+PROTOCOLS = (MTIL, CLASS_INCREMENTAL)  # by whose definitions an accuracy matrix is summed up, see gift_train.evaluation.metrics
+
 DATA_KINDS = ("image_folder", "webdataset", "torchvision")
+_COUNT_KEYS = ("captions_drawn", "shots", "steps", "first_step_classes")  # of an order
 
 LabelSpace = Literal["known", "union-seen", "union-all"]  # among which classes a test image's label is looked for, see docs/protocols.md
 LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
@@ -25,6 +30,7 @@ LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
 class TaskManifest:
     """One dataset: its classes in label order and the sentences they are put into. Data is optional (ImageNet's names).
 
+    Or some classes of one, `part`: labels count its own classes, `data` and `counts` are those of the whole dataset.
     `evaluation_templates`: what an order's evaluation reads in place of `templates`; empty = the same.
     """
 
@@ -36,7 +42,18 @@ class TaskManifest:
     counts: dict[str, int]
     about: str
     repeated_class_names: tuple[str, ...] = ()  # names that two classes share, since the benchmark has them so (ImageNet)
+    part: "Part | None" = None
     evaluation_templates: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> "TaskManifest":
+        """The whole dataset: of a part the one it is part of, else itself."""
+        return self if self.part is None else self.part.dataset
+
+    @property
+    def dataset_labels(self) -> tuple[int, ...]:
+        """The label of each class in the whole dataset."""
+        return tuple(range(len(self.class_names))) if self.part is None else self.part.labels
 
     @cached_property
     def first_template_captions(self) -> tuple[str, ...]:
@@ -70,14 +87,23 @@ class JoinedClasses:
 Classes = TaskManifest | JoinedClasses
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which classes of which dataset, by their labels there, in the part's own label order."""
+
+    dataset: TaskManifest
+    labels: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
-    `shots`: training images a class of each task; None = all there are. `fewer_shots`: tasks of which a class may have fewer, and gives all
-    it has. `label_space`: among which classes its evaluation looks for a
-    label. `evaluation_templates`: what evaluation puts class names of all tasks into; empty = each dataset's own. Texts of training and
-    captions of generation stay the dataset's.
+    `shots`: training images a class of each task; None = all there are. `fewer_shots`: datasets of which a class may have fewer, and gives
+    all it has. `templates`: what class names of all tasks are put into, in training, evaluation and generation; empty = each dataset's
+    own. `label_space`: among which classes its evaluation looks for a label. `evaluation_templates`: what evaluation alone puts class
+    names of all tasks into; empty = those of training. `split`: of class-incremental learning, whose `tasks` are the steps that one
+    dataset is cut into; None = the tasks are datasets.
     """
 
     name: str
@@ -88,8 +114,27 @@ class OrderManifest:
     captions_drawn: int | None = None  # captions that a published list draws per task, though fewer images may be made
     shots: int | None = None
     fewer_shots: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
     label_space: LabelSpace = "known"
     evaluation_templates: tuple[str, ...] = ()
+    split: ClassSplit | None = None
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What the tasks are made of: they themselves, or the dataset that they are steps of."""
+        return self.tasks if self.split is None else (self.split.dataset,)
+
+    @property
+    def protocol(self) -> str:
+        """One of PROTOCOLS."""
+        return MTIL if self.split is None else CLASS_INCREMENTAL
+
+    def seen(self, num_tasks: int) -> dict[str, tuple[int, ...] | None]:
+        """Whose classes the first tasks have learned: labels by dataset, None for all of them."""
+        if self.split is None:
+            return dict.fromkeys(self.tasks[:num_tasks])
+        labels = tuple(label for step in self.split.steps[:num_tasks] for label in step)
+        return {self.split.dataset: labels} if labels else {}
 
 
 @dataclass(frozen=True)
@@ -105,16 +150,28 @@ class Manifests:
 
     def order(self, name: str) -> OrderManifest:
         """Read and check one order; every task it names must exist. Raises ManifestError."""
-        order = _parse_order(self._find("orders", "order", name))
+        path = self._find("orders", "order", name)
+        order, rule = _parse_order(path)
         known = set(self.names("tasks"))
         for task in (order.pretraining_source, *order.tasks):
             if task not in known:
                 raise ManifestError(f"Order {order.name!r}: " + unknown_name("dataset", task, known))
-        return order
+        if rule is None:
+            return order
+        dataset = self.task(order.tasks[0])
+        split = split_classes(str(path), dataset.name, len(dataset.class_names), rule)
+        return replace(order, tasks=split.step_names(), split=split)
 
     def tasks_of(self, order: OrderManifest) -> dict[str, TaskManifest]:
-        """The tasks of an order by name, as it asks for them: with its templates of evaluation where it has such. Raises ManifestError."""
-        return {name: replace(self.task(name), evaluation_templates=order.evaluation_templates) for name in order.tasks}
+        """The tasks of an order by name, as it asks for them: in its templates, and cut into its steps. Raises ManifestError."""
+        if order.split is None:
+            return {name: _worded(self.task(name), order) for name in order.tasks}
+        dataset = _worded(self.task(order.split.dataset), order)
+        return {name: _step(dataset, name, number, order.split) for number, name in enumerate(order.tasks)}
+
+    def datasets_of(self, order: OrderManifest) -> dict[str, TaskManifest]:
+        """The datasets that an order's tasks are made of, by name, in its templates. Raises ManifestError."""
+        return {name: _worded(self.task(name), order) for name in order.datasets}
 
     def captions_file(self, name: str) -> Path:
         """Captions by path, or by name in `captions/`: a file, a folder or a pattern that files match."""
@@ -146,6 +203,22 @@ class Manifests:
                 if composed(path.stem) == composed(name):
                     return path
         raise ManifestError(unknown_name(noun, name, self.names(kind)))
+
+
+def _worded(task: TaskManifest, order: OrderManifest) -> TaskManifest:
+    return replace(task, templates=order.templates or task.templates, evaluation_templates=order.evaluation_templates)
+
+
+def _step(dataset: TaskManifest, name: str, number: int, split: ClassSplit) -> TaskManifest:
+    """The task that step `number`, from 0, of a dataset is."""
+    labels = split.steps[number]
+    return replace(
+        dataset,
+        name=name,
+        display_name=f"{dataset.display_name} {number + 1}/{len(split.steps)}",
+        class_names=tuple(dataset.class_names[label] for label in labels),
+        part=Part(dataset, labels),
+    )
 
 
 def _manifest_files(folder: Path) -> list[Path]:
@@ -201,14 +274,23 @@ def as_read(name: str) -> str:
     return " ".join(composed(name).lower().split())
 
 
-def _parse_order(path: Path) -> OrderManifest:
+def _parse_order(path: Path) -> tuple[OrderManifest, SplitRule | None]:
+    """The order as its file has it, and how its one dataset is split, if it is."""
     table = _read(
         path,
         required={"name": str, "display_name": str, "pretraining_source": str, "tasks": list, "recipes": str},
-        optional={"about": str, "captions_drawn": int, "shots": int, "fewer_shots": list, "label_space": str, "evaluation_templates": list},
+        optional={
+            "about": str,
+            "fewer_shots": list,
+            "label_space": str,
+            "templates": list,
+            "evaluation_templates": list,
+            "class_order": list,
+            **dict.fromkeys(_COUNT_KEYS, int),
+        },
     )
-    for key in ("captions_drawn", "shots"):
-        if table.get(key, 1) < 1:
+    for key in _COUNT_KEYS:
+        if table.get(key, 1) < 1 or table.get(key) is True:
             raise ManifestError(f"{path}: {key} must be a positive integer, found {table[key]}.")
     if table.get("label_space", LABEL_SPACES[0]) not in LABEL_SPACES:
         raise ManifestError(f"{path}: " + unknown_name("label_space", table["label_space"], LABEL_SPACES))
@@ -221,8 +303,7 @@ def _parse_order(path: Path) -> OrderManifest:
     for task in fewer_shots:
         if task not in tasks:
             raise ManifestError(f"{path}: fewer_shots: " + unknown_name("task", task, tasks))
-    evaluation_templates = table.get("evaluation_templates")
-    return OrderManifest(
+    order = OrderManifest(
         name=_name(path, table),
         display_name=table["display_name"],
         pretraining_source=table["pretraining_source"],
@@ -231,8 +312,36 @@ def _parse_order(path: Path) -> OrderManifest:
         captions_drawn=table.get("captions_drawn"),
         shots=table.get("shots"),
         fewer_shots=fewer_shots,
-        label_space=table.get("label_space", LABEL_SPACES[0]),
-        evaluation_templates=() if evaluation_templates is None else _templates(path, "evaluation_templates", evaluation_templates),
+        label_space=table.get("label_space", "union-seen" if "steps" in table else "known"),
+        templates=_order_templates(path, table, "templates"),
+        evaluation_templates=_order_templates(path, table, "evaluation_templates"),
+    )
+    return order, _split_rule(path, table)
+
+
+def _order_templates(path: Path, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    return _templates(path, key, table[key]) if key in table else ()
+
+
+def _split_rule(path: Path, table: dict[str, Any]) -> SplitRule | None:
+    if "steps" not in table:
+        for key in ("first_step_classes", "class_order"):
+            if key in table:
+                raise ManifestError(f"{path}: {key} goes with steps, the number of steps that a dataset's classes are cut into.")
+        return None
+    if len(table["tasks"]) != 1:
+        raise ManifestError(
+            f"{path}: steps cuts one dataset by its classes, the order names {len(table['tasks'])}: {', '.join(table['tasks'])}. "
+            "Leave one, or leave steps out."
+        )
+    for label in table.get("class_order", ()):
+        if type(label) is not int:
+            raise ManifestError(f"{path}: class_order must hold labels, whole numbers from 0 on, found {label!r}.")
+    order = table.get("class_order")
+    return SplitRule(
+        num_steps=table["steps"],
+        first_step_classes=table.get("first_step_classes"),
+        class_order=None if order is None else tuple(order),
     )
 
 

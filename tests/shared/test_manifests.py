@@ -103,7 +103,7 @@ def test_every_shipped_order_is_whole() -> None:
     manifests = Manifests()
     for name in manifests.names("orders"):
         order = manifests.order(name)
-        assert all(manifests.task(task).class_names for task in (order.pretraining_source, *order.tasks))
+        assert all(task.class_names for task in (manifests.task(order.pretraining_source), *manifests.tasks_of(order).values()))
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])

@@ -84,8 +84,9 @@ class _TaskNames:
     """Names of folders -> tasks of an order, or of all manifests if none is given."""
 
     def __init__(self, order: str | None, manifests: Manifests) -> None:
-        self.all = list(manifests.order(order).tasks) if order else []
-        self._by_spelling = {_bare(manifests.task(name).display_name): name for name in self.all}
+        tasks = manifests.tasks_of(manifests.order(order)) if order else {}
+        self.all = list(tasks)
+        self._by_spelling = {_bare(task.display_name): name for name, task in tasks.items()}
         self._by_spelling |= {_bare(name): name for name in self.all or manifests.names("tasks")}
 
     def of(self, folder: Path) -> str:

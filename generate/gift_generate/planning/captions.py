@@ -44,9 +44,10 @@ class ClassEntry(NamedTuple):
 
 
 def class_entries(manifest: TaskManifest, templates: str = Templates.FIRST) -> list[ClassEntry]:
-    """A dataset's class names in label order. Equal class names stay: the draw is over entries."""
+    """A task's class names in label order, as classes of the dataset it is made of. Equal class names stay: the draw is over entries."""
     used = manifest.templates if templates == Templates.ALL else manifest.templates[:1]
-    return [ClassEntry(manifest.name, class_name, index, used) for index, class_name in enumerate(manifest.class_names)]
+    names = zip(manifest.class_names, manifest.dataset_labels, strict=True)
+    return [ClassEntry(manifest.dataset.name, class_name, label, used) for class_name, label in names]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from gift_shared import keys
 from gift_shared.caption_columns import ColumnWish
 from gift_shared.caption_files import has_columns
 from gift_shared.errors import ConfigError, PlanError
-from gift_shared.manifests import Manifests, OrderManifest
+from gift_shared.manifests import Manifests, TaskManifest
 from gift_shared.parquet_files import key_fault
 from gift_shared.schema import PLAN_SCHEMA, SINCE_VERSION_2, PlanKind
 
@@ -121,7 +121,7 @@ def _per_task_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Samp
         draws = max(draws, order.captions_drawn or 0)
     mixture = CaptionMixture(request.seed, request.class_name_weight, sources.files, sampling)
     pool = class_entries(sources.manifests.task(order.pretraining_source), request.templates)
-    for position, task in enumerate(order.tasks, start=1):
+    for position, (task, manifest) in enumerate(sources.manifests.tasks_of(order).items(), start=1):
         captions = [mixture.draw(pool) for _ in range(draws)]
         for index, caption in enumerate(captions[: request.images_per_task]):
             sample_key = keys.task_sample_key(task, index)
@@ -131,7 +131,7 @@ def _per_task_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Samp
                 sample_seed = keys.hashed_seed(request.seed, sample_key)
             yield _Sample(task, index, sample_key, caption, sample_seed, group=task)
         if not request.is_pretraining_only:
-            pool = pool + class_entries(sources.manifests.task(task), request.templates)
+            pool = pool + class_entries(manifest, request.templates)
 
 
 def _pool_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Sample]:
@@ -142,7 +142,7 @@ def _pool_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Sample]:
     """
     stream = random.Random(request.seed)
     index = 0
-    entries = [entry for source in _pool_sources(request, sources.manifests) for entry in _entries(request, sources, source)]
+    entries = [entry for source in _pool_sources(request, sources.manifests) for entry in class_entries(source, request.templates)]
     for entry, copy, template in _copies(entries, _class_counts(request, entries)):
         yield _pool_sample(request, POOL_TASK, index, keys.pool_sample_key(entry.source, entry.class_index, copy), entry.caption(template))
         index += 1
@@ -152,10 +152,6 @@ def _pool_samples(request: PlanRequest, sources: _Sources) -> Iterator[_Sample]:
         for sample_key, caption in _of_file(request.sampling or Sampling.SHUFFLED, stream, file, num_images):
             yield _pool_sample(request, POOL_TASK, index, sample_key, caption)
             index += 1
-
-
-def _entries(request: PlanRequest, sources: _Sources, source: str) -> list[ClassEntry]:
-    return class_entries(sources.manifests.task(source), request.templates)
 
 
 def _class_counts(request: PlanRequest, entries: list[ClassEntry]) -> Mapping[ClassEntry, int]:
@@ -199,12 +195,13 @@ def _pool_sample(request: PlanRequest, task: str, index: int, sample_key: str, c
     return _Sample(task, index, sample_key, caption, keys.hashed_seed(request.seed, sample_key), group=caption.source)
 
 
-def _pool_sources(request: PlanRequest, manifests: Manifests) -> list[str]:
+def _pool_sources(request: PlanRequest, manifests: Manifests) -> list[TaskManifest]:
+    """Whole datasets, also those that an order cuts into steps: one pool serves any number of steps."""
     if request.order is None:
-        return list(dict.fromkeys(request.datasets or ()))
-    order: OrderManifest = manifests.order(request.order)
-    tasks = () if request.is_pretraining_only else order.tasks
-    return list(dict.fromkeys((order.pretraining_source, *tasks)))
+        return [manifests.task(name) for name in dict.fromkeys(request.datasets or ())]
+    order = manifests.order(request.order)
+    datasets = {} if request.is_pretraining_only else manifests.datasets_of(order)
+    return list(({order.pretraining_source: manifests.task(order.pretraining_source)} | datasets).values())
 
 
 def _table(request: PlanRequest, samples: Iterator[_Sample]) -> pa.Table:

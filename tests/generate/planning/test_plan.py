@@ -102,6 +102,28 @@ def test_a_pool_of_given_datasets_needs_no_order(manifests: Path) -> None:
     assert {row["source"] for row in rows_of(pool(order=None, datasets=("cars", "cats")), manifests)} == {"cars", "cats"}
 
 
+SPLIT = 'steps = 3\nclass_order = [2, 0, 1]\ntemplates = ["a bad photo of a {}."]'  # of cats: tabby, sphynx, manx
+
+
+def test_the_steps_of_a_dataset_draw_from_the_source_and_the_steps_before(manifests: Path, add_order) -> None:
+    add_order("cut", ["cats"], SPLIT)
+    stream = random.Random(42)
+    learned = [f"a bad photo of a {name}." for name in ("manx", "tabby")]
+    expected = [[stream.choice(WORLD + learned[:step]) for _ in range(10)] for step in range(3)]
+    assert [captions_of(per_task(order="cut"), manifests, f"cats-{step:02d}") for step in (1, 2, 3)] == expected
+    rows = [row for row in rows_of(per_task(order="cut", images_per_task=40), manifests) if row["source"] != "world"]
+    assert {(row["task"], row["source"], row["class_index"], row["class_name"]) for row in rows} == {
+        ("cats-02", "cats", 2, "manx"), ("cats-03", "cats", 2, "manx"), ("cats-03", "cats", 0, "tabby"),
+    }  # fmt: skip
+
+
+def test_one_pool_serves_any_number_of_steps(manifests: Path, add_order) -> None:
+    add_order("whole", ["cats"], 'templates = ["a bad photo of a {}."]')
+    add_order("cut", ["cats"], SPLIT)
+    assert rows_of(pool(order="cut"), manifests) == rows_of(pool(order="whole"), manifests)
+    assert {row["source"] for row in rows_of(pool(order="cut"), manifests)} == {"world", "cats"}
+
+
 def test_a_caption_file_takes_its_share_of_a_pool_without_repeats(manifests: Path, tmp_path: Path, command) -> None:
     web = tmp_path / "web.txt"
     web.write_text("".join(f"line {number}\n" for number in range(30)))

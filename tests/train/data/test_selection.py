@@ -5,6 +5,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
+from gift_shared.class_split import ClassSplit
 from gift_shared.errors import ConfigError, DataError, ShardError
 from gift_shared.manifests import OrderManifest
 from gift_shared.parquet_files import read_output_index, write_index
@@ -97,6 +98,30 @@ def test_pool_draw_uses_pretraining_and_earlier_tasks_only_and_no_image_twice(tm
     chosen = select(write(tmp_path, pool()), ORDER, 1, rule(150))
     assert set(chosen["source"].to_pylist()) == {"words", "red"}
     assert len(set(chosen["sample_key"].to_pylist())) == 150
+
+
+def test_a_step_draws_from_a_pool_the_classes_of_the_steps_before(tmp_path):
+    split = ClassSplit(dataset="red", steps=((3, 1), (0, 2), (4, 5)))
+    steps = OrderManifest(name="s", display_name="S", pretraining_source="words", tasks=split.step_names(), recipes="mini", split=split)
+    out = write(tmp_path, pool())
+
+    def drawn(task_index):
+        with pytest.warns(ReplayShortage):  # all that there are
+            rows = select(out, steps, task_index, rule(1000))
+        return {(row["source"], row["class_index"]) for row in rows.select(["source", "class_index"]).to_pylist()}
+
+    words = {("words", label) for label in range(20)}
+    assert drawn(0) == words
+    assert drawn(1) == words | {("red", 1), ("red", 3)}
+    assert drawn(2) == words | {("red", label) for label in range(4)}
+
+
+def test_a_pool_without_the_classes_of_the_steps_before_is_an_error(tmp_path):
+    split = ClassSplit(dataset="red", steps=((3,), (0,)))
+    steps = OrderManifest(name="s", display_name="S", pretraining_source="words", tasks=split.step_names(), recipes="mini", split=split)
+    samples = [("pool", copy, source, 0, "ok") for source in ("words", "red") for copy in range(5)]
+    with pytest.raises(DataError, match=r"a pool without pictures of red, which task 'red-02' replays"):
+        select(write(tmp_path, samples), steps, 1, rule(3))
 
 
 def test_pool_draw_repeats_and_differs_by_seed_and_task(tmp_path):

@@ -50,6 +50,30 @@ def test_set_overrides_a_value_in_a_table():
     assert (recipe.method_config.teacher, recipe.steps, recipe.peak_rate("mini_digits")) == ("initial", 50, 1e-5)
 
 
+def test_epochs_are_counted_by_images_and_replace_steps(recipe_file):
+    recipe = load_recipe(recipe_file('method = "finetune"\nepochs = 3\nbatch_size = 4'), "mini")
+    assert (recipe.steps, [recipe.steps_of(num_images) for num_images in (4, 5, 9)]) == (None, [3, 6, 9])
+    assert load_recipe("finetune", "cil").steps_of(5000) == 79  # CIFAR100 in 10 steps, batches of 64
+    assert load_recipe("finetune", "cil", ["steps=50"]).epochs is None
+    assert load_recipe("finetune", "mini", ["epochs=2"]).steps is None
+    assert load_recipe("finetune", "mini").steps_of(1) == 150
+
+
+def test_class_incremental_protocol_is_the_published_one():
+    recipe = load_recipe("zscl", "cil")
+    assert (recipe.epochs, recipe.warmup_steps, recipe.batch_size, recipe.label_smoothing, recipe.reseed) == (1, 30, 64, 0.2, "once")
+    assert [recipe.peak_rate(name) for name in ("cifar100", "tinyimagenet", "imagenet100")] == [7.1e-6, 7.1e-6, 7e-6]
+    config = recipe.method_config
+    assert (config.distill_weight, config.l2_weight, config.average_every) == (5.0, 0.0, 10)
+    adapters = load_recipe("moe_adapter", "cil")
+    assert (adapters.method_config.routers, adapters.method_config.selector, adapters.method_config.mixture.num_experts) == (
+        "shared",
+        None,
+        2,
+    )
+    assert (adapters.label_smoothing, adapters.peak_rate("cifar100")) == (0.0, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -58,6 +82,9 @@ def test_set_overrides_a_value_in_a_table():
         ('method = "finetune"\nlabel_smoothin = 0.2', r"Unknown key 'label_smoothin'. Did you mean 'label_smoothing'\?"),
         ('method = "finetune"\nsteps = 1.5', r"'steps' must be of type int, found 1.5"),
         ('method = "finetune"\nsteps = 10', r"warmup_steps must be from 0 to below steps = 10, found \d+"),
+        ('method = "finetune"\nsteps = 20\nepochs = 1', r"give steps or epochs, one of the two"),
+        ('method = "finetune"\nepochs = 0', r"epochs must be at least 1, found 0"),
+        ('method = "finetune"\nepochs = 1\nwarmup_steps = -1', r"warmup_steps must be 0 or more, found -1"),
         ('method = "finetune"\nlabel_smoothing = 1.0', r"label_smoothing is a fraction"),
         ('method = "finetune"\nlearning_rate = nan', r"'learning_rate' must be a finite number, found nan"),
         ('method = "l2"\n[method_config]\nweight = inf', r"'weight' must be a finite number, found inf"),

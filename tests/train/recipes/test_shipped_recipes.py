@@ -32,7 +32,7 @@ def differences(benchmark, name, other):
 def test_every_shipped_recipe_loads(benchmark, name):
     recipe = load_recipe(name, benchmark)
     assert recipe.title
-    assert recipe.warmup_steps < recipe.steps
+    assert recipe.steps is None or recipe.warmup_steps < recipe.steps
 
 
 @pytest.mark.parametrize("benchmark", ["mini", "mtil"])

@@ -25,6 +25,13 @@ def test_schedule_without_warmup_starts_at_its_peak():
     assert Schedule(peak=1e-3, warmup_steps=0, total_steps=10).learning_rate(0) == 1e-3
 
 
+@pytest.mark.parametrize("total_steps", [3, 4])
+def test_an_epoch_that_is_shorter_than_the_warmup_only_rises(total_steps):
+    schedule = Schedule(peak=1.0, warmup_steps=4, total_steps=total_steps)
+    rates = [schedule.learning_rate(step) for step in range(total_steps + 1)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0][: total_steps + 1]
+
+
 def test_an_epoch_shows_every_sample_once_and_keeps_the_small_last_batch():
     order = BatchOrder(num_samples=10, batch_size=4, seed=1, name="task")
     batches = [order.indices(position) for position in range(3)]

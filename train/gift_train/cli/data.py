@@ -82,4 +82,4 @@ def _manifests(datasets: list[str] | None, order: str, folders: list[Path] | Non
     from gift_shared.manifests import Manifests
 
     manifests = Manifests(tuple(folders or ()))
-    return [manifests.task(name) for name in datasets or manifests.order(order).tasks]
+    return [manifests.task(name) for name in datasets] if datasets else list(manifests.datasets_of(manifests.order(order)).values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gift_shared.errors import ConfigError, GiftError
+from gift_shared.keys import composed
 from gift_shared.manifests import LabelSpace, Manifests, OrderManifest, TaskManifest
 from gift_shared.options import takes_options
 from gift_train.options import Datasets, EvaluateOptions, is_quick_gelu, label_spaces
@@ -85,7 +86,8 @@ def _exam(options: EvaluateOptions, datasets: Sequence[str] | None) -> Exam:
 
 
 def _chosen(lookup: Manifests, tasks: Mapping[str, TaskManifest], datasets: Sequence[str]) -> dict[str, TaskManifest]:
-    found = [lookup.task(name) for name in datasets]
+    """Datasets by name, as the order words them; names of its tasks, which may be steps of a dataset, too."""
+    found = [tasks.get(composed(name)) or lookup.task(name) for name in datasets]
     return {manifest.name: tasks.get(manifest.name, manifest) for manifest in found}
 
 
@@ -137,7 +139,7 @@ def _num_learned(options: EvaluateOptions, order: OrderManifest) -> int:
 
 def _evaluated(options: EvaluateOptions, exam: Exam) -> "tuple[Accuracies, BesideScores]":
     from gift_train.data.loader import resolved_loading
-    from gift_train.data.tasks import load_test
+    from gift_train.data.tasks import load_tests
     from gift_train.data.transforms import image_transforms
     from gift_train.distributed import require_one_process
     from gift_train.evaluation.cache import EvaluationCache
@@ -160,10 +162,8 @@ def _evaluated(options: EvaluateOptions, exam: Exam) -> "tuple[Accuracies, Besid
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
     student.warn_of_long([prompt for manifest in exam.order.values() for prompt in manifest.prompts])
     transforms, cache = image_transforms(student.image_settings[0], student.resize_settings), options.evaluation_cache
-    tests = {
-        name: (manifest, load_test(manifest, options.data_root, transforms, options.image_cache_bytes))
-        for name, manifest in exam.tests.items()
-    }
+    images = load_tests(list(exam.tests.values()), options.data_root, transforms, options.image_cache_bytes)
+    tests = {name: (manifest, images[name]) for name, manifest in exam.tests.items()}
     beside = exam.beside.load(options.data_root, transforms, student, options.image_cache_bytes)
     batch_size = options.batch_size or restored.evaluation_batch_size or 256
     kept = None if cache is None else EvaluationCache(cache, loading)

@@ -27,7 +27,8 @@ def few_shot(manifest: TaskManifest, train: ImageSource, rule: FewShot) -> Selec
     """`rule.shots` training images of every class, in the order in which they stand in `train`.
 
     Of a class's images, in their order, those come first that `torch.randperm` names, seeded by run seed, dataset and label: with one
-    seed, fewer shots are among more, and neither other classes nor other datasets change which they are.
+    seed, fewer shots are among more, and neither other classes nor other datasets change which they are. A dataset that is cut into
+    steps keeps the images it has whole.
     Raises: DataError for a class that has fewer images and may not, naming it.
     """
     chosen = [_of_class(manifest, np.flatnonzero(train.labels == label), label, rule) for label in range(len(manifest.class_names))]
@@ -41,7 +42,8 @@ def _of_class(manifest: TaskManifest, own: NDArray[np.int64], label: int, rule: 
             f"{manifest.name}: class {name!r} has {len(own)} training images, the order asks for shots = {rule.shots}. "
             "Take an order of fewer shots, leave the dataset out, or name it in the order's fewer_shots to take all that such a class has."
         )
-    generator = torch.Generator().manual_seed(hashed_seed(rule.seed, f"few-shot/{manifest.name}/{label}"))
+    place = f"{manifest.dataset.name}/{manifest.dataset_labels[label]}"
+    generator = torch.Generator().manual_seed(hashed_seed(rule.seed, f"few-shot/{place}"))
     first: NDArray[np.int64] = own[torch.randperm(len(own), generator=generator).numpy()[: rule.shots]]
     return first
 

@@ -91,15 +91,19 @@ def _from_pool(rows: pa.Table, where: str, order: OrderManifest, task_index: int
     A class name is one entry of the pool of captions (METHODS 3.1), whatever its number of pictures. A class that has none
     left is drawn again, so the asked number is reached as long as any class has one. Repeatable from (seed, task name).
     """
-    earlier = order.tasks[:task_index] if rule.captions == "all" else ()
-    sources = (order.pretraining_source, *earlier)
+    seen = order.seen(task_index) if rule.captions == "all" else {}
+    sources = (order.pretraining_source, *seen)
     source_of_row = pc.index_in(rows["source"], value_set=pa.array(sources))
-    absent = [name for number, name in enumerate(sources) if not pc.any(pc.equal(source_of_row, number)).as_py()]
+    labels = pc.fill_null(rows["class_index"], -1)
+    eligible = pc.and_(pc.is_valid(source_of_row), pc.greater_equal(labels, 0))
+    for number, known in enumerate(seen.values(), start=1):
+        if known is not None:  # some classes of a dataset
+            is_unknown = pc.invert(pc.is_in(labels, value_set=pa.array(known, labels.type)))
+            eligible = pc.and_not(eligible, pc.and_(pc.fill_null(pc.equal(source_of_row, number), False), is_unknown))
+    absent = [name for number, name in enumerate(sources) if not pc.any(pc.and_(eligible, pc.equal(source_of_row, number))).as_py()]
     if absent:
         task = order.tasks[task_index]
         raise DataError(f"{where} is a pool without pictures of {', '.join(absent)}, which task {task!r} replays. Plan and render them.")
-    labels = pc.fill_null(rows["class_index"], -1)
-    eligible = pc.and_(pc.is_valid(source_of_row), pc.greater_equal(labels, 0))
     places = np.flatnonzero(_numpy(eligible))
     entry_codes = (_numpy(pc.fill_null(source_of_row, 0))[places].astype(np.int64) << 32) | _numpy(labels)[places]
     num_entries, entries = _dense(entry_codes)

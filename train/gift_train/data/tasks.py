@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gift_shared.image_files import PassedOver, same_folder
 from gift_shared.keys import composed
 from gift_shared.manifests import TaskManifest
 from gift_train.data.datasets.image_folder import open_image_folder
-from gift_train.data.datasets.images import ImageSource, Selected, digest_of
+from gift_train.data.datasets.images import FileImages, ImageSource, OfClasses, Selected, digest_of
 from gift_train.data.datasets.settings import DataSettings, data_settings
 from gift_train.data.datasets.webdataset_tars import open_tars
 from gift_train.data.few_shot import FewShot, few_shot
@@ -79,38 +79,86 @@ def load_task(
     cache_bytes: int = CACHE_BYTES,
     shots: FewShot | None = None,
 ) -> Task:
-    """Open a task's images and check them against the manifest.
+    """Open one task's images and check them against the manifest, see `load_tasks`."""
+    shots_of = {} if shots is None else {manifest.dataset.name: shots}
+    return load_tasks([manifest], data_root, transforms, cache_bytes, shots_of)[manifest.name]
 
-    shots: which training images are kept, see `few_shot`; None = all there are.
-    cache_bytes: memory for images of the training split, as they are on disk, and for those of the test split, as the model sees them.
+
+def load_tasks(
+    manifests: Sequence[TaskManifest],
+    data_root: Path,
+    transforms: ImageTransforms,
+    cache_bytes: int = CACHE_BYTES,
+    shots_of: Mapping[str, FewShot] | None = None,
+) -> dict[str, Task]:
+    """Open the tasks' images and check them against the manifests; a dataset that several tasks are parts of is opened once.
+
+    shots_of: by dataset, which training images are kept, see `few_shot`; all that there are of others.
+    cache_bytes: of a dataset, memory for images of the training split, as they are on disk, and for those of the test split, as the
+    model sees them; a part of a dataset has its share.
     Raises ManifestError for a faulty manifest, DataError for data that are missing, incomplete or of other counts or
     classes, naming the file. Small splits are decoded whole, of large ones every file must exist and some are decoded;
     `gift-train data check --every-image` decodes them all.
     """
-    sources = open_parts(manifest, data_root, PARTS)
-    train, test = sources["train"], sources["test"]
-    if shots is not None:
-        train = few_shot(manifest, train, shots)
-    decoded = DecodedImages(train.image, PixelCache(len(train), cache_bytes))
-    task = Task(
-        manifest=manifest,
-        train=TaskImages(train, PreparedImages(decoded, transforms.train)),
-        train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
-        test=TaskImages(test, cached(test.image, transforms.evaluation, len(test), cache_bytes)),
-    )
-    _tell_passed_over(manifest, sources.values())
-    _probe(task.train_plain, cache_bytes)
-    _probe(task.test, cache_bytes)
-    return task
+    opened = _opened(manifests, data_root, PARTS)
+    tasks = {}
+    for manifest in manifests:
+        sources = opened[manifest.dataset.name]
+        train, test = (_of_task(manifest, part, sources[part]) for part in PARTS)
+        rooms = {part: cache_bytes * len(images) // len(sources[part]) for part, images in (("train", train), ("test", test))}
+        if shots_of and manifest.dataset.name in shots_of:
+            train = few_shot(manifest, train, shots_of[manifest.dataset.name])
+        decoded = DecodedImages(train.image, PixelCache(len(train), rooms["train"]))
+        task = Task(
+            manifest=manifest,
+            train=TaskImages(train, PreparedImages(decoded, transforms.train)),
+            train_plain=TaskImages(train, PreparedImages(decoded, transforms.evaluation)),
+            test=TaskImages(test, cached(test.image, transforms.evaluation, len(test), rooms["test"])),
+        )
+        _probe(task.train_plain, rooms["train"])
+        _probe(task.test, rooms["test"])
+        tasks[manifest.name] = task
+    return tasks
 
 
 def load_test(manifest: TaskManifest, data_root: Path, transforms: ImageTransforms, cache_bytes: int = CACHE_BYTES) -> TaskImages:
-    """The test images alone, for datasets that are only evaluated. Raises as load_task."""
-    source = open_parts(manifest, data_root, ("test",))["test"]
-    images = TaskImages(source, cached(source.image, transforms.evaluation, len(source), cache_bytes))
-    _tell_passed_over(manifest, [source])
-    _probe(images, cache_bytes)
-    return images
+    """The test images of one dataset alone, see `load_tests`."""
+    return load_tests([manifest], data_root, transforms, cache_bytes)[manifest.name]
+
+
+def load_tests(
+    manifests: Sequence[TaskManifest], data_root: Path, transforms: ImageTransforms, cache_bytes: int = CACHE_BYTES
+) -> dict[str, TaskImages]:
+    """The test images alone, for datasets that are only evaluated. Raises as load_tasks."""
+    opened = _opened(manifests, data_root, ("test",))
+    tests = {}
+    for manifest in manifests:
+        whole = opened[manifest.dataset.name]["test"]
+        source = _of_task(manifest, "test", whole)
+        room = cache_bytes * len(source) // len(whole)
+        images = TaskImages(source, cached(source.image, transforms.evaluation, len(source), room))
+        _probe(images, room)
+        tests[manifest.name] = images
+    return tests
+
+
+def _opened(manifests: Iterable[TaskManifest], data_root: Path, parts: Sequence[str]) -> dict[str, dict[str, ImageSource]]:
+    """The parts of every dataset that the tasks are made of, by its name."""
+    datasets = {manifest.dataset.name: manifest.dataset for manifest in manifests}
+    opened = {name: open_parts(dataset, data_root, parts) for name, dataset in datasets.items()}
+    for name, dataset in datasets.items():
+        _tell_passed_over(dataset, opened[name].values())
+    return opened
+
+
+def _of_task(manifest: TaskManifest, part: str, source: ImageSource) -> ImageSource:
+    """The images of the task's own classes, of all that the dataset has in this part."""
+    if manifest.part is None:
+        return source
+    own = OfClasses(source, manifest.part.labels)
+    if not len(own):
+        raise DataError(f"{manifest.name}: none of its {len(manifest.class_names)} classes has {part} images in {manifest.dataset.name}.")
+    return own
 
 
 def passed_over(sources: Iterable[ImageSource]) -> PassedOver:
@@ -135,7 +183,7 @@ def list_parts(manifest: TaskManifest, data_root: Path, parts: Sequence[str]) ->
     if settings.split is not None:
         everything = _open(manifest, settings, data_root, "all")
         _check_classes(manifest, settings, everything)
-        indices = split_indices(len(everything), settings.split.train_fraction, settings.split.seed)
+        indices = _sides(manifest, everything, settings, data_root)
         sources = {part: Selected(everything, indices[part]) for part in parts}
     else:
         for part in parts:
@@ -165,6 +213,20 @@ def _require_two_places(manifest: TaskManifest, settings: DataSettings, data_roo
 def parts_of(settings: DataSettings) -> tuple[str, ...]:
     """The parts a manifest has: "train" and "test", or "test" alone where data serve evaluation only."""
     return PARTS if settings.split is not None else tuple(part for part in PARTS if part in settings.parts)
+
+
+def _sides(manifest: TaskManifest, everything: ImageSource, settings: DataSettings, data_root: Path) -> dict[str, NDArray[np.int64]]:
+    rule = settings.split
+    assert rule is not None
+    if not rule.test_files:
+        return split_indices(len(everything), rule.train_fraction, rule.seed)
+    assert isinstance(everything, FileImages)
+    folder = data_root / settings.parts["all"]
+    names = [composed(path.relative_to(folder).as_posix()) for path in everything.paths]
+    for name in sorted(set(rule.test_files) - set(names))[:1]:
+        raise DataError(f"{manifest.name}: {folder / name}, which [data.split] test_files names, is not there. The data are incomplete.")
+    is_test = np.isin(names, rule.test_files)
+    return {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
 
 
 def split_indices(num_images: int, train_fraction: float, seed: int) -> dict[str, NDArray[np.int64]]:

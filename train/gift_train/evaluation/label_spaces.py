@@ -4,8 +4,8 @@ known       its own dataset's
 union-seen  those of the tasks learned so far, and its own dataset's, without which nothing could be right
 union-all   those of all tasks of the order, learned or not
 
-Class names of several tasks that read alike are one class: whichever of its columns scores highest, the class is right. Within one dataset
-labels decide, as its benchmark has them.
+Class names of several datasets that read alike are one class: whichever of its columns scores highest, the class is right. Within one
+dataset, also one that is cut into steps, labels decide, as its benchmark has them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -64,7 +64,7 @@ class LabelSpaces:
 
 
 class Columns:
-    """The columns of scores: which class and which task each is of."""
+    """The columns of scores: which class, which task and which dataset each is of."""
 
     def __init__(self, classes: Classes, device: torch.device) -> None:
         parts = classes.parts if isinstance(classes, JoinedClasses) else (classes,)
@@ -73,6 +73,9 @@ class Columns:
         sizes = torch.tensor([len(part.class_names) for part in parts])
         self.names = torch.tensor(names, device=device)
         self.tasks = torch.arange(len(parts)).repeat_interleave(sizes).to(device)
+        datasets = list(dict.fromkeys(part.dataset.name for part in parts))
+        numbers = torch.tensor([datasets.index(part.dataset.name) for part in parts])
+        self.datasets = numbers.repeat_interleave(sizes).to(device)
         self._of: dict[Tasks, Tensor] = {}
 
     def of(self, tasks: Tasks) -> Tensor:
@@ -90,9 +93,9 @@ class Columns:
         return own[scores[:, own].argmax(dim=1)]
 
     def are_right(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """Whether columns [B] are of the true columns' classes: the same, or of another task and of a name that reads alike."""
-        is_other_task = self.tasks[predicted] != self.tasks[true]
-        return (predicted == true) | (is_other_task & (self.names[predicted] == self.names[true]))
+        """Whether columns [B] are of the true columns' classes: the same, or of another dataset and of a name that reads alike."""
+        is_other_dataset = self.datasets[predicted] != self.datasets[true]
+        return (predicted == true) | (is_other_dataset & (self.names[predicted] == self.names[true]))
 
 
 def known(manifests: Iterable[TaskManifest]) -> LabelSpaces:

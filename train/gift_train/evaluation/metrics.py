@@ -1,24 +1,49 @@
 """The four numbers of continual learning on CLIP, from an accuracy matrix in percent. Computed here and nowhere else.
 
-A[i][j], zero-based here: accuracy after task i on dataset j of the order; n tasks. Definitions: METHODS 1.12.
+A[i][j], zero-based here: accuracy after task i on dataset j of the order; n tasks. Definitions: METHODS 1.12, and for the steps of
+class-incremental learning `class_incremental_metrics`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gift_shared.errors import ShapeError
+from gift_shared.manifests import CLASS_INCREMENTAL, MTIL
 
 Matrix = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Percent, and percentage points for `forgetting`. None where an order of one task leaves nothing to average."""
+    """Percent, and percentage points for `forgetting`. None: there is one task alone, or no transfer in class-incremental learning."""
 
     transfer: float | None
     avg: float
     last: float
     forgetting: float | None
+
+
+def metrics_of(accuracies: Mapping[str, Any], matrix: Matrix) -> Metrics:
+    """All four of a matrix of this accuracy_matrix.json, by the definitions of its protocol."""
+    if accuracies.get("protocol", MTIL) == CLASS_INCREMENTAL:
+        return class_incremental_metrics(matrix, accuracies["test_images"])
+    return continual_metrics(matrix)
+
+
+def class_incremental_metrics(matrix: Matrix, test_images: Sequence[int]) -> Metrics:
+    """Of the steps that one dataset is cut into, over all test images of the classes seen so far. n_j: test images of step j.
+
+    S[i] = sum_{j<=i} n_j A[i, j] / sum_{j<=i} n_j;   last = S[n],   avg = 1/n sum_i S[i]
+    What is not seen yet has no place in it, so there is no transfer. `forgetting` is that of MTIL, over steps: with the label space
+    union-seen it holds the loss to classes that came later, too.
+    Raises: ShapeError unless the matrix is square and has as many test sets.
+    """
+    _require_square(matrix)
+    if len(test_images) != len(matrix):
+        raise ShapeError(f"{len(matrix)} steps have {len(test_images)} numbers of test images.")
+    seen = [_weighted_mean(row[: step + 1], test_images[: step + 1]) for step, row in enumerate(matrix)]
+    return Metrics(transfer=None, avg=_mean(seen), last=seen[-1], forgetting=forgetting(matrix))
 
 
 def continual_metrics(matrix: Matrix) -> Metrics:
@@ -63,6 +88,10 @@ def accuracies_so_far(matrix: Matrix, test_images: Sequence[int]) -> list[float]
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 def _require_square(matrix: Matrix) -> None:

@@ -27,12 +27,18 @@ def warn_of_spellings(order: Mapping[str, TaskManifest], spaces: Sequence[LabelS
 
 
 def spelled_differently(order: Mapping[str, TaskManifest]) -> list[dict[str, list[str]]]:
-    """Names that differ by blanks, punctuation or a plural and stand in different tasks: for each such class, its names and their tasks."""
+    """Names that differ by blanks, punctuation or a plural and stand in different datasets: for each such class, its names and their tasks.
+
+    Two names of one dataset are two classes, whatever steps it is cut into.
+    """
+    datasets = {task: manifest.dataset.name for task, manifest in order.items()}
     by_key: dict[str, dict[str, list[str]]] = {}
     for task, manifest in order.items():
         for name in dict.fromkeys(map(as_read, manifest.class_names)):
             by_key.setdefault(_key(name), {}).setdefault(name, []).append(task)
-    return [names for names in by_key.values() if len(names) > 1 and len({task for tasks in names.values() for task in tasks}) > 1]
+    return [
+        names for names in by_key.values() if len(names) > 1 and len({datasets[task] for tasks in names.values() for task in tasks}) > 1
+    ]
 
 
 def _key(name: str) -> str:

@@ -14,9 +14,10 @@ import yaml
 from gift_shared.cards import code, plain, sealed, table
 from gift_train.clip import hub
 from gift_train.clip.forms import WEIGHTS_FILE, Forms
-from gift_train.evaluation.metrics import continual_metrics
+from gift_train.evaluation.metrics import metrics_of
 from gift_train.export.selection import RunResult
 from gift_train.records.accuracies import own_space
+from gift_train.records.files import steps_of_tasks
 
 DATASETS = "hf://datasets/"
 AMONG = {
@@ -94,7 +95,7 @@ def _accuracy(result: RunResult) -> str:
     shown = f"{told}\n\n{table(('', *map(code, names)), rows)}"
     if len(matrix) < len(names):
         return shown
-    metrics = continual_metrics(matrix)
+    metrics = metrics_of(result.accuracies, matrix)
     numbers = [("Transfer", metrics.transfer), ("Avg", metrics.avg), ("Last", metrics.last), ("Forgetting", metrics.forgetting)]
     return f"{shown}\n\n" + table(("", ""), [(name, f"{value:.1f}") for name, value in numbers if value is not None])
 
@@ -115,7 +116,7 @@ def _facts(result: RunResult, folder: Path) -> str:
         "Changed over the recipe": code(", ".join(map(str, record.get("overrides") or ()))),
         "Order of tasks": code(str(record["order"])),
         "Tasks learned": ", ".join(map(code, result.datasets[: result.task_index + 1])),
-        "Steps per task": f"{record['recipe']['steps']:,}",
+        "Steps per task": " / ".join(f"{steps:,}" for steps in dict.fromkeys(steps_of_tasks(record))),
         "Seed": str(record["seed"]),
         "Synthetic images": code(_last_part(_shards_path(record)) if shards else ""),
         "sha256 of their index": code(str(shards.get("index_sha256") or "")),

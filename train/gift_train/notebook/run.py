@@ -10,7 +10,7 @@ from gift_shared.frames import matrix_frame, records_frame
 from gift_shared.image_table import ImageTable
 from gift_shared.parquet_files import read_index
 from gift_shared.storage import open_folder
-from gift_train.evaluation.metrics import Metrics, continual_metrics
+from gift_train.evaluation.metrics import Metrics, metrics_of
 from gift_train.records.accuracies import further_spaces, own_space
 from gift_train.records.files import RUN_FILE, flat_recalls, read_accuracies, read_metrics, read_record
 
@@ -108,10 +108,11 @@ class Run:
     @property
     def metrics(self) -> Metrics:
         """`transfer`, `avg` and `last` in percent, `forgetting` in points. Raises ConfigError before all tasks are done."""
-        matrix = self._accuracies()["matrix"]
+        accuracies = self._accuracies()
+        matrix = accuracies["matrix"]
         if len(matrix) < len(self.tasks):
             raise ConfigError(f"{self.path} has {len(matrix)} of {len(self.tasks)} tasks; its metrics are known once all are done.")
-        return continual_metrics(matrix)
+        return metrics_of(accuracies, matrix)
 
     @property
     def log(self) -> "DataFrame":

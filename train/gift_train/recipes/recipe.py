@@ -18,6 +18,7 @@ from gift_train.data.sources import ReplaySource
 from gift_train.methods.registry import method_class
 from gift_train.recipes.typed_table import parse_table
 
+_ALTERNATIVES = {"steps": "epochs", "epochs": "steps"}  # one that is set replaces the other of a base
 PROTOCOL = "protocol"  # the base of every shipped recipe; not a recipe of its own
 
 
@@ -51,7 +52,8 @@ class ReplayRule:
 class Recipe:
     """Everything that decides a run's numbers, but the order, the seed, the model and the shards.
 
-    steps: N of the schedule; a task makes N + 1 updates, the last with learning rate 0 (METHODS 1.7).
+    steps: N of the schedule; a task makes N + 1 updates, the last with learning rate 0 (METHODS 1.7). epochs: instead, N is that of
+    so many passes over a task's training images.
     batch_size, replay_batch_size: images of one step, of all processes that share it. evaluation_batch_size: of one forward pass.
     learning_rate: peak, per optimizer update; `learning_rates` overrides it by dataset.
     reseed: "each-task" starts every task from the same random state, as the reference does (A5); "once" lets it run on.
@@ -63,7 +65,6 @@ class Recipe:
 
     title: str
     method: str
-    steps: int
     warmup_steps: int
     batch_size: int
     replay_batch_size: int
@@ -77,6 +78,8 @@ class Recipe:
     log_every: int
     checkpoint_every: int
     method_config: Any  # the method's own Config
+    steps: int | None = None
+    epochs: int | None = None
     checkpoint_minutes: float | None = None
     replay: ReplayRule | None = None
     diagnostics: bool = True
@@ -84,6 +87,13 @@ class Recipe:
     def peak_rate(self, dataset: str) -> float:
         """Peak learning rate of a dataset."""
         return self.learning_rates.get(dataset, self.learning_rate)
+
+    def steps_of(self, num_images: int) -> int:
+        """N of a task that has so many training images; the last batch of an epoch may be a small one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * -(-num_images // self.batch_size)
 
     def as_table(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -144,8 +154,14 @@ def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _check(recipe: Recipe, where: str) -> None:
-    if not 0 <= recipe.warmup_steps < recipe.steps:
+    if (recipe.steps is None) == (recipe.epochs is None):
+        raise ConfigError(f"{where}: give steps or epochs, one of the two.")
+    if recipe.epochs is not None and recipe.epochs < 1:
+        raise ConfigError(f"{where}: epochs must be at least 1, found {recipe.epochs}.")
+    if recipe.steps is not None and not 0 <= recipe.warmup_steps < recipe.steps:
         raise ConfigError(f"{where}: warmup_steps must be from 0 to below steps = {recipe.steps}, found {recipe.warmup_steps}.")
+    if recipe.warmup_steps < 0:  # an epoch may be shorter than the warmup, as it is in the published class-incremental runs
+        raise ConfigError(f"{where}: warmup_steps must be 0 or more, found {recipe.warmup_steps}.")
     for key in ("batch_size", "replay_batch_size", "evaluation_batch_size", "log_every", "checkpoint_every"):
         if getattr(recipe, key) < 1:
             raise ConfigError(f"{where}: {key} must be at least 1, found {getattr(recipe, key)}.")
@@ -179,7 +195,7 @@ def _read_with_base(path: Path, shipped: Path, depth: int) -> dict[str, Any]:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
+    merged = {key: value for key, value in below.items() if _ALTERNATIVES.get(key) not in above}
     for key, value in above.items():
         both_tables = isinstance(value, dict) and isinstance(below.get(key), dict)
         merged[key] = _merge(below[key], value) if both_tables else value
@@ -199,4 +215,5 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {part!r} is a value, not a table.")
+    table.pop(_ALTERNATIVES.get(key, ""), None)
     table[last] = value

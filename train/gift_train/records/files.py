@@ -6,7 +6,7 @@ from typing import Any
 
 from gift_shared.documents import FILE_NAME, Maybe, read_json_lines, read_json_object
 from gift_shared.errors import DataError
-from gift_shared.manifests import LABEL_SPACES
+from gift_shared.manifests import LABEL_SPACES, MTIL, PROTOCOLS
 from gift_train.records.accuracies import further_spaces, own_space
 
 RUN_FILE = "run.json"
@@ -20,11 +20,12 @@ ALL_TASKS = "all-tasks"  # in place of a task's name, where all are learned at o
 _ADVICE = "Restore it, or choose another folder."
 _RECORD = {
     "identity?": {},
-    "recipe": {"method": FILE_NAME, "steps": int, "title?": str, "method_config?": {}},
+    "recipe": {"method": FILE_NAME, "steps": Maybe(int), "title?": str, "method_config?": {}},
     "recipe_name": FILE_NAME,
     "order": FILE_NAME,
     "datasets": [FILE_NAME],
     "seed": int,
+    "task_steps?": [int],
     "shards?": Maybe({"path": str}),
     "started?": Maybe(str),
     "ended?": Maybe(str),
@@ -39,7 +40,10 @@ _BESIDE = {
     "retrieval?": {str: {"zero_shot": _RECALLS, "after": [_RECALLS]}},
 }  # fmt: skip
 _SPACE = {"zero_shot": Maybe([float]), "matrix": [[float]], "readings?": {str: [[float]]}}
-_MATRIX = {"order?": FILE_NAME, "datasets": [FILE_NAME], **_SPACE, "label_space?": str, "label_spaces?": {str: _SPACE}, **_BESIDE}
+_MATRIX = {
+    "order?": FILE_NAME, "datasets": [FILE_NAME], **_SPACE, "label_space?": str, "label_spaces?": {str: _SPACE},
+    "test_images?": [int], "protocol?": str, **_BESIDE,
+}  # fmt: skip
 _METRICS = {
     "task": FILE_NAME, "task_index": int, "step": int, "learning_rate": float, "terms": {str: float}, "loss": float,
     "measurements?": {str: float},
@@ -47,7 +51,7 @@ _METRICS = {
 _NUMBERS = {"transfer": Maybe(float), "avg": float, "last": float, "forgetting": Maybe(float)}
 _SUMMARY = {
     "method": str, "title?": str, "recipe": FILE_NAME, "order": FILE_NAME, "seed": int, **_NUMBERS,
-    "readings?": {str: _NUMBERS}, "label_space?": str, "label_spaces?": {str: _NUMBERS},
+    "readings?": {str: _NUMBERS}, "label_space?": str, "label_spaces?": {str: _NUMBERS}, "protocol?": str,
     "also?": {str: {"zero_shot": float, "last": float}}, "retrieval?": {str: {"zero_shot": _RECALLS, "last": _RECALLS}},
     "per_dataset?": {str: {str: Maybe(float)}}, "seconds?": {str: float}, "waited?": float,
 }  # fmt: skip
@@ -58,9 +62,16 @@ def read_record(run: Path) -> dict[str, Any]:
     """run.json. Raises DataError."""
     path = run / RUN_FILE
     record = read_json_object(path, _RECORD, DataError, _ADVICE)
-    if not record["datasets"] or record["recipe"]["steps"] < 0:
-        raise DataError(f"{path} names no dataset, or steps below 0. {_ADVICE}")
+    if not record["datasets"] or min(steps_of_tasks(record) or [-1]) < 0:
+        raise DataError(f"{path} names no dataset, or not the steps of each, from 0 on. {_ADVICE}")
     return record
+
+
+def steps_of_tasks(record: Mapping[str, Any]) -> list[int]:
+    """N of each task's schedule, by run.json: the recipe's, or what its epochs came to."""
+    steps, num_tasks = record["recipe"]["steps"], len(record["datasets"])
+    found = record.get("task_steps", []) if steps is None else [steps] * num_tasks
+    return list(found) if len(found) == num_tasks else []
 
 
 def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None:
@@ -74,6 +85,7 @@ def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None
         raise DataError(f"{path} is of label spaces {', '.join([own_space(accuracies), *spaces])}; there are {', '.join(LABEL_SPACES)}.")
     if accuracies["datasets"] != list(datasets) or not all(_are_percentages(one, datasets) for one in (accuracies, *spaces.values())):
         raise DataError(f"{path} is not a matrix of percentages over {', '.join(datasets)}. {_ADVICE}")
+    _check_protocol(path, accuracies, datasets)
     if any(one["matrix"] and one["zero_shot"] is None for one in (accuracies, *spaces.values())):
         raise DataError(f"{path} has rows after a task and none before the first. {_ADVICE}")
     if any(len(one["matrix"]) != len(accuracies["matrix"]) for one in spaces.values()):
@@ -88,6 +100,14 @@ def _are_percentages(space: Mapping[str, Any], datasets: Sequence[str]) -> bool:
     rows = [row for matrix in matrices for row in matrix] + [space["zero_shot"] or [0.0] * len(datasets)]
     is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
     return is_whole and all(0 <= value <= 100 for row in rows for value in row)
+
+
+def _check_protocol(path: Path, accuracies: Mapping[str, Any], datasets: Sequence[str]) -> None:
+    protocol, sizes = accuracies.get("protocol", MTIL), accuracies.get("test_images")
+    if protocol not in PROTOCOLS or (sizes is not None and (len(sizes) != len(datasets) or min(sizes) < 1)):
+        raise DataError(f"{path}: its protocol is none of {', '.join(PROTOCOLS)}, or test_images no number for each dataset. {_ADVICE}")
+    if protocol != MTIL and sizes is None:
+        raise DataError(f"{path} has no test_images, by which its protocol weighs the steps. {_ADVICE}")
 
 
 def flat_recalls(recalls: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

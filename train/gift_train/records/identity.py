@@ -21,11 +21,13 @@ _DIGESTS = {
     "also_manifests_sha256": "the manifests of --also-evaluate (class names, templates, data, counts)",
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
+    "task_steps": "the training images of its tasks, of which epochs are counted,",
 }
 # What came to be recorded later, and what all runs before did.
 _BEFORE = {
     "transform": "bicubic-centre-crop",  # of evaluation and replay; known once a model is opened
     "recipe.method_config.contrastive_loss": "softmax",
+    "recipe.method_config.routers": "task",
     "label_spaces": ["known"],  # a table, which looks for its runs, does not ask which others were evaluated beside the order's own
 }
 _IMAGES = "images."  # keys with the digest of a dataset's images
@@ -65,6 +67,7 @@ def manifests_digest(manifests: Manifests, order: OrderManifest) -> str:
 def tasks_digest(found: Iterable[TaskManifest], *more: Any) -> str:
     """SHA-256 of all that these manifests tell a run, and of what an order tells besides."""
     facts: list[Any] = [[task.name, task.class_names, task.templates, task.data, task.counts] for task in found]
+    facts += [[task.name, task.dataset_labels] for task in found if task.part is not None]
     facts += more
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

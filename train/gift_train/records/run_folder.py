@@ -27,10 +27,10 @@ from gift_shared.atomic import TEMPORARY_SUFFIX, write_json
 from gift_shared.errors import ConfigError, DataError, Preempted
 from gift_shared.event_log import EventLog
 from gift_shared.locks import only_writer
-from gift_shared.manifests import LabelSpace
+from gift_shared.manifests import MTIL, LabelSpace, OrderManifest
 from gift_shared.version import git_commit
 from gift_train.distributed import SINGLE, Ranks
-from gift_train.evaluation.metrics import continual_metrics
+from gift_train.evaluation.metrics import metrics_of
 from gift_train.records.accuracies import begun, further_spaces, own_space
 from gift_train.records.beside import beside_summary
 from gift_train.records.files import (
@@ -169,10 +169,11 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.log(step, flat_numbers(values))
 
-    def accuracies(self, order: str, datasets: Sequence[str], spaces: Sequence[LabelSpace] = ("known",)) -> dict[str, Any]:
-        """The accuracy matrix as far as it is known. spaces: the first is the order's own."""
-        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, datasets))
-        return found or begun(order, datasets, spaces)
+    def accuracies(self, order: OrderManifest, test_images: Sequence[int], spaces: Sequence[LabelSpace] = ("known",)) -> dict[str, Any]:
+        """The accuracy matrix as far as it is known. test_images: how many each dataset has; spaces: the first is the order's own."""
+        found = self.ranks.broadcast_object(lambda: read_accuracies(self.path, order.tasks))
+        protocol = {} if order.protocol == MTIL else {"protocol": order.protocol}
+        return (found or begun(order.name, order.tasks, spaces)) | {"test_images": list(test_images)} | protocol
 
     def save_accuracies(self, accuracies: Mapping[str, Any]) -> None:
         """Keep the accuracy matrix."""
@@ -204,6 +205,7 @@ class RunFolder:
 
     def _finish(self, accuracies: Mapping[str, Any]) -> dict[str, Any]:
         matrix, datasets = accuracies["matrix"], accuracies["datasets"]
+        metrics = metrics_of(accuracies, matrix)
         identity, timing = self.record["identity"], self.timing()
         waited = timing.get("waited", {})
         summary = {
@@ -212,14 +214,15 @@ class RunFolder:
             "recipe": identity["recipe_name"],
             "order": identity["order"],
             "seed": identity["seed"],
-            **asdict(continual_metrics(matrix)),
-            "readings": {name: asdict(continual_metrics(other)) for name, other in accuracies.get("readings", {}).items()},
+            **({"protocol": accuracies["protocol"]} if "protocol" in accuracies else {}),
+            **asdict(metrics),
+            "readings": {name: asdict(metrics_of(accuracies, other)) for name, other in accuracies.get("readings", {}).items()},
             "label_space": own_space(accuracies),
-            "label_spaces": {space: asdict(continual_metrics(one["matrix"])) for space, one in further_spaces(accuracies).items()},
+            "label_spaces": {space: asdict(metrics_of(accuracies, one["matrix"])) for space, one in further_spaces(accuracies).items()},
             "per_dataset": {
                 name: {
                     "zero_shot": accuracies["zero_shot"][column],
-                    "transfer": sum(row[column] for row in matrix[:column]) / column if column else None,
+                    "transfer": None if metrics.transfer is None or not column else sum(row[column] for row in matrix[:column]) / column,
                     "avg": sum(row[column] for row in matrix) / len(matrix),
                     "learned": matrix[column][column],
                     "last": matrix[-1][column],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gift_train.records.files import steps_of_tasks
 from gift_train.report.runs import Run
 
 Curve = list[tuple[int, float]]  # (step counted over all tasks, value)
@@ -16,7 +17,7 @@ LABELS = {
 
 def task_length(runs: Sequence[Run]) -> int:
     """Updates of the longest task, so that curves of several runs stand over one axis; all tasks at once have that many each."""
-    return 1 + max(int(run.record["recipe"]["steps"]) for run in runs)
+    return 1 + max(steps for run in runs for steps in steps_of_tasks(run.record))
 
 
 def curves(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:

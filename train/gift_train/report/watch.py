@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gift_train.records.files import (
     read_accuracies,
     read_metrics,
     read_record,
+    steps_of_tasks,
 )  # fmt: skip
 from gift_train.report.beside_table import beside_values
 
@@ -50,21 +52,26 @@ class Snapshot:
     written: float | None  # when metrics.jsonl last grew, seconds since 1970
     events: Sequence[dict[str, Any]] = ()  # log.jsonl
 
-    @property
-    def steps_per_task(self) -> int:
-        return int(self.record["recipe"]["steps"]) + 1
+    @cached_property
+    def updates(self) -> list[int]:
+        """Of each task."""
+        return [steps + 1 for steps in steps_of_tasks(self.record)]
 
     @property
     def num_steps(self) -> int:
         """Updates of the whole run."""
-        return self.steps_per_task * len(self.record["datasets"])
+        return sum(self.updates)
+
+    def steps_before(self, task_index: int) -> int:
+        """Updates of all tasks before."""
+        return sum(self.updates[:task_index])
 
     @property
     def steps_done(self) -> int:
         """Updates done as of the last logged one."""
         if not self.rows:
             return self.num_steps if self.is_finished else 0
-        return int(self.rows[-1]["task_index"]) * self.steps_per_task + int(self.rows[-1]["step"]) + 1
+        return self.steps_before(self.rows[-1]["task_index"]) + int(self.rows[-1]["step"]) + 1
 
 
 class Pace:
@@ -148,7 +155,9 @@ def _where(snapshot: Snapshot, last: dict[str, Any]) -> str:
     num_tasks = len(snapshot.record["datasets"])
     if last["task"] == ALL_TASKS:
         return f"all {num_tasks} tasks at once, step {last['step']} of {snapshot.num_steps - 1}"
-    return f"task {last['task_index'] + 1} of {num_tasks}, {last['task']}, step {last['step']} of {snapshot.steps_per_task - 1}"
+    return (
+        f"task {last['task_index'] + 1} of {num_tasks}, {last['task']}, step {last['step']} of {snapshot.updates[last['task_index']] - 1}"
+    )
 
 
 def _stopped(event: dict[str, Any] | None) -> str | None:
@@ -227,7 +236,7 @@ def _rate_since_start(snapshot: Snapshot) -> float | None:
     start: dict[str, Any] = next((event for event in reversed(snapshot.events) if event["event"] in STARTS), {})
     try:
         began = datetime.fromisoformat(start["time"]).timestamp()
-        first = int(start["task_index"]) * snapshot.steps_per_task + int(start["step"])
+        first = snapshot.steps_before(int(start["task_index"])) + int(start["step"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     if snapshot.written is None or snapshot.written <= began or snapshot.steps_done <= first:

@@ -44,7 +44,7 @@ class AllTasks(TaskSetup):
 
     @property
     def num_updates(self) -> int:
-        return super().num_updates * len(self._tasks)
+        return sum(self.run.num_updates)
 
     @property
     def num_learned(self) -> int:
@@ -52,8 +52,9 @@ class AllTasks(TaskSetup):
 
     @property
     def peak_rate(self) -> float:
-        """That of all datasets; rates of single ones have no place here."""
-        return self.recipe.learning_rate
+        """The one that all datasets have, else the recipe's own: rates of single datasets have no place here."""
+        rates = {self.recipe.peak_rate(task.manifest.dataset.name) for task in self._tasks}
+        return rates.pop() if len(rates) == 1 else self.recipe.learning_rate
 
     @property
     def images(self) -> Dataset[Any]:

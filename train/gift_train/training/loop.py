@@ -27,6 +27,7 @@ class Schedule:
     """Linear warmup, then half a cosine (METHODS 1.7). The loop visits steps 0 .. total_steps; the last one has rate 0.
 
     lr_k = peak (k + 1) / W for k < W;   peak / 2 (1 + cos(pi (k - W) / (N - W))) from then on
+    With N <= W, an epoch shorter than the warmup, there is no half cosine and the rate rises to the last step.
     """
 
     peak: float  # learning rate per optimizer update
@@ -37,6 +38,8 @@ class Schedule:
         """The rate of the update at zero-based `step`."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
+        if self.total_steps <= self.warmup_steps:
+            return self.peak
         return self.peak * 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)))
 
 

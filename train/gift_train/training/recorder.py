@@ -14,7 +14,7 @@ from gift_train.training.preemption import PreemptionCheck
 
 
 class TaskRecorder:
-    """The callbacks of one task from `start` on; `num_updates` is that of every task, `label` names it to people."""
+    """The callbacks of one task from `start` on; `updates_before`: of all tasks before it; `label` names it to people."""
 
     def __init__(
         self,
@@ -24,6 +24,7 @@ class TaskRecorder:
         *,
         measures: StepMeasures | None,
         num_updates: int,
+        updates_before: int,
         label: str,
     ) -> None:
         self.folder = folder
@@ -31,6 +32,7 @@ class TaskRecorder:
         self.start = start
         self.measures = measures
         self.num_updates = num_updates
+        self.updates_before = updates_before
         self.label = label
         self.started = time.monotonic()
 
@@ -42,7 +44,7 @@ class TaskRecorder:
         row |= {"terms": dict(terms), "loss": sum(terms.values())}
         if self.measures is not None:
             row |= {"measurements": self.measures()}
-        self.folder.log_step(row, self.start.task_index * self.num_updates + step)
+        self.folder.log_step(row, self.updates_before + step)
 
     def save(self, next_step: int, training: Training) -> None:
         """Keep the state in checkpoints/progress, so that `next_step` can be the first after a restart; all ranks have the same."""

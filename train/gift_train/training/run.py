@@ -65,7 +65,7 @@ def _loader_processes_ended() -> Iterator[None]:
 def _go_through(run: Run) -> dict[str, Any] | None:
     plan, folder = run.setup.plan, run.folder
     names = plan.order.tasks
-    accuracies = folder.accuracies(plan.order.name, names, plan.label_spaces)
+    accuracies = folder.accuracies(plan.order, [len(run.setup.tasks[name].test) for name in names], plan.label_spaces)
     # One model stands for all rows where nothing is trained, or all at once: what has been learned by then decides the classes alone.
     numbers = range(len(accuracies["matrix"]) + 1, len(names[: plan.options.stop_after]) + 1)
     untrained = _evaluate(run, "zero-shot", 0, range(len(names) + 1)) if numbers and not run.method.trains else {}
@@ -84,7 +84,7 @@ def _go_through(run: Run) -> dict[str, Any] | None:
             rows |= _evaluate(run, description, task.num_learned, range(number, task.num_learned + 1))
             beside = _evaluate_beside(run, description, task.num_learned)
         done = number if run.method.mixture() is None else len(names)
-        folder.track(done * (plan.recipe.steps + 1), _accuracy_by_name(rows[number], plan.label_spaces, names))
+        folder.track(sum(run.setup.num_updates[:done]), _accuracy_by_name(rows[number], plan.label_spaces, names))
         add_row(accuracies, rows[number])
         add_beside(accuracies, beside)
         folder.save_accuracies(accuracies)
@@ -109,7 +109,15 @@ def _learn(run: Run, task: TaskSetup) -> None:
     start = checkpoint.load_progress(folder.checkpoints, task.index, training) or _first_point(run, task)
     ranks.synchronize_rng()
     folder.cut_metrics(start.metrics_bytes)
-    recorder = TaskRecorder(folder, run.setup.preemption, start, measures=measures, num_updates=task.num_updates, label=task.label)
+    recorder = TaskRecorder(
+        folder,
+        run.setup.preemption,
+        start,
+        measures=measures,
+        num_updates=task.num_updates,
+        updates_before=sum(run.setup.num_updates[: task.index]),
+        label=task.label,
+    )
     recorder.event("resumed" if start.next_step else "task_started", step=start.next_step)
     waited = _train_task(training, task, replay, recorder)
     method.end_task(student)

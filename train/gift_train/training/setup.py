@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from gift_train.data.reference_images import (
 )
 from gift_train.data.selection import ReplaySelection, select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource
-from gift_train.data.tasks import Task, load_task
+from gift_train.data.tasks import Task, load_tasks
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
 from gift_train.evaluation.beside import Beside, BesideListing, list_beside
@@ -53,6 +54,8 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,11 @@ class RunSetup:
     loading: Loading
     ranks: Ranks
     preemption: PreemptionCheck
+
+    @property
+    def num_updates(self) -> list[int]:
+        """Of each task: N + 1, see Recipe."""
+        return [self.plan.recipe.steps_of(len(self.tasks[name].train)) + 1 for name in self.plan.order.tasks]
 
     def reading(self, student: Backbone) -> Reading:
         """How the run reads the weights it hands on."""
@@ -139,6 +147,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     _check_mixture(method)
     _pin_shards(plan, method)
     replay_rows = _select_replay(plan, method, preemption)
+    _warn_of_single_classes(plan)
     warn_of_spellings(plan.manifests.tasks_of(plan.order), plan.label_spaces)
     require_reference_images(method.replay_source(), options.reference_images)
     pretraining = plan.manifests.task(plan.order.pretraining_source)
@@ -154,6 +163,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
     loaded = beside.load(options.data_root, transforms, student, options.image_cache_bytes)
+    if plan.recipe.steps is None:
+        identity["task_steps"] = [plan.recipe.steps_of(len(task.train)) for task in tasks.values()]
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     identity["images"] |= {name: images.listing_digest() for name, (_, images) in loaded.datasets.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)
@@ -207,11 +218,18 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
     options, order = plan.options, plan.order
-    rules = {name: None if order.shots is None else FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.tasks}
-    return {
-        name: load_task(manifest, options.data_root, transforms, options.image_cache_bytes, rules[name])
-        for name, manifest in plan.manifests.tasks_of(plan.order).items()
-    }
+    manifests = list(plan.manifests.tasks_of(order).values())
+    shots_of = {}
+    if order.shots is not None:
+        shots_of = {name: FewShot(order.shots, options.seed, name in order.fewer_shots) for name in order.datasets}
+    return load_tasks(manifests, options.data_root, transforms, options.image_cache_bytes, shots_of)
+
+
+def _warn_of_single_classes(plan: RunPlan) -> None:
+    alone = [name for name, task in plan.manifests.tasks_of(plan.order).items() if len(task.class_names) == 1]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        _log.warning("%s%s has one class, so its loss, which is over its own classes, is 0: it teaches nothing.", alone[0], more)
 
 
 def _images_beside_the_tasks(plan: RunPlan, method: Method, transforms: ImageTransforms) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:

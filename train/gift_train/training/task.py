@@ -69,23 +69,23 @@ class TaskSetup:
         return self.run.plan.recipe
 
     @property
+    def peak_rate(self) -> float:
+        """Peak learning rate, per optimizer update: that of its dataset, for all steps that it is cut into."""
+        return self.recipe.peak_rate(self.task.manifest.dataset.name)
+
+    @property
     def replay_rows(self) -> pa.Table | None:
         """Index rows of the synthetic images the task replays; None for methods that replay none."""
         return self.run.replay_rows.get(self.name)
 
     @property
     def num_updates(self) -> int:
-        return self.recipe.steps + 1
+        return self.run.num_updates[self.index]
 
     @property
     def num_learned(self) -> int:
         """How many tasks of the order are learned once this one is."""
         return self.index + 1
-
-    @property
-    def peak_rate(self) -> float:
-        """Peak learning rate, per optimizer update."""
-        return self.recipe.peak_rate(self.name)
 
     @property
     def images(self) -> Dataset[Any]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +88,12 @@ class FileImages(ImageSource):
 
 
 class Selected(ImageSource):
-    """Some images of another source, in the given order: one side of a split."""
+    """Some images of another source, in the given order: one side of a split. `labels`: theirs, where they are other than there."""
 
-    def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> None:
         self.source = source
         self.indices = indices
-        self.labels = source.labels[indices]
+        self.labels = source.labels[indices] if labels is None else labels
         self.class_names_found = source.class_names_found
         self.passed_over = source.passed_over
 
@@ -115,6 +115,27 @@ class Selected(ImageSource):
 
     def listing_digest(self) -> str:
         return digest_of(self.source.listing_digest().encode(), self.indices.tobytes())
+
+
+class OfClasses(Selected):
+    """The images of some classes of another source, in its order; a label is the place of the image's class in `classes`."""
+
+    def __init__(self, source: ImageSource, classes: Sequence[int]) -> None:
+        places = np.full(max(int(source.labels.max(initial=0)), *classes) + 1, -1, dtype=np.int64)
+        places[list(classes)] = np.arange(len(classes))
+        indices = np.flatnonzero(places[source.labels] >= 0)
+        super().__init__(source, indices, labels=places[source.labels[indices]])
+        self.class_names_found = None  # the source has checked them
+
+    def identity(self) -> str | None:
+        whole = super().identity()
+        return None if whole is None else digest_of(whole.encode(), self.labels.tobytes())
+
+    def listing_digest(self) -> str:
+        """Of its own images alone where they are files: the steps of a dataset ask for the size of each file once in all."""
+        if len(self) and self.listing(0) is not None:
+            return ImageSource.listing_digest(self)
+        return digest_of(super().listing_digest().encode(), self.labels.tobytes())
 
 
 def file_bytes(path: Path) -> bytes:

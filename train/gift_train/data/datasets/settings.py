@@ -23,15 +23,20 @@ _KEYS: dict[str, dict[str, type]] = {
         "download": bool,
     },
 }
-_SPLIT_KEYS = {"train_fraction": float, "seed": int}
+_SEEDED_KEYS = {"train_fraction": float, "seed": int}
+_SPLIT_KEYS = _SEEDED_KEYS | {"test_files": list}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """Cut one shuffled list in two: the first int(train_fraction * N) of torch's permutation from `seed` are for training."""
+    """Cut one shuffled list in two: the first int(train_fraction * N) of torch's permutation from `seed` are for training.
 
-    train_fraction: float
-    seed: int
+    Or by a list, of an image folder: `test_files` are for testing, paths below the folder.
+    """
+
+    train_fraction: float = 0.0
+    seed: int = 0
+    test_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ def data_settings(manifest: TaskManifest) -> DataSettings:
     _check_types(manifest, "[data]", data, _COMMON_KEYS | _KEYS[kind])
     if kind == "torchvision" and "class" not in data:
         raise ManifestError(f"{manifest.name}: [data] of kind torchvision needs class, the name of a class of torchvision.datasets.")
-    split = _split_rule(manifest, data.get("split"))
+    split = _split_rule(manifest, kind, data.get("split"))
     suffix = "_args" if kind == "torchvision" else ""
     wanted = ("all",) if split else ("train", "test")
     parts = {part: _with_slashes(data[part + suffix]) for part in ("train", "test", "all") if part + suffix in data}
@@ -88,12 +93,16 @@ def _with_slashes(place: Any) -> Any:
     return re.sub(r"\\(?![{},])", "/", place) if isinstance(place, str) else place
 
 
-def _split_rule(manifest: TaskManifest, table: dict[str, Any] | None) -> SplitRule | None:
+def _split_rule(manifest: TaskManifest, kind: str, table: dict[str, Any] | None) -> SplitRule | None:
     if table is None:
         return None
     _check_types(manifest, "[data.split]", table, _SPLIT_KEYS)
-    if table.keys() != _SPLIT_KEYS.keys() or not 0 < table["train_fraction"] < 1:
-        raise ManifestError(f"{manifest.name}: [data.split] needs train_fraction between 0 and 1, and seed.")
+    if table.keys() == {"test_files"}:
+        if kind != "image_folder" or not table["test_files"] or not all(isinstance(name, str) for name in table["test_files"]):
+            raise ManifestError(f"{manifest.name}: [data.split] test_files is a list of paths below the folder of kind image_folder.")
+        return SplitRule(test_files=tuple(composed(_with_slashes(name)) for name in table["test_files"]))
+    if table.keys() != _SEEDED_KEYS.keys() or not 0 < table["train_fraction"] < 1:
+        raise ManifestError(f"{manifest.name}: [data.split] needs train_fraction between 0 and 1, and seed; or test_files alone.")
     return SplitRule(**table)
 
 

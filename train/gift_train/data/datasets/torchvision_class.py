@@ -6,6 +6,7 @@ can stand on one object, and pictures come back as RGB whatever they are on disk
 
 import inspect
 import pickle
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,14 @@ class TorchvisionImages(ImageSource):
         return None if self.paths is None else file_listing(self.paths[index], self.root)
 
     def identity(self) -> str | None:
-        return files_identity(self.paths) if self.paths is not None else self._values_digest()
+        return files_identity(self.paths) if self.paths is not None else self._values_digest
 
     def listing_digest(self) -> str:
         if self.paths is not None:
             return super().listing_digest()
-        return digest_of((self._values_digest() or "").encode(), self.labels.tobytes())
+        return digest_of((self._values_digest or "").encode(), self.labels.tobytes())
 
+    @cached_property
     def _values_digest(self) -> str | None:
         pixels = getattr(self.dataset, "data", None)  # CIFAR and MNIST hold all images in one array
         return None if pixels is None else digest_of(np.ascontiguousarray(pixels).tobytes(), self.order.tobytes())

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gift_shared.errors import ConfigError
 from gift_shared.manifests import Classes
 from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import class_features, similarity_logits
@@ -22,6 +24,7 @@ class MoeAdapter(Method):
     """L = L_task through router t, over experts and routers alone (Yu et al., arXiv 2403.11549; METHODS 2.8).
 
     The top_k most counted experts of each block are frozen when a task ends. An image of no learned task meets plain CLIP.
+    In class-incremental learning the published code has one router for all steps, `routers = "shared"`: nothing is selected or frozen.
     Departures from the published code: the frozen experts are part of the checkpoint, not of a file that is appended to (C4);
     auto-encoders of tasks to come do not take part in the choice, in which they could not win; each task's auto-encoder is
     trained when its task begins, which changes nothing, as they are independent.
@@ -36,12 +39,19 @@ class MoeAdapter(Method):
         routing: "batch" = an evaluation batch votes on its task, as published; "sample" = each image decides for itself (C3).
             Evaluation reports the other one beside it.
         balance_weight: of the balance loss; 0 as published, where it is computed with 0.01 and left out (C1).
+        routers: "task" = one for each; "shared" = one that all tasks train, with all experts, and no selector.
         """
 
         mixture: MixtureSettings
-        selector: SelectorSettings
         routing: Routing
         balance_weight: float
+        routers: Literal["task", "shared"] = "task"
+        selector: SelectorSettings | None = None
+
+        def __post_init__(self) -> None:
+            if (self.routers == "shared") != (self.selector is None):
+                needs = "leaves nothing to select; remove" if self.routers == "shared" else "needs"
+                raise ConfigError(f'routers = "{self.routers}" {needs} the [method_config.selector] table.')
 
     def __init__(self, config: "MoeAdapter.Config") -> None:
         super().__init__(config)
@@ -51,16 +61,19 @@ class MoeAdapter(Method):
         self.num_learned = 0
 
     def no_task_source(self) -> NoTaskSource:
-        return NoTaskSource.NONE if self.config.selector.features == "none" else NoTaskSource(self.config.selector.no_task_images)
+        selector = self.config.selector
+        return NoTaskSource.NONE if selector is None or selector.features == "none" else NoTaskSource(selector.no_task_images)
 
     def check_model(self, student: Backbone) -> None:
         student.residual_blocks()
 
     def prepare(self, student: Backbone, num_tasks: int) -> None:
         student.network.requires_grad_(False)
-        self.mixtures = attach_mixtures(student.residual_blocks(), num_tasks, self.config.mixture, self.route)
-        if self.config.selector.features != "none":
-            self.selector = TaskSelector(selector_features(self.config.selector, student), self.config.selector)
+        num_routers = 1 if self.config.routers == "shared" else num_tasks
+        self.mixtures = attach_mixtures(student.residual_blocks(), num_routers, self.config.mixture, self.route)
+        selector = self.config.selector
+        if selector is not None and selector.features != "none":
+            self.selector = TaskSelector(selector_features(selector, student), selector)
 
     def trainable(self, student: Backbone) -> dict[str, torch.nn.Parameter]:
         """All routers, and the experts not yet frozen. Only this task's router and the experts it picks get a gradient."""
@@ -82,12 +95,15 @@ class MoeAdapter(Method):
         weight, ranks = self.config.balance_weight, self.context.ranks
         whole = Batch(num_images=len(batch.labels), num_texts=len(self.context.class_tokens), ranks=ranks)
         before = self._counts()
-        with self.route.through(self.context.task_index, training=whole, measures_balance=weight > 0) as passage:
+        with self.route.through(self._router(self.context.task_index), training=whole, measures_balance=weight > 0) as passage:
             terms = super().task_loss(student, batch)
             if weight > 0 and passage is not None:
                 terms = terms | LossTerms(balance=weight * torch.stack(passage.balances()).sum())
         self._set_counts(before + ranks.all_reduce(self._counts() - before))
         return terms
+
+    def _router(self, task_index: int) -> int:
+        return 0 if self.config.routers == "shared" else task_index
 
     def _counts(self) -> Tensor:
         return torch.stack([mixture.counts for mixture in self.mixtures.values()])
@@ -97,8 +113,9 @@ class MoeAdapter(Method):
             mixture.counts = of_block
 
     def end_task(self, student: Backbone) -> None:
-        for mixture in self.mixtures.values():
-            mixture.freeze_most_used()
+        if self.config.routers == "task":
+            for mixture in self.mixtures.values():
+                mixture.freeze_most_used()
         self.num_learned = self.context.task_index + 1
 
     def scores(self, student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:
@@ -111,7 +128,7 @@ class MoeAdapter(Method):
             return {"": super().scores(student, classes)}
         routed = RoutedScores(self, student, classes)
         if self.selector is None:
-            return {"": lambda images: routed(images, torch.full([len(images)], self.num_learned - 1))}
+            return {"": lambda images: routed(images, torch.full([len(images)], self._router(self.num_learned - 1)))}
         choose = self.selector.choose
         other: Routing = "sample" if self.config.routing == "batch" else "batch"
         return {
