@@ -18,7 +18,7 @@ from gift_train.report.paper_tables.definition import PaperTable, load_table
 from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, needed_runs, replay_shortage
 from gift_train.report.paper_tables.running import require_possible, run_missing, run_options
 
-DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
+DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "cil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
 
 
 def table_command(name: str, options: TableOptions, *, run: bool, tell: Callable[[str], None]) -> str:
