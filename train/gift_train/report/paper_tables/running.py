@@ -8,7 +8,7 @@ from gift_shared.errors import ConfigError
 from gift_shared.options import field_names
 from gift_shared.preemption import PreemptionNotice
 from gift_train.distributed import require_one_process
-from gift_train.options import MachineOptions, RunOptions
+from gift_train.options import BesideOptions, MachineOptions, RunOptions, TableOptions
 from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, obstacle
 from gift_train.training.run import train
 
@@ -32,9 +32,10 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
     )
 
 
-def shared_options(options: MachineOptions) -> dict[str, Any]:
-    """What a table was told of the machine, as it is passed on to each run."""
-    return {name: getattr(options, name) for name in field_names(MachineOptions)}
+def shared_options(options: TableOptions) -> dict[str, Any]:
+    """What a table was told of the machine and of what is evaluated besides, as it is passed on to each run."""
+    names = [*field_names(MachineOptions), *field_names(BesideOptions), "label_space"]
+    return {name: getattr(options, name) for name in names}
 
 
 def require_possible(missing: Sequence[NeededRun], setting: TableSetting) -> None:
