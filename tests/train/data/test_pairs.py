@@ -122,14 +122,21 @@ FAULTS = [
     ("picture,words\n1.png,one\n", "expected a header that names the columns of image .* found 'picture, words'"),
     ("file_name,words\n1.png,one\n", "its header: nothing is called like captions are .* found 'file_name, words'"),
     ("file_name,caption\n", "holds no caption"),
+    ("file_name,caption\n1.png,caf\udce9\n", "captions.csv is not UTF-8 text"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), FAULTS)
 def test_what_is_missing_in_a_table_is_told_by_name(folder, content, message):
-    (folder / "captions.csv").write_text(content)
+    (folder / "captions.csv").write_text(content, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         open_pairs(folder)
+
+
+def test_images_that_no_caption_names_are_left_out_and_told(folder, caplog):
+    (folder / "captions.csv").write_text("file_name,caption\n1.png,one\n")
+    assert pairs_of(folder) == [(1, "one")]
+    assert "names 1 images; 2 others under" in caplog.text
 
 
 def test_faults_of_json_are_told_by_entry(folder):

@@ -90,8 +90,8 @@ def test_a_resumed_run_keeps_its_lists_and_refuses_others(quick_run, world, alon
     monkeypatch.undo()
     for others, told in (
         ((alone,), "also_evaluate is ['stripes'] there and None here"),
-        ((alone, "--also-evaluate=stripes"), "--retrieval photos is there and not here"),
-        ((*flags[:2], f"--retrieval={pairs.rename(tmp_path / 'moved')}"), "--retrieval moved is not there and here"),
+        ((alone, "--also-evaluate=stripes"), "holds another run: it evaluates --retrieval photos"),
+        ((*flags[:2], f"--retrieval={pairs.rename(tmp_path / 'moved')}"), "holds another run: it does not evaluate --retrieval moved"),
     ):
         outcome = quick_run("finetune", out, *others)
         assert outcome.code == 2

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -137,3 +138,13 @@ def test_where_the_task_is_not_known_it_learns_all_classes_and_each_row_asks_for
     assert known[0] == known[1]
     assert found["matrix"][1] == everything[1], "after the last task all classes are seen"
     assert found["matrix"][0] == [known[0][0], everything[0][1]], "after the first its own are, and those of a dataset that is asked"
+
+
+@pytest.mark.slow
+def test_of_one_task_it_is_plain_finetuning(quick_run, world, tmp_path):
+    order = tmp_path / "alone.toml"
+    order.write_text((world.root / "manifests/orders/pair.toml").read_text().replace('"pair"', '"alone"').replace(', "stripes"', ""))
+    assert quick_run("finetune", tmp_path / "finetune", f"--order={order}").code == 0
+    assert quick_run("joint", tmp_path / "joint", f"--order={order}", "--set=method_config.draw=proportion").code == 0
+    one, other = ([(row["learning_rate"], row["loss"]) for row in rows(tmp_path / name)] for name in ("finetune", "joint"))
+    assert np.array(other) == pytest.approx(np.array(one), rel=1e-4)

@@ -103,7 +103,7 @@ def recalls(
     """
     num_images, num_captions = len(image_features), len(texts_of)
     texts, images = (torch.from_numpy(numbers).to(image_features.device) for numbers in (texts_of, images_of))
-    copies = torch.bincount(texts, minlength=len(text_features)).float()  # captions that are this text
+    copies = torch.bincount(texts, minlength=len(text_features)).int()  # captions that are this text; counted in whole numbers, exactly
     by_image, by_caption = _blocks(num_images, len(text_features), ranks), _blocks(num_captions, num_images, ranks)
     with Progress(f"{description}: ranks", len(by_image) + len(by_caption), "block", stays=False) as progress:
         totals = []
@@ -146,9 +146,9 @@ def _found_texts(images: Tensor, texts: Tensor, texts_of: Tensor, images_of: Ten
     places, of_own = images_of[own] - rows.start, texts_of[own]
     values = similarities[places, of_own]
     best = torch.full((len(rows),), -torch.inf, device=values.device, dtype=values.dtype).scatter_reduce(0, places, values, "amax")
-    before = (similarities > best[:, None]).to(copies.dtype) @ copies
-    ties = (similarities == best[:, None]).to(copies.dtype) @ copies
-    num_own = torch.zeros_like(best).scatter_add(0, places, (values == best[places]).to(best.dtype))
+    before = ((similarities > best[:, None]) * copies).sum(dim=1)
+    ties = ((similarities == best[:, None]) * copies).sum(dim=1)
+    num_own = torch.zeros_like(ties).scatter_add(0, places, (values == best[places]).to(ties.dtype))
     return _chances(before, num_own, ties - num_own)
 
 
@@ -162,7 +162,7 @@ def _found_images(images: Tensor, texts: Tensor, texts_of: Tensor, images_of: Te
 
 
 def _chances(num_before: Tensor, num_own: Tensor, num_others: Tensor) -> Tensor:
-    counts = [count.cpu().round().long() for count in (num_before, num_own, num_others)]
+    counts = [count.cpu() for count in (num_before, num_own, num_others)]
     return torch.stack([chance_of_being_found(*counts, k).sum() for k in KS])
 
 

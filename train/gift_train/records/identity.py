@@ -54,7 +54,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
 
 def _pairs_differ(name: str, old: str | None, new: str | None) -> str:
     if old is None or new is None:
-        return f"--retrieval {name} is {'not ' * (old is None)}there and {'not ' * (new is None)}here"
+        return f"it {'evaluates' if new is None else 'does not evaluate'} --retrieval {name}"
     return f"the pairs of --retrieval {name} (how many, their captions, the images' names or sizes) are not those it began with"
 
 

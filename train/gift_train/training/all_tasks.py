@@ -106,18 +106,21 @@ class AllClasses:
 
 
 def all_classes(manifests: Sequence[TaskManifest], *, are_joined: bool) -> AllClasses:
-    """One task's classes after the other's. Joined, a class of several tasks is one, in the sentence of the first of them."""
+    """One task's classes after the other's. Joined, a class of several datasets is one, in the sentence of the first of them.
+
+    Within one dataset labels decide, as its benchmark has them, also where it is cut into several tasks.
+    """
     texts: list[str] = []
-    known: dict[str, int] = {}
+    known: dict[str, tuple[int, str]] = {}  # by name as read: place, and the dataset that has it
     numbers = []
     for manifest in manifests:
         own = []
         for name, caption in zip(manifest.class_names, manifest.first_template_captions, strict=True):
-            place = known.get(as_read(name)) if are_joined else None
-            own.append(len(texts) if place is None else place)
-            if place is None:
+            place, dataset = known.get(as_read(name), (len(texts), manifest.dataset.name))
+            if not are_joined or dataset == manifest.dataset.name:
+                place = len(texts)
                 texts.append(caption)
-        # Within one task two classes of a name stay two, as its benchmark has them.
-        known |= {as_read(name): place for name, place in zip(manifest.class_names, own, strict=True) if as_read(name) not in known}
+            own.append(place)
+            known.setdefault(as_read(name), (place, manifest.dataset.name))
         numbers.append(np.array(own))
     return AllClasses(tuple(texts), tuple(numbers))

@@ -74,12 +74,12 @@ def _of_json(path: Path) -> Iterator[NamedPair]:
 
 
 def _of_coco(path: Path, content: dict[str, Any]) -> Iterator[NamedPair]:
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    of_image: dict[Any, list[NamedPair]] = {key: [] for key in names}
+    names = {str(image["id"]): image["file_name"] for image in content["images"]}
+    of_image: dict[str, list[NamedPair]] = {key: [] for key in names}
     for number, entry in enumerate(content["annotations"], start=1):
-        key = entry["image_id"]
+        key = str(entry["image_id"])
         if key not in names:
-            raise DataError(f"{path}, annotation {number}: no image has the id {key!r}. {_ADVICE}")
+            raise DataError(f"{path}, annotation {number}: no image has the id {entry['image_id']!r}. {_ADVICE}")
         of_image[key].append(NamedPair(f"annotation {number}", names[key], entry["caption"]))
     return chain.from_iterable(of_image.values())
 

@@ -3,16 +3,19 @@
 Every image must be there and have a caption, and every caption must have its image: what is missing is told by name, before any work.
 """
 
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gift_shared.console import some_of
 from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, Decoded, decode
+from gift_shared.delimited_rows import open_text
 from gift_shared.documents import is_file_name
 from gift_shared.errors import DataError
 from gift_shared.image_files import FoundImages, find_images, is_stray
@@ -25,6 +28,8 @@ from gift_train.data.places import Place, Places
 
 ANNOTATIONS = "annotations"  # COCO's folder of files beside its folders of images
 _TEXT = ".txt"
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class PairImages(ImageSource):
@@ -121,11 +126,12 @@ def _caption_file(folder: Path, found: FoundImages) -> Path | None:
 def _of_file(name: str, file: Path, folder: Path | None = None, found: FoundImages | None = None) -> Pairs:
     if folder is None:
         folder = file.parent.parent if file.parent.name == ANNOTATIONS else file.parent
-    paths = _ByName(folder, (found or find_images(folder)).files)
+    files = (found or find_images(folder)).files
+    paths = _ByName(folder, files)
     images: dict[Path, int] = {}
     captions, numbers = [], []
     missing, empty = [], []
-    for pair in read_pairs(file):
+    for pair in _readable(file, read_pairs(file)):
         image = paths.find(file, pair)
         if image is None:
             missing.append(f"{pair.image} ({pair.where})")
@@ -138,6 +144,9 @@ def _of_file(name: str, file: Path, folder: Path | None = None, found: FoundImag
     _require_none(empty, f"captions of {file} are empty")
     if not captions:
         raise DataError(f"{file} holds no caption.")
+    if len(images) < len(files):
+        left_out = len(files) - len(images)
+        _log.warning("%s names %d images; %d others under %s take no part in retrieval.", file, len(images), left_out, folder)
     places = Places.of(Place(path, 0, -1) for path in images)
     return _checked(Pairs(name, PairImages(places, [str(path) for path in images], folder), tuple(captions), np.array(numbers)))
 
@@ -146,7 +155,7 @@ def _of_texts(name: str, folder: Path, found: FoundImages) -> Pairs:
     captions, numbers, missing = [], [], []
     for number, image in enumerate(found.files):
         text = image.with_suffix(_TEXT)
-        lines = _lines(text.read_text(encoding="utf-8-sig")) if text.is_file() else []
+        lines = [line.strip() for line in _readable(text, open_text(text)) if line.strip()] if text.is_file() else []
         if not lines:
             missing.append(f"{image} ({'no' if not text.is_file() else 'an empty'} {text.name})")
         captions += lines
@@ -179,8 +188,12 @@ def _checked(pairs: Pairs) -> Pairs:
     return pairs
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _readable(path: Path, parts: Iterable[T]) -> Iterator[T]:
+    """The parts of a text file. Raises DataError if it turns out to be none."""
+    try:
+        yield from parts
+    except UnicodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
 
 
 def _require_none(names: Sequence[str], fault: str) -> None:
