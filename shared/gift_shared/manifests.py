@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -80,8 +81,7 @@ class JoinedClasses:
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """Where the classes of each part begin."""
-        sizes = [len(part.class_names) for part in self.parts]
-        return tuple(sum(sizes[:number]) for number in range(len(sizes)))
+        return tuple(accumulate((len(part.class_names) for part in self.parts[:-1]), initial=0))
 
 
 Classes = TaskManifest | JoinedClasses

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gift_shared.errors import ConfigError, DataError
+from gift_shared.manifests import JoinedClasses, TaskManifest
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.methods.base import TaskContext
 from gift_train.methods.moe_adapter.adapters import Batch, Expert, Mixture, MixtureSettings, Route, balance
-from gift_train.methods.moe_adapter.method import MoeAdapter
+from gift_train.methods.moe_adapter.method import MoeAdapter, RoutedScores
+from gift_train.methods.moe_adapter.task_selector import NO_TASK
 from gift_train.parity.bounds import ON_CPU
 from gift_train.parity.replay import check_fixture
 from gift_train.recipes.recipe import load_recipe
@@ -158,6 +160,23 @@ def without_alexnet(recipe):
 
 
 @torch.no_grad()  # with gradients, torch takes another path through attention, which rounds otherwise
+def test_classes_of_several_datasets_are_scored_as_each_alone_by_the_router_of_the_image():
+    method, student = started()
+    method.num_learned = 2
+    student.tokenizer = lambda texts, context_length: torch.tensor(
+        [[48, *(1 + ord(letter) % 40 for letter in text[:6]), 49] for text in texts]
+    )
+    about = {"display_name": "", "templates": ("{}",), "data": None, "counts": {}, "about": ""}
+    parts = [
+        TaskManifest(name=name, class_names=tuple(names.split()), **about) for name, names in (("a", "crimson scarlet"), ("b", "magenta"))
+    ]
+    images, tasks = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, NO_TASK, 0])
+    joined = RoutedScores(method, student, JoinedClasses(tuple(parts)))(images, tasks)
+    alone = torch.cat([RoutedScores(method, student, part)(images, tasks) for part in parts], dim=1)
+    torch.testing.assert_close(joined, alone)
+    assert not torch.allclose(joined[0], RoutedScores(method, student, JoinedClasses(tuple(parts)))(images[:1], torch.tensor([1]))[0])
+
+
 def test_a_new_mixture_changes_nothing():
     student, method = small_clip(), MoeAdapter(without_selector())
     images, tokens = torch.randn(3, 3, 16, 16), class_tokens()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -47,11 +48,14 @@ def test_both_routings_are_reported(finished):
 
 
 def test_the_other_recipe_swaps_the_two_routings(finished, run_adapters, tmp_path):
-    outcome = run_adapters(tmp_path / "run", "--set", "method_config.routing=sample")
+    outcome = run_adapters(tmp_path / "run", "--set", "method_config.routing=sample", "--label-space=union-all")
     assert outcome.code == 0, outcome.err
     batch, sample = read(finished / "accuracy_matrix.json"), read(tmp_path / "run/accuracy_matrix.json")
     assert sample["matrix"] == batch["readings"]["routed by sample"]
     assert sample["readings"]["routed by batch"] == batch["matrix"]
+    every = sample["label_spaces"]["union-all"]
+    assert [len(row) for row in every["readings"]["routed by batch"]] == [2, 2], "every reading in every label space"
+    assert (np.asarray(every["matrix"]) <= np.asarray(sample["matrix"])).all()
 
 
 def test_clip_stays_frozen_and_two_experts_a_block_are_frozen_per_task(finished, world):

@@ -179,8 +179,8 @@ def _accuracies(snapshot: Snapshot) -> list[RenderableType]:
         return []
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     own, others = own_space(snapshot.accuracy), further_spaces(snapshot.accuracy)
-    table.add_column("accuracy (%)" if own == "known" else f"accuracy (%), {own}")
-    for heading in ("zero-shot", "learned", "now", "change", *(f"now, {space}" for space in others)):
+    table.add_column("accuracy (%)")
+    for heading in ("zero-shot", "learned", "now", "change", *others):
         table.add_column(heading, justify="right")
     now = matrix[-1] if matrix else zero_shot
     beside = [one["matrix"][-1] if one["matrix"] else one["zero_shot"] for one in others.values()]
@@ -193,7 +193,10 @@ def _accuracies(snapshot: Snapshot) -> list[RenderableType]:
         table.add_row(dataset, f"{zero_shot[place]:.1f}", shown, f"{now[place]:.1f}", changed, *(f"{row[place]:.1f}" for row in beside))
     means = [f"{sum(row) / len(row):.1f}" for row in (zero_shot, now, *beside)]
     table.add_row("mean", means[0], "", means[1], "", *means[2:], style="bold")
-    return [table, Text("change: since the dataset was learned, for those not yet learned since zero-shot", style="dim")]
+    told = ["change: since the dataset was learned, for those not yet learned since zero-shot"]
+    if own != "known" or others:
+        told.append(f"label space: {own}" + (f"; beside it, now: {', '.join(others)}" if others else ""))
+    return [table, Text("\n".join(told), style="dim")]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
