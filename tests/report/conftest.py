@@ -112,6 +112,33 @@ def _add_pictures(run: Path, shards: Path, captions: Sequence[str], datasets: Se
         write_diagnostics(diagnostics_file(run, "forgotten", number, task), "forgotten", lost)
 
 
+def _edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def runs_in_three_spaces(runs: Path) -> Path:
+    """The same runs, of an order whose own label space is union-all, evaluated in the two others as well."""
+    for number, run in enumerate(sorted(runs.iterdir())):  # gift-1, gift-2, l2
+        accuracy, numbers = {}, {}
+        for space, shift in (("known", 10.0), ("union-seen", 5.0)):
+            accuracy[space] = {"zero_shot": [20.0 + shift] * 3, "matrix": [[60.0 + shift + number] * 3] * 3}
+            numbers[space] = {"transfer": 40.0 + shift, "avg": 50.0 + shift + number, "last": 60.0 + shift + number, "forgetting": 0.0}
+        _edit(run / "accuracy_matrix.json", label_space="union-all", label_spaces=accuracy)
+        _edit(run / "summary.json", label_space="union-all", label_spaces=numbers)
+    return runs
+
+
+@pytest.fixture
+def class_incremental_runs(runs: Path) -> Path:
+    """The same runs, as if their tasks were steps of one dataset with 100, 200 and 300 test images."""
+    for run in runs.iterdir():
+        _edit(run / "accuracy_matrix.json", label_space="union-seen", protocol="class-incremental", test_images=[100, 200, 300])
+        _edit(run / "summary.json", label_space="union-seen", protocol="class-incremental", transfer=None)
+    _edit(runs / "l2" / "accuracy_matrix.json", matrix=[[90.0, 1.0, 2.0], [60.0, 75.0, 3.0], [30.0, 60.0, 70.0]])
+    return runs
+
+
 @pytest.fixture
 def save_run() -> Callable[..., Path]:
     """`save_run(folder, recipe, seed, last=..., datasets=...)` makes up a finished run."""

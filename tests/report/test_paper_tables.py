@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shlex
 import tomllib
 from importlib import resources
@@ -25,7 +26,7 @@ from gift_train.report.paper_tables.command import parse_seeds, parse_shards
 from gift_train.report.paper_tables.definition import load_table, table_names
 from gift_train.report.paper_tables.running import spoken
 
-MODELS = {"mtil": ("ViT-B-16", "openai"), "mini": ("mini", None)}
+MODELS = {"mtil": ("ViT-B-16", "openai"), "cil": ("ViT-B-16", "openai"), "mini": ("mini", None)}
 PUBLISHED = Path(str(resources.files("gift_manifests"))) / "published"
 
 
@@ -40,6 +41,8 @@ def make_run(runs, recipe, seed=1, order="mini", numbers=(50.0, 60.0, 70.0), *, 
         "recipe_name": recipe, "recipe": resolved.as_table(), "overrides": [], "order": order, "datasets": list(manifest.tasks),
         "seed": seed, "model": model, "pretrained": pretrained, "shards": None, "reference_images": None, "commit": "abc123",
     }  # fmt: skip
+    if resolved.steps is None:
+        written["task_steps"] = [16] * len(manifest.tasks)
     (folder / "run.json").write_text(json.dumps(written | (record or {})))
     size = len(manifest.tasks)
     matrix = [[50.0] * size] * (size if finished else 2)
@@ -89,10 +92,13 @@ def make_index(folder, tasks, num_images):
     return folder
 
 
-def test_the_nine_tables_of_the_paper_are_there():
-    names = ["1", "2", "alignment", "captions", "components", "distillation", "images", "steps", "teacher"]
-    assert table_names() == names
-    assert len(load_table("1").rows) == len(load_table("2").rows) == 10
+def test_the_nine_tables_of_the_paper_are_there_and_one_for_each_protocol():
+    of_the_paper = ["1", "2", "alignment", "captions", "components", "distillation", "images", "steps", "teacher"]
+    assert table_names() == sorted([*of_the_paper, "class-incremental", "few-shot", "x-tail"])
+    assert [row.recipe for row in load_table("1").rows] == [row.recipe for row in load_table("2").rows]
+    assert len(load_table("1").rows) == 11
+    for name in table_names():  # what a share of the way from finetune to joint is taken from
+        assert {"finetune", "joint"} <= set(load_table(name).recipes), name
 
 
 @pytest.mark.parametrize("order", ["mtil-1", "mtil-2"])
@@ -119,7 +125,7 @@ def test_published_accuracies_by_dataset_average_to_the_printed_rows(order, name
 
 def test_without_runs_the_table_shows_what_it_needs_and_writes_nothing(tmp_path):
     result = table("1", "--runs", tmp_path)
-    assert "needs 10 runs: 10 missing" in result.stderr
+    assert "needs 11 runs: 11 missing" in result.stderr
     assert str(tmp_path / "mtil-1/gift-seed42") in result.stderr
     assert line_of(result.stdout, "GIFT").split() == ["GIFT", "69.3", "-", "77.3", "-", "86.0", "-", "0"]
     assert list(tmp_path.iterdir()) == []
@@ -129,7 +135,7 @@ def test_ours_stand_beside_the_published_with_deviation_and_difference(tmp_path)
     for seed, last in ((1, 75.0), (2, 76.0), (3, 77.0)):
         make_run(tmp_path, "l2", seed, "mtil-1", (60.0, 66.0, last))
     result = table("1", "--runs", tmp_path, "--seeds", "1,2,3")
-    assert "needs 28 runs: 3 there, 25 missing" in result.stderr  # the zero-shot model has nothing to draw: one seed
+    assert "needs 31 runs: 3 there, 28 missing" in result.stderr  # the zero-shot model has nothing to draw: one seed
     line = line_of(result.stdout, "l2 baseline")
     assert "60.0 ± 0.0 (-1.0)" in line
     assert "76.0 ± 1.0 (+0.1)" in line
@@ -367,11 +373,17 @@ def test_a_table_of_ones_own_is_checked(tmp_path):
         ('about = "N77"\n', "Unknown note 'N77'"),
         ('doubtful = { lats = "N2" }\n', "Unknown metric 'lats'. Did you mean 'last'?"),
         ('recipes = "gift"\n', "Unknown key 'recipes'. Did you mean 'recipe'?"),
+        ('[[row]]\nlabel = "B"\n', "[[row]] 2: row 'B' has neither a recipe nor printed numbers."),
+        ("published = {}\n", "a printed row has at least one of transfer, avg, last."),
     ):
         path.write_text(good + change)
         with pytest.raises(GiftError) as caught:
             load_table(str(path))
         assert message in str(caught.value)
+    for metrics, message in (('["lats"]', "Unknown metric 'lats'. Did you mean 'last'?"), ("[]", "the key 'metrics' is missing or empty")):
+        path.write_text(f"metrics = {metrics}\n{good}")
+        with pytest.raises(GiftError, match=re.escape(message)):
+            load_table(str(path))
     path.write_text(good.replace('source = "S"\n', ""))
     with pytest.raises(GiftError, match="the key 'source' is missing"):
         load_table(str(path))
@@ -383,6 +395,73 @@ def test_seeds_shards_and_durations_read_as_written():
     by_url = parse_shards(["http://host/a=b", "25-steps=http://host/fewer"], load_table("steps"))
     assert {label: str(folder) for label, folder in by_url.items()} == {None: "http://host/a=b", "25-steps": "http://host/fewer"}
     assert [spoken(seconds) for seconds in (12, 200, 18420)] == ["12 s", "3 min 20 s", "5 h 07 min"]
+
+
+def test_rows_of_methods_that_are_not_here_are_printed_and_need_no_run(tmp_path):
+    make_run(tmp_path, "moe_adapter", 1, "x-tail", (57.0, 63.5, 71.0))
+    result = table("x-tail", "--runs", tmp_path, "--seeds", "1")
+    assert "needs 11 runs: 1 there, 10 missing" in result.stderr
+    assert line_of(result.stdout, "Dual-RAIL").split() == ["Dual-RAIL", "[2]", "-", "-", "71.3", "-", "82.3", "-", "-"]
+    assert line_of(result.stdout, "LADA").split() == ["LADA", "[2]", "61.5", "-", "72.7", "-", "83.1", "-", "-"]
+    moe = line_of(result.stdout, "MoE-Adapter").split()
+    assert moe == ["MoE-Adapter", "[2]", "[3]", "56.0", "57.0", "(+1.0)", "63.0", "63.5", "(+0.5)", "70.5", "71.0", "(+0.5)", "1"]
+    assert "[2] ZSCL, MoE-Adapters, Dual-RAIL and LADA on X-TAIL (secondary note):" in " ".join(result.stdout.split())
+    commands = table("x-tail", "--runs", tmp_path, "--seeds", "1", "--commands").stdout
+    assert len(commands.splitlines()) == 10
+    assert "rail" not in commands.lower()
+
+
+def test_few_shots_have_a_table(tmp_path):
+    text = table("few-shot", "--runs", tmp_path).stdout
+    assert "MTIL order I, 5 shots (order mtil-few-shot-5)" in text
+    assert line_of(text, "ConDU").split()[2:] == ["70.0", "-", "72.3", "-", "76.6", "-", "-"]
+    assert "Table few-shot on order mini-few-shot" in table("few-shot", "--world", "mini", "--runs", tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("order", "cells"),
+    [
+        ("cil-cifar100-10", ["85.2", "80.0", "(-5.2)", "77.5", "70.0", "(-7.5)"]),
+        ("cil-cifar100-50", ["83.8", "80.0", "(-3.8)", "75.2", "70.0", "(-5.2)"]),
+        ("cil-tinyimagenet-10", ["80.2", "80.0", "(-0.2)", "76.3", "70.0", "(-6.3)"]),
+    ],
+)
+def test_class_incremental_numbers_are_those_printed_for_the_order(tmp_path, order, cells):
+    make_run(tmp_path, "moe_adapter", 1, order, (None, 80.0, 70.0))
+    text = table("class-incremental", "--order", order, "--runs", tmp_path, "--seeds", "1").stdout
+    assert text.splitlines()[2].split() == ["Method", "Avg.", "paper", "ours", "Last", "paper", "ours", "seeds"]
+    assert line_of(text, "MoE-Adapter").split()[2:] == [*cells, "1"]
+    assert "MoE-Adapters, class-incremental (code):" in " ".join(text.split())
+
+
+def test_an_order_that_nothing_was_printed_for_compares_ranks_with_the_first(tmp_path):
+    text = table("class-incremental", "--world", "mini", "--runs", tmp_path).stdout
+    assert line_of(text, "MoE-Adapter").split()[2:6] == ["85.2", "-", "77.5", "-"]
+    make_run(tmp_path, "moe_adapter", 42, "mini-cil", (None, 80.0, 70.0))
+    text = table("class-incremental", "--world", "mini", "--runs", tmp_path).stdout
+    assert line_of(text, "MoE-Adapter").split()[2:] == ["85.2", "#1", "80.0", "#1", "77.5", "#1", "70.0", "#1", "1"]
+    assert "The paper's numbers are of order cil-cifar100-10 and share no scale with ours" in " ".join(text.split())
+
+
+def test_the_share_of_the_way_from_finetune_to_joint_stands_below(tmp_path):
+    for recipe, avg, last in (("finetune", 50.0, 60.0), ("joint", 70.0, 80.0), ("gift", 65.0, 70.0), ("l2", 45.0, 65.0)):
+        make_run(tmp_path, recipe, 1, "mini-few-shot", (50.0, avg, last))
+    arguments = ("few-shot", "--world", "mini", "--runs", tmp_path, "--seeds", "1", "--out", tmp_path / "out")
+    told = "Share of the way from finetune to joint, Avg. / Last: l2 baseline -25 % / 25 %; GIFT 75 % / 50 %."
+    assert told in " ".join(table(*arguments).stdout.split())
+    rows = {row["recipe"]: row for row in csv.DictReader((tmp_path / "out/few-shot.csv").open())}
+    assert (rows["gift"]["avg_share_of_joint"], rows["gift"]["last_share_of_joint"]) == ("0.75", "0.5")
+    assert rows["joint"]["avg_share_of_joint"] == rows["lwf"]["avg_share_of_joint"] == ""
+    assert rows[""]["label"] == "ConDU"
+
+
+def test_what_is_evaluated_besides_is_handed_on(tmp_path):
+    besides = ("--label-space", "known", "--label-space", "union-seen", "--also-evaluate", "mini_flags")
+    words = shlex.split(table("x-tail", "--runs", tmp_path, "--only", "finetune", "--commands", *besides).stdout)
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--label-space"] == ["known", "union-seen"]
+    assert words[words.index("--also-evaluate") + 1] == "mini_flags"
+    with pytest.raises(GiftError, match=r"--label-space: Unknown label space 'unknown'"):
+        table("x-tail", "--runs", tmp_path, "--label-space", "unknown")
 
 
 def test_an_order_of_one_task_has_no_table(tmp_path):

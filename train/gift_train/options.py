@@ -176,15 +176,18 @@ class RunOptions(MachineOptions, BesideOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(MachineOptions):
-    """A table of runs. `only`: recipes to run; the table still shows all of its rows."""
+class TableOptions(MachineOptions, BesideOptions):
+    """A table of runs. `only`: recipes to run; the table still shows all of its rows. What is evaluated besides concerns new runs alone."""
 
-    world: Annotated[str, typer.Option(help="mtil, where the paper's numbers are from, or mini, the embedded world.")] = "mtil"
+    world: Annotated[str, typer.Option(help="mtil, the datasets that numbers are printed of, or mini, the embedded world.")] = "mtil"
     order: Annotated[
         str | None, typer.Option(help="Another order of tasks than the table's, by name or as a .toml file; instead of --world.")
     ] = None
     runs: Annotated[Path, typer.Option(help="Folder of run folders; new ones are RUNS/<order>/<recipe>-seed<seed>.")] = Path("runs")
     seeds: Annotated[str, typer.Option(help="Seeds of every row, with commas between them.")] = "42"
+    label_space: Annotated[
+        list[str] | None, typer.Option(help=f"{LABEL_SPACE_HELP} Beside the order's own, of the runs that are made.", show_default=False)
+    ] = None
     only: Annotated[list[str] | None, typer.Option(help="Run only this recipe of the table; repeatable.")] = None
     method_files: MethodFiles = None
     shards: Annotated[
@@ -197,7 +200,7 @@ class TableOptions(MachineOptions):
     ] = None
     reference_captions: Annotated[Path | None, typer.Option(help="Caption file as for run (zscl).")] = None
     model: Annotated[
-        str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai on mtil, mini on mini]", show_default=False)
+        str | None, typer.Option(help="As for run.  [default: ViT-B-16 with openai, mini on the mini world]", show_default=False)
     ] = None
     pretrained: Pretrained = None
     quick_gelu: QuickGelu = None
@@ -210,6 +213,9 @@ class TableOptions(MachineOptions):
     def recipe_overrides(self) -> list[str]:
         """What is set over every recipe."""
         return recipe_overrides(self.overrides, self.precision)
+
+    def __post_init__(self) -> None:
+        label_spaces(self.label_space)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ def table(
     name: Annotated[
         str,
         typer.Argument(
-            help="1, 2, distillation, teacher, alignment, steps, images, captions or components; or a table of your own, as a .toml file.",
+            help="1, 2, x-tail, few-shot, class-incremental; distillation, teacher, alignment, steps, images, captions or components; "
+            "or a table of your own, as a .toml file.",
             show_default=False,
         ),
     ],
@@ -22,7 +23,7 @@ def table(
     run: Annotated[bool, typer.Option("--run", help="Make the runs that are not there, one after another.")] = False,
     commands: Annotated[bool, typer.Option("--commands", help="Print the runs that are not there as commands, and do nothing.")] = False,
 ) -> None:
-    """A table of the paper: the runs it needs, which are there, and ours beside the published numbers."""
+    """A table of the paper or of a protocol: the runs it needs, which are there, and ours beside the published numbers."""
     if run and commands:
         raise ConfigError("Give either --run or --commands.")
     from gift_train.report.paper_tables.command import missing_commands, table_command

@@ -34,7 +34,7 @@ def metrics_of(accuracies: Mapping[str, Any], matrix: Matrix) -> Metrics:
 def class_incremental_metrics(matrix: Matrix, test_images: Sequence[int]) -> Metrics:
     """Of the steps that one dataset is cut into, over all test images of the classes seen so far. n_j: test images of step j.
 
-    S[i] = sum_{j<=i} n_j A[i, j] / sum_{j<=i} n_j;   last = S[n],   avg = 1/n sum_i S[i]
+    last = S[n],   avg = 1/n sum_i S[i],   S as of `accuracies_so_far`
     What is not seen yet has no place in it, so there is no transfer. `forgetting` is that of MTIL, over steps: with the label space
     union-seen it holds the loss to classes that came later, too.
     Raises: ShapeError unless the matrix is square and has as many test sets.
@@ -42,8 +42,13 @@ def class_incremental_metrics(matrix: Matrix, test_images: Sequence[int]) -> Met
     _require_square(matrix)
     if len(test_images) != len(matrix):
         raise ShapeError(f"{len(matrix)} steps have {len(test_images)} numbers of test images.")
-    seen = [_weighted_mean(row[: step + 1], test_images[: step + 1]) for step, row in enumerate(matrix)]
-    return Metrics(transfer=None, avg=_mean(seen), last=seen[-1], forgetting=forgetting(matrix))
+    so_far = accuracies_so_far(matrix, test_images)
+    return Metrics(transfer=None, avg=_mean(so_far), last=so_far[-1], forgetting=forgetting(matrix))
+
+
+def accuracies_so_far(matrix: Matrix, test_images: Sequence[int]) -> list[float]:
+    """Accuracy after each step over all test images of the classes seen by then: S[i] = sum_{j<=i} n_j A[i, j] / sum_{j<=i} n_j."""
+    return [_weighted_mean(row[:size], test_images[:size]) for size, row in enumerate(matrix, start=1)]
 
 
 def continual_metrics(matrix: Matrix) -> Metrics:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from gift_train.report.figures import COLOURS, MARKERS
 
 WIDTH, HEIGHT = 340, 190  # of a chart, in its own units; the page scales it
+WIDE = (420, 270)  # of a chart that stands alone
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 26
 MOST_POINTS = 90  # of a curve that answer; the eye cannot tell more apart
+MOST_TASK_TICKS = 12  # numbers of tasks that stand beside each other
 _SHAPES = {
     "o": "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0",
     "s": "M-3,-3h6v6h-6z",
@@ -98,14 +100,15 @@ def curve_chart(
 ) -> Chart:
     """Curves over a shared horizontal axis; `curves` by recipe, points (x, value)."""
     values = [value for curve in curves.values() for _, value in curve if math.isfinite(value)]
-    x_axis, y_axis = steps.axis, _value_axis(values)
+    width, height = WIDE if steps.axis.last > WIDTH else (WIDTH, HEIGHT)
+    x_axis, y_axis = steps.axis, _value_axis(values, height - BOTTOM)
     lines = []
     for recipe, curve in curves.items():
         kept = _thinned([(x, value) for x, value in curve if math.isfinite(value)])
         points = [Point(x_axis.place(x), y_axis.place(value), f"{recipe}, {steps.say(x)}: {_shown(value)}") for x, value in kept]
         path = "M" + "L".join(f"{point.x:g},{point.y:g}" for point in points)
         lines.append(Line(recipe, style[recipe], path, points, has_markers))
-    return Chart(title, steps.label, steps.ticks, y_axis.ticks(), lines, steps.rules)
+    return Chart(title, steps.label, steps.ticks, y_axis.ticks(), lines, steps.rules, width, height)
 
 
 @dataclass(frozen=True)
@@ -129,22 +132,39 @@ class StepAxis:
 def evaluations_axis(datasets: Sequence[str], learned: int) -> StepAxis:
     """0 = zero-shot, then after each task; a rule where dataset number `learned` was learned."""
     axis = Axis(0, len(datasets), LEFT, WIDTH - RIGHT)
-    ticks = [(axis.place(number), "0" if not number else str(number)) for number in range(len(datasets) + 1)]
     names = ["zero-shot", *(f"after {name}" for name in datasets)]
+    ticks = _task_ticks(range(len(datasets) + 1), axis)
     return StepAxis("after task (0 = zero-shot)", axis, ticks, [axis.place(learned + 1)], names)
+
+
+def learned_axis(datasets: Sequence[str]) -> StepAxis:
+    """After each task, from 1; of a chart that stands alone."""
+    axis = Axis(1, len(datasets), LEFT, WIDE[0] - RIGHT)
+    ticks = _task_ticks(range(1, len(datasets) + 1), axis)
+    return StepAxis("after step", axis, ticks, [], ["", *(f"after {name}" for name in datasets)])
 
 
 def training_axis(datasets: Sequence[str], task_length: int) -> StepAxis:
     """Steps over all tasks, with a rule where each next task begins."""
     axis = Axis(0, task_length * len(datasets), LEFT, WIDTH - RIGHT)
     starts = [axis.place(task_length * number) for number in range(len(datasets))]
-    ticks = [(axis.place(task_length * (number + 0.5)), str(number + 1)) for number in range(len(datasets))]
+    ticks = [(axis.place(task_length * (number - 0.5)), str(number)) for number in _sparse(range(1, len(datasets) + 1))]
     return StepAxis("task", axis, ticks, starts[1:], datasets, task_length)
+
+
+def _task_ticks(numbers: range, axis: Axis) -> list[tuple[float, str]]:
+    return [(axis.place(number), str(number)) for number in _sparse(numbers)]
+
+
+def _sparse(numbers: range) -> list[int]:
+    """All of the numbers, or those that one step of 2, 5, 10 ... divides, so that few enough stand beside each other."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if len(numbers) <= MOST_TASK_TICKS * step or step == 1000)
+    return [number for number in numbers if number % step == 0]
 
 
 def scatter_chart(title: str, clouds: Mapping[str, Sequence[tuple[float, float, str]]], style: Mapping[str, int], x_label: str) -> Chart:
     """Points (x, y, name) by recipe."""
-    width, height = 520, 340
+    width, height = WIDE
     places = [point for cloud in clouds.values() for point in cloud]
     x_axis = _value_axis([x for x, _, _ in places], LEFT, width - RIGHT)
     y_axis = _value_axis([y for _, y, _ in places], height - BOTTOM, TOP)

@@ -61,7 +61,7 @@ def _more_grids(runs: Sequence[Run], shares: Sequence[Share]) -> list[Grid]:
 def _write_order(folder: Path, runs: list[Run]) -> None:
     parts = [path.with_suffix(suffix) for path in save_figures(runs, folder) for suffix in (".png", ".svg")]
     for name, heading, lines in (
-        ("accuracy", ("recipe", "seed", "after", "dataset", "percent"), _accuracy_lines(runs)),
+        ("accuracy", ("recipe", "seed", "label_space", "after", "dataset", "percent"), _accuracy_lines(runs)),
         ("beside", ("recipe", "seed", "after", "what", "quantity", "percent"), _beside_lines(runs)),
         ("training", ("recipe", "task", "step", "quantity", "value"), _training_lines(runs)),
     ):
@@ -74,10 +74,10 @@ def _write_order(folder: Path, runs: list[Run]) -> None:
 
 def _accuracy_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:
     for run in runs:
-        rows = [("zero_shot", run.zero_shot), *zip(run.datasets, run.matrix, strict=False)]
-        for after, row in rows:
-            for dataset, percent in zip(run.datasets, row.tolist(), strict=True):
-                yield run.recipe, run.summary["seed"], after, dataset, percent
+        for space, found in run.label_spaces.items():
+            for after, row in [("zero_shot", found.zero_shot), *zip(run.datasets, found.matrix, strict=False)]:
+                for dataset, percent in zip(run.datasets, row.tolist(), strict=True):
+                    yield run.recipe, run.summary["seed"], space, after, dataset, percent
 
 
 def _beside_lines(runs: Sequence[Run]) -> Iterable[tuple[Any, ...]]:

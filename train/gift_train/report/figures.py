@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gift_train.report.heat_map import mean_matrix
+from gift_train.report.heat_map import MOST_WITH_DECIMALS, counted, mean_matrix
 from gift_train.report.runs import Run
 from gift_train.report.series import curves, label, task_length
 
 # Okabe and Ito's palette: distinguishable for the colour-blind; markers carry the same information in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
 MARKERS = "osD^vPX*<>"
+MOST_WITH_NUMBERS = 20  # tasks; numbers in the cells of more could not be read
 
 
 def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -84,13 +85,13 @@ def _forgetting_curves(runs: Sequence[Run]) -> Figure:
 def _accuracy_matrices(runs: Sequence[Run]) -> Figure:
     recipes = [recipe for recipe, _, _ in _styles(runs)]
     datasets = runs[0].datasets
-    size = 0.42 * len(datasets) + 1.4
+    size = (0.42 if len(datasets) <= MOST_WITH_DECIMALS else 0.25) * len(datasets) + 1.4
     num_columns = min(3, len(recipes))
     num_rows = -(-len(recipes) // num_columns)
     figure = Figure(figsize=(size * num_columns, (size + 0.4) * num_rows))
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     for axes, recipe in zip(grid.flat, recipes, strict=False):
-        _heat_map(axes, mean_matrix([run for run in runs if run.recipe == recipe]), datasets)
+        _heat_map(axes, np.where(counted(runs), mean_matrix([run for run in runs if run.recipe == recipe]), np.nan), datasets)
         axes.set_title(recipe, fontsize=10)
     for axes in list(grid.flat)[len(recipes) :]:
         axes.set_visible(False)
@@ -99,9 +100,11 @@ def _accuracy_matrices(runs: Sequence[Run]) -> Figure:
 
 
 def _heat_map(axes: Axes, matrix: np.ndarray, datasets: list[str]) -> None:
+    """NaN: a cell that does not count, left empty."""
     axes.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
     for (row, column), value in np.ndenumerate(matrix):
-        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 55 else "black")
+        if np.isfinite(value) and len(datasets) <= MOST_WITH_NUMBERS:
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 55 else "black")
     for task in range(len(datasets)):  # the cell in which the column's dataset has just been learned
         axes.add_patch(matplotlib.patches.Rectangle((task - 0.5, task + 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.4))
     axes.set_xticks(range(len(datasets)), datasets, rotation=60, ha="right", fontsize=7)

@@ -10,18 +10,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gift_shared.atomic import write_text
+from gift_shared.manifests import LabelSpace
 from gift_shared.worker_logs import render_times
+from gift_train.evaluation.metrics import accuracies_so_far
 from gift_train.report import charts
 from gift_train.report.beside_table import beside_tables
 from gift_train.report.charts import Chart
 from gift_train.report.gallery import ForgottenImage, RunPictures
 from gift_train.report.heat_map import heat_maps, mean_matrix
 from gift_train.report.published import printed_rows
-from gift_train.report.runs import Run
+from gift_train.report.runs import Run, label_spaces
 from gift_train.report.series import curves, label, task_length
 from gift_train.report.share_of_joint import share_text, shares_of_joint
 from gift_train.report.summary_table import HEADINGS, METRICS, Row
@@ -56,9 +59,11 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
     return environment.get_template("page.html.j2").render(
         order=runs[0].order,
         runs=runs,
-        rows=rows,
-        metrics=METRICS,
+        rows=[row for row in rows if row.label_space == runs[0].label_space],
+        metrics=_metrics(runs),
         headings=HEADINGS,
+        spaces=_label_spaces(runs, rows),
+        is_class_incremental=runs[0].is_class_incremental,
         shares=shares_of_joint(runs),
         share_text=share_text,
         beside=beside_tables(runs),
@@ -66,6 +71,7 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
         style=style,
         marker_shape=charts.marker_shape,
         heat_maps=heat_maps(runs),
+        so_far=_so_far_chart(runs, style),
         forgetting=_forgetting_charts(runs, style),
         scatter=_scatter(runs, style),
         training=_training_charts(runs, style),
@@ -80,6 +86,27 @@ def _render(runs: Sequence[Run], rows: Sequence[Row], files: Sequence[Path], pic
         css=Markup(css),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _metrics(runs: Sequence[Run]) -> list[str]:
+    """The columns of results; what the order's protocol does not have is none."""
+    return [name for name in METRICS if not runs[0].is_class_incremental or any(run.summary[name] is not None for run in runs)]
+
+
+@dataclass(frozen=True)
+class LabelSpaces:
+    """The same runs under every answer to who knows the task. `rows`: by recipe, a row for each of `names` that it was evaluated in."""
+
+    names: Sequence[LabelSpace]
+    rows: Mapping[str, Mapping[LabelSpace, Row]]
+
+
+def _label_spaces(runs: Sequence[Run], rows: Sequence[Row]) -> LabelSpaces | None:
+    """None where all runs know one."""
+    names = label_spaces(runs)
+    recipes = dict.fromkeys(row.recipe for row in rows)
+    by_recipe = {recipe: {row.label_space: row for row in rows if row.recipe == recipe} for recipe in recipes}
+    return LabelSpaces(names, by_recipe) if len(names) > 1 else None
 
 
 def _by_task(images: Sequence[ForgottenImage]) -> dict[str, list[ForgottenImage]]:
@@ -98,6 +125,18 @@ def _pictures_of(runs: Sequence[Run]) -> RunPictures | None:
     gift = [run for run in with_replay if run.recipe == "gift"]
     chosen = next(iter([*gift, *with_replay, *with_notes]), None)
     return None if chosen is None else RunPictures(chosen)
+
+
+def _so_far_chart(runs: Sequence[Run], style: Mapping[str, int]) -> Chart | None:
+    """The curve of class-incremental papers: accuracy on all classes learned by then. None for another protocol."""
+    if not runs[0].is_class_incremental:
+        return None
+    curves = {}
+    for recipe in style:
+        group = [run for run in runs if run.recipe == recipe]
+        found = np.mean([accuracies_so_far(run.matrix.tolist(), run.accuracy["test_images"]) for run in group], axis=0)
+        curves[recipe] = list(enumerate(found.tolist(), start=1))
+    return charts.curve_chart("all classes so far (%)", curves, style, charts.learned_axis(runs[0].datasets), has_markers=True)
 
 
 def _forgetting_charts(runs: Sequence[Run], style: Mapping[str, int]) -> list[Chart]:

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-from gift_train.report.paper_tables.definition import load_table, table_names
-
-PUBLISHED_WORLD = "mtil"
+from gift_train.report.paper_tables.definition import Published, load_table, table_names
 
 
 @dataclass(frozen=True)
 class PrintedRow:
-    """A printed row of percentages and where it stands; `doubts` says what is odd about it."""
+    """A printed row of percentages and where it stands; `doubts` says where a number was read and what is odd about it."""
 
-    numbers: dict[str, float]
+    numbers: Published
     source: str
     doubts: tuple[str, ...]
 
@@ -21,11 +19,11 @@ def printed_rows(order: str) -> dict[str, PrintedRow]:
     found: dict[str, PrintedRow] = {}
     for name in table_names():
         table = load_table(name)
-        if table.orders.get(PUBLISHED_WORLD) != order:
+        if order not in table.printed_orders:
             continue
         for row in table.rows:
-            if row.published is not None and row.recipe not in found:
-                notes = [row.about, *(row.doubtful or {}).values()]
-                doubts = tuple(table.notes[note].text for note in notes if note is not None)
-                found[row.recipe] = PrintedRow(vars(row.published), table.source, doubts)
+            numbers = table.printed(row, order)
+            if numbers is not None and row.recipe is not None and row.recipe not in found:
+                notes = [*row.notes, *(row.doubtful or {}).values()]
+                found[row.recipe] = PrintedRow(numbers, table.source, tuple(table.notes[note].text for note in notes))
     return found

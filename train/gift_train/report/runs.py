@@ -27,6 +27,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Accuracies:
+    """What a run scored in one label space. zero_shot: [T] percent; matrix: [T, T] percent, row = after task, column = dataset."""
+
+    zero_shot: np.ndarray
+    matrix: np.ndarray
+    numbers: dict[str, float | None]  # Transfer, Avg. ... as summary.json has them
+
+
+@dataclass(frozen=True)
 class Run:
     """One finished run: its summary, accuracy matrix (percent) and logged steps."""
 
@@ -62,14 +71,23 @@ class Run:
 
     @property
     def label_space(self) -> LabelSpace:
-        """The order's own, in which `matrix` and `zero_shot` are."""
+        """Who knows the task in `matrix` and `zero_shot`; the order's own."""
         return own_space(self.accuracy)
 
     @cached_property
-    def label_spaces(self) -> dict[LabelSpace, np.ndarray]:
-        """[1 + T, T] percent in each label space that was evaluated, the order's own first: the zero-shot row, then after each task."""
-        spaces = {self.label_space: self.accuracy} | further_spaces(self.accuracy)
-        return {space: np.asarray([one["zero_shot"], *one["matrix"]], dtype=float) for space, one in spaces.items()}
+    def label_spaces(self) -> dict[LabelSpace, Accuracies]:
+        """By label space, the order's own first, then those that were evaluated beside it."""
+        numbers = {self.label_space: self.summary, **self.summary.get("label_spaces", {})}
+        found = {self.label_space: self.accuracy} | further_spaces(self.accuracy)
+        return {
+            space: Accuracies(np.asarray(one["zero_shot"], dtype=float), np.asarray(one["matrix"], dtype=float), numbers[space])
+            for space, one in found.items()
+        }
+
+    @property
+    def is_class_incremental(self) -> bool:
+        """Whether the tasks are steps of one dataset: then only datasets that were learned count."""
+        return self.accuracy.get("protocol") == "class-incremental"
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -131,3 +149,8 @@ def load_run(path: Path) -> Run:
     if accuracy is None or len(accuracy["matrix"]) != len(record["datasets"]):
         raise UnfinishedRunError(path, f"{MATRIX_FILE} lacks rows")
     return Run(path, summary, accuracy, record)
+
+
+def label_spaces(runs: Sequence[Run]) -> list[LabelSpace]:
+    """Those that any of the runs was evaluated in, the order's own first."""
+    return list(dict.fromkeys([*(run.label_space for run in runs), *(space for run in runs for space in run.label_spaces)]))

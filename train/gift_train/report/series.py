@@ -17,7 +17,7 @@ LABELS = {
 
 def task_length(runs: Sequence[Run]) -> int:
     """Updates of the longest task, so that curves of several runs stand over one axis; all tasks at once have that many each."""
-    return 1 + max(steps for run in runs for steps in steps_of_tasks(run.record))
+    return 1 + max(steps for run in runs for steps in [0, *steps_of_tasks(run.record)])
 
 
 def curves(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:

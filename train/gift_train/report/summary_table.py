@@ -1,4 +1,4 @@
-"""The paper's table: Transfer, Avg. and Last per method, mean over seeds, with the difference to the l2 baseline."""
+"""The paper's table: Transfer, Avg. and Last per method, mean over seeds, with the difference to the l2 baseline; in every label space."""
 
 import csv
 import io
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gift_shared.manifests import LabelSpace
 from gift_train.report.grid import Grid, grid_markdown, grid_text
-from gift_train.report.runs import Run
+from gift_train.report.runs import Run, label_spaces
 
 METRICS = ("transfer", "avg", "last", "forgetting")
 HEADINGS = {"transfer": "Transfer", "avg": "Avg.", "last": "Last", "forgetting": "Forgetting"}
@@ -18,10 +19,11 @@ BASELINE = "l2"
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one order: mean and standard deviation over its seeds, percent."""
+    """One method on one order in one label space: mean and standard deviation over its seeds, percent."""
 
     order: str
     recipe: str
+    label_space: LabelSpace
     seeds: tuple[int, ...]
     mean: dict[str, float | None]  # None: an order of one task has no Transfer and no Forgetting
     deviation: dict[str, float | None]  # sample deviation; None for a single seed
@@ -29,19 +31,22 @@ class Row:
 
 
 def summary_rows(runs: Sequence[Run]) -> list[Row]:
-    """Group runs by order and recipe, in the order in which they are first met."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.order, run.recipe), []).append(run)
-    statistics = {key: seed_statistics([run.summary for run in group]) for key, group in groups.items()}
+    """Group runs by order and recipe, in the order in which they are first met, a row for each label space, the order's own first."""
+    groups: dict[tuple[str, str, LabelSpace], list[Run]] = {}
+    for order, recipe in dict.fromkeys((run.order, run.recipe) for run in runs):
+        group = [run for run in runs if (run.order, run.recipe) == (order, recipe)]
+        for space in label_spaces(group):
+            groups[order, recipe, space] = [run for run in group if space in run.label_spaces]
+    statistics = {key: seed_statistics([run.label_spaces[key[2]].numbers for run in group]) for key, group in groups.items()}
     rows = []
-    for (order, recipe), group in groups.items():
-        mean, deviation = statistics[order, recipe]
-        baseline, _ = statistics.get((order, BASELINE), (None, None))
+    for (order, recipe, space), group in groups.items():
+        mean, deviation = statistics[order, recipe, space]
+        baseline, _ = statistics.get((order, BASELINE, space), (None, None))
         rows.append(
             Row(
                 order=order,
                 recipe=recipe,
+                label_space=space,
                 seeds=tuple(run.summary["seed"] for run in group),
                 mean=mean,
                 deviation=deviation,
@@ -62,13 +67,19 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Full precision, one line a method."""
+    """Full precision, one line a method and label space."""
     buffer = io.StringIO()
-    fields = ["order", "recipe", "seeds", *(f"{name}{suffix}" for name in METRICS for suffix in ("", "_deviation", "_minus_l2"))]
+    fields = [
+        "order",
+        "recipe",
+        "label_space",
+        "seeds",
+        *(f"{name}{suffix}" for name in METRICS for suffix in ("", "_deviation", "_minus_l2")),
+    ]
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
     for row in as_records(rows):
-        flat = {"order": row["order"], "recipe": row["recipe"], "seeds": " ".join(map(str, row["seeds"]))}
+        flat = {name: row[name] for name in ("order", "recipe", "label_space")} | {"seeds": " ".join(map(str, row["seeds"]))}
         for name in METRICS:
             flat |= {name: row["mean"][name], f"{name}_deviation": row["deviation"][name], f"{name}_minus_l2": row["difference"][name]}
         writer.writerow(flat)
@@ -92,14 +103,14 @@ def _minus(value: float | None, other: float | None) -> float | None:
 
 
 def _grid(rows: Sequence[Row]) -> Grid:
-    heading = ["Method", *(HEADINGS[name] for name in METRICS), "seeds"]
-    return Grid(heading, [_cells(row, rows) for row in rows])
-
-
-def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    # The order is named only where runs of several stand in one table.
-    name = row.recipe if len({other.order for other in rows}) == 1 else f"{row.recipe} ({row.order})"
-    return [name, *(_cell(row, metric) for metric in METRICS), str(len(row.seeds))]
+    # Order and label space are named only where there are several in one table.
+    has_orders, has_spaces = (len({getattr(row, name) for row in rows}) > 1 for name in ("order", "label_space"))
+    heading = ["Method", *(["label space"] if has_spaces else []), *(HEADINGS[name] for name in METRICS), "seeds"]
+    lines = []
+    for row in rows:
+        name = f"{row.recipe} ({row.order})" if has_orders else row.recipe
+        lines.append([name, *([row.label_space] if has_spaces else []), *(_cell(row, metric) for metric in METRICS), str(len(row.seeds))])
+    return Grid(heading, lines)
 
 
 def _cell(row: Row, metric: str) -> str:

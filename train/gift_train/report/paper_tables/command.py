@@ -19,7 +19,7 @@ from gift_train.report.paper_tables.definition import PaperTable, load_table
 from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, needed_runs, replay_shortage
 from gift_train.report.paper_tables.running import require_possible, run_missing, run_options
 
-DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
+DEFAULT_MODELS = {"mtil": ("ViT-B-16", "openai"), "cil": ("ViT-B-16", "openai"), "mini": ("mini", None)}  # by benchmark: model, pretrained
 
 
 def table_command(name: str, options: TableOptions, *, run: bool, tell: Callable[[str], None]) -> str:
@@ -127,7 +127,7 @@ def _chosen(table: PaperTable, needed: Sequence[NeededRun], only: Sequence[str])
     for recipe in only:
         if recipe not in table.recipes:
             raise ConfigError("--only: " + unknown_name("recipe", recipe, table.recipes))
-    return [one for one in needed if not only or one.row.recipe in only]
+    return [one for one in needed if not only or one.recipe_name in only]
 
 
 def _listing(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> str:

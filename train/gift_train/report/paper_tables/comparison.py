@@ -12,11 +12,13 @@ import numpy as np
 from scipy.stats import rankdata
 
 from gift_train.report.grid import Grid, grid_latex, grid_markdown, grid_text, latex_escaped
-from gift_train.report.paper_tables.definition import PUBLISHED_METRICS, PaperTable, Published, TableRow
+from gift_train.report.paper_tables.definition import PUBLISHED_WORLD, PaperTable, Published, TableRow
 from gift_train.report.paper_tables.needed_runs import NeededRun, TableSetting, replay_shortage
+from gift_train.report.runs import Run
+from gift_train.report.share_of_joint import LOWER, TITLE, UPPER, Share, share_text, shares_of_joint
+from gift_train.report.share_of_joint import METRICS as SHARED_METRICS
 from gift_train.report.summary_table import HEADINGS, METRICS, seed_statistics
 
-PUBLISHED_WORLD = "mtil"  # the world whose numbers are printed
 NOTHING = "-"
 LINE_LENGTH = 110  # of notes under the table in a terminal
 
@@ -25,11 +27,13 @@ LINE_LENGTH = 110  # of notes under the table in a terminal
 class ResultRow:
     """One row and the runs of it that are there; `mean` and `deviation` by metric, empty without runs.
 
+    title: the recipe's; None for a row that is only printed. printed: its numbers on this order, or those that ranks compare with.
     reading: another way to evaluate the same weights, which the method reports beside its own; printed nowhere.
     """
 
     row: TableRow
-    title: str  # the recipe's
+    title: str | None
+    printed: Published | None
     runs: tuple[NeededRun, ...]
     mean: Mapping[str, float]
     deviation: Mapping[str, float | None]
@@ -40,13 +44,19 @@ class ResultRow:
         return self.row.label if self.reading is None else f"{self.row.label}: {self.reading}"
 
     @property
-    def published(self) -> Published | None:
-        return self.row.published if self.reading is None else None
+    def loaded_runs(self) -> list[Run]:
+        """Its runs as their folders say."""
+        return [one.run for one in self.runs if one.run is not None]
+
+    def both(self, metric: str) -> tuple[float, float] | None:
+        """(printed, ours) of a metric, percent; None unless there are both."""
+        printed = None if self.printed is None else self.printed.number(metric)
+        return (printed, self.mean[metric]) if printed is not None and metric in self.mean else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A table with what is known of it. `is_comparable`: ours and the paper's were taken on the same order of tasks.
+    """A table with what is known of it. `is_comparable`: ours and the printed numbers were taken on the same order of tasks.
 
     Where they were not, what compares is the order of the rows: cells then show ranks in place of differences.
     """
@@ -57,7 +67,7 @@ class Comparison:
 
     @property
     def is_comparable(self) -> bool:
-        return bool(self.setting.order.name == self.table.orders.get(PUBLISHED_WORLD))
+        return self.setting.order.name in self.table.printed_orders
 
     @property
     def title(self) -> str:
@@ -71,24 +81,36 @@ class Comparison:
 
     @cached_property
     def ranks(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """By metric and label: (published rank, our rank), 1 = best, among the rows that have both. Equals share the better rank."""
-        both = [result for result in self.rows if result.published is not None and result.mean]
+        """By metric and label: (printed rank, our rank), 1 = best, among the rows that have both. Equals share the better rank."""
         ranks = {}
-        for metric in PUBLISHED_METRICS:
-            published = rankdata([-getattr(result.published, metric) for result in both], method="min").astype(int)
-            ours = rankdata([-result.mean[metric] for result in both], method="min").astype(int)
-            ranks[metric] = {result.label: (int(there), int(here)) for result, there, here in zip(both, published, ours, strict=True)}
+        for metric in self.table.metrics:
+            both = self._rows_with_both(metric)
+            printed, ours = (rankdata([-pair[side] for pair in both.values()], method="min").astype(int) for side in (0, 1))
+            ranks[metric] = {label: (int(there), int(here)) for label, there, here in zip(both, printed, ours, strict=True)}
         return ranks
 
     def rank_correlation(self, metric: str) -> float | None:
-        """Spearman's, between the published column and ours: Pearson's of the average ranks. None below 3 rows or without spread."""
-        both = [(getattr(r.published, metric), r.mean[metric]) for r in self.rows if r.published is not None and r.mean]
+        """Spearman's, between the printed column and ours: Pearson's of the average ranks. None below 3 rows or without spread."""
+        both = self._rows_with_both(metric)
         if len(both) < 3:
             return None
-        published, ours = (rankdata(column) for column in zip(*both, strict=True))
-        if np.ptp(published) == 0 or np.ptp(ours) == 0:
+        printed, ours = (rankdata(column) for column in zip(*both.values(), strict=True))
+        if np.ptp(printed) == 0 or np.ptp(ours) == 0:
             return None
-        return float(np.corrcoef(published, ours)[0, 1])
+        return float(np.corrcoef(printed, ours)[0, 1])
+
+    @cached_property
+    def shares(self) -> dict[str, Share]:
+        """By label, which share of the way from finetune to joint each row goes; of rows that have runs of seeds with both bounds."""
+        bounds = [run for result in self.rows if result.row.recipe in (LOWER, UPPER) for run in result.loaded_runs]
+        shares: dict[str, Share] = {}
+        for result in self.rows:
+            if result.reading is None and result.row.recipe not in (LOWER, UPPER):
+                shares.update(zip([result.label], shares_of_joint([*bounds, *result.loaded_runs]), strict=False))
+        return shares
+
+    def _rows_with_both(self, metric: str) -> dict[str, tuple[float, float]]:
+        return {result.label: both for result in self.rows if (both := result.both(metric)) is not None}
 
 
 def compare(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun]) -> Comparison:
@@ -96,19 +118,20 @@ def compare(table: PaperTable, setting: TableSetting, needed: Sequence[NeededRun
     rows = []
     for row in table.rows:
         of_row = [one for one in needed if one.row is row]
-        title = of_row[0].recipe.title
+        title = of_row[0].recipe.title if of_row else None
         there = tuple(one for one in of_row if one.run is not None)
         summaries = [one.run.summary for one in there if one.run is not None]
         mean, deviation = _statistics(summaries)
-        rows.append(ResultRow(row=row, title=title, runs=there, mean=mean, deviation=deviation))
+        printed = table.printed(row, setting.order.name)
+        rows.append(ResultRow(row=row, title=title, printed=printed, runs=there, mean=mean, deviation=deviation))
         for reading in summaries[0].get("readings", {}) if there else ():
             mean, deviation = _statistics([summary["readings"][reading] for summary in summaries])
-            rows.append(ResultRow(row=row, title=title, runs=there, mean=mean, deviation=deviation, reading=reading))
+            rows.append(ResultRow(row=row, title=title, printed=None, runs=there, mean=mean, deviation=deviation, reading=reading))
     return Comparison(table=table, setting=setting, rows=rows)
 
 
 def _statistics(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Mean and deviation by metric; empty without runs. An order of a table has two tasks or more, so every mean is known."""
+    """Mean and deviation by metric; empty without runs. A metric that the order's protocol does not have is left out."""
     if not summaries:
         return {}, {}
     mean, deviation = seed_statistics(summaries)
@@ -138,7 +161,8 @@ def comparison_csv(comparison: Comparison) -> str:
     """Full precision, one line a row."""
     fields = ["order", "label", "recipe", "shards", "seeds", "runs"]
     fields += [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_deviation")]
-    fields += [f"{metric}_published{suffix}" for metric in PUBLISHED_METRICS for suffix in ("", "_doubt")]
+    fields += [f"{metric}_share_of_joint" for metric in SHARED_METRICS]
+    fields += [f"{metric}_published{suffix}" for metric in comparison.table.metrics for suffix in ("", "_doubt")]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
@@ -148,52 +172,55 @@ def comparison_csv(comparison: Comparison) -> str:
         line |= {"seeds": _seeds(result), "runs": " ".join(one.folder.as_posix() for one in result.runs)}
         for metric in METRICS:
             line |= {metric: result.mean.get(metric), f"{metric}_deviation": result.deviation.get(metric)}
-        for metric in PUBLISHED_METRICS:
-            line[f"{metric}_published"] = getattr(result.published, metric, None)
-            line[f"{metric}_published_doubt"] = (row.doubtful or {}).get(metric) if result.published is not None else None
+        for metric in SHARED_METRICS if result.reading is None else ():
+            line[f"{metric}_share_of_joint"] = getattr(comparison.shares.get(result.label), metric, None)
+        for metric in comparison.table.metrics:
+            line[f"{metric}_published"] = None if result.printed is None else result.printed.number(metric)
+            line[f"{metric}_published_doubt"] = (row.doubtful or {}).get(metric) if result.printed is not None else None
         writer.writerow(line)
     return buffer.getvalue()
 
 
 def _grid(comparison: Comparison) -> Grid:
-    has_published = any(result.published is not None for result in comparison.rows)
+    has_printed = any(result.printed is not None for result in comparison.rows)
     heading = [comparison.table.heading]
-    for metric in PUBLISHED_METRICS:
-        heading += [f"{HEADINGS[metric]} paper", "ours"] if has_published else [HEADINGS[metric]]
+    for metric in comparison.table.metrics:
+        heading += [f"{HEADINGS[metric]} paper", "ours"] if has_printed else [HEADINGS[metric]]
     lines = []
     for result in comparison.rows:
-        about = result.row.about if result.reading is None else None
-        line = [result.label + (f" [{comparison.note_numbers[about]}]" if about else "")]
-        for metric in PUBLISHED_METRICS:
-            line += [_published_cell(comparison, result, metric)] if has_published else []
+        notes = result.row.notes if result.reading is None else []
+        line = [result.label + "".join(f" [{comparison.note_numbers[note]}]" for note in notes)]
+        for metric in comparison.table.metrics:
+            line += [_printed_cell(comparison, result, metric)] if has_printed else []
             line.append(_our_cell(comparison, result, metric))
-        lines.append([*line, str(len(result.runs))])
+        lines.append([*line, NOTHING if result.row.recipe is None else str(len(result.runs))])
     return Grid([*heading, "seeds"], lines)
 
 
-def _published_cell(comparison: Comparison, result: ResultRow, metric: str) -> str:
-    if result.published is None:
+def _printed_cell(comparison: Comparison, result: ResultRow, metric: str) -> str:
+    number = None if result.printed is None else result.printed.number(metric)
+    if number is None:
         return NOTHING
     doubt = (result.row.doubtful or {}).get(metric)
-    text = f"{getattr(result.published, metric):.1f}" + (f" [{comparison.note_numbers[doubt]}]" if doubt else "")
+    text = f"{number:.1f}" + (f" [{comparison.note_numbers[doubt]}]" if doubt else "")
     rank = comparison.ranks[metric].get(result.label)
     return text if comparison.is_comparable or rank is None else f"{text} #{rank[0]}"
 
 
 def _our_cell(comparison: Comparison, result: ResultRow, metric: str) -> str:
-    if not result.mean:
+    if metric not in result.mean:
         return NOTHING
-    deviation, published = result.deviation[metric], result.published
+    deviation, both = result.deviation[metric], result.both(metric)
     text = f"{result.mean[metric]:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
-    if published is None:
+    if both is None:
         return text
     if comparison.is_comparable:
-        return f"{text} ({result.mean[metric] - getattr(published, metric):+.1f})"
+        return f"{text} ({both[1] - both[0]:+.1f})"
     return f"{text} #{comparison.ranks[metric][result.label][1]}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [*_notes_on_the_paper(comparison), *_notes_on_ours(comparison)]
+    notes = [*_notes_on_the_paper(comparison), *_notes_on_ours(comparison), *_note_on_shares(comparison)]
     for note, number in comparison.note_numbers.items():
         told = comparison.table.notes[note]
         notes.append(f"[{number}] {told.about} ({told.verdict}): {told.text}")
@@ -203,23 +230,29 @@ def _notes(comparison: Comparison) -> list[str]:
 def _notes_on_the_paper(comparison: Comparison) -> list[str]:
     table = comparison.table
     notes = [f"Paper: {table.source}." + (f" {table.setting}" if table.setting else "")]
-    num_ranked = len(comparison.ranks["last"])
+    num_ranked = {metric: len(ranks) for metric, ranks in comparison.ranks.items() if ranks}
     if not num_ranked:
         return notes
     if comparison.is_comparable:
         notes.append("In brackets: ours minus the paper's.")
     else:
-        notes.append("The paper's numbers are of MTIL and share no scale with ours; #1 is the best of the rows that have both.")
-    correlations = {metric: comparison.rank_correlation(metric) for metric in PUBLISHED_METRICS}
-    shown = [f"{HEADINGS[metric]} {value:+.2f}" for metric, value in correlations.items() if value is not None]
-    if shown:
-        notes.append(f"Rank correlation (Spearman) of ours with the paper's over {num_ranked} rows: {', '.join(shown)}.")
+        printed_on = table.orders.get(PUBLISHED_WORLD)
+        notes.append(
+            f"The paper's numbers are of order {printed_on} and share no scale with ours; #1 is the best of the rows that have both."
+        )
+    correlations = {metric: comparison.rank_correlation(metric) for metric in num_ranked}
+    for count in sorted(set(num_ranked.values()), reverse=True):
+        shown = [
+            f"{HEADINGS[name]} {value:+.2f}" for name, value in correlations.items() if value is not None and num_ranked[name] == count
+        ]
+        if shown:
+            notes.append(f"Rank correlation (Spearman) of ours with the paper's over {count} rows: {', '.join(shown)}.")
     return notes
 
 
 def _notes_on_ours(comparison: Comparison) -> list[str]:
     setting, notes = comparison.setting, []
-    there = [one.run for result in comparison.rows for one in result.runs if one.run is not None]
+    there = [run for result in comparison.rows for run in result.loaded_runs]
     if there:
         model = setting.model + (f" ({setting.pretrained})" if setting.pretrained else "")
         seeds = ", ".join(map(str, sorted({run.summary["seed"] for run in there})))
@@ -228,7 +261,7 @@ def _notes_on_ours(comparison: Comparison) -> list[str]:
     if setting.overrides:
         notes.append(f"A trial, not the recipes' result: --set {' --set '.join(setting.overrides)}.")
     own_rows = [result for result in comparison.rows if result.reading is None]
-    as_run = [f"{result.label} = {result.title}" for result in own_rows if result.title != result.label]
+    as_run = [f"{result.label} = {result.title}" for result in own_rows if result.title not in (None, result.label)]
     if as_run:
         notes.append(f"Rows as run here: {'; '.join(as_run)}.")
     for result in own_rows:
@@ -239,5 +272,13 @@ def _notes_on_ours(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _note_on_shares(comparison: Comparison) -> list[str]:
+    shown = [
+        f"{label} {' / '.join(share_text(getattr(share, metric)) for metric in SHARED_METRICS)}"
+        for label, share in comparison.shares.items()
+    ]
+    return [f"{TITLE}, {' / '.join(SHARED_METRICS.values())}: {'; '.join(shown)}."] if shown else []
+
+
 def _seeds(result: ResultRow) -> str:
-    return " ".join(str(one.run.summary["seed"]) for one in result.runs if one.run is not None)
+    return " ".join(str(run.summary["seed"]) for run in result.loaded_runs)

@@ -103,6 +103,12 @@ class NeededRun:
     remark: str = ""
 
     @property
+    def recipe_name(self) -> str:
+        """The recipe as the row names it."""
+        assert self.row.recipe is not None, "a row that is only printed needs no run"
+        return self.row.recipe
+
+    @property
     def needs_shards(self) -> bool:
         """Whether it looks at synthetic images."""
         return _needs_shards(self.recipe)
@@ -120,7 +126,7 @@ class NeededRun:
     @property
     def name(self) -> str:
         """As told to people."""
-        return f"{self.row.recipe}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
+        return f"{self.recipe_name}, seed {self.seed}" + (f", shards {self.row.shards}" if self.row.shards else "")
 
 
 def needed_runs(table: PaperTable, setting: TableSetting, seeds: Sequence[int]) -> list[NeededRun]:
@@ -131,6 +137,8 @@ def needed_runs(table: PaperTable, setting: TableSetting, seeds: Sequence[int]) 
     records = dict(_records(setting.options.runs))
     needed = []
     for row in table.rows:
+        if row.recipe is None:
+            continue
         recipe = load_recipe(row.recipe, setting.order.recipes, setting.overrides)
         trains = method_class(recipe.method).trains
         needed += [_look_up(row, recipe, seed, setting, records) for seed in (seeds if trains else seeds[:1])]
@@ -179,7 +187,7 @@ def replay_shortage(needed: NeededRun, setting: TableSetting) -> tuple[int, int]
 
 def _look_up(row: TableRow, recipe: Recipe, seed: int, setting: TableSetting, records: Mapping[Path, dict[str, Any]]) -> NeededRun:
     label = f"-{row.shards}" if row.shards else ""
-    home = setting.options.runs / setting.order.name / f"{row.recipe_name}-seed{seed}{label}"
+    home = setting.options.runs / setting.order.name / f"{row.folder_name}-seed{seed}{label}"
     wanted = _wanted(recipe, seed, row, setting)
     # Without the shards at hand only the folder's name tells which set a run was trained on, so runs elsewhere do not count.
     is_told_by_record = not _needs_shards(recipe) or row.shards in setting.shards

@@ -9,7 +9,7 @@ from gift_shared.options import field_names
 from gift_shared.preemption import PreemptionNotice
 from gift_train.distributed import require_one_process
 from gift_train.methods.method_files import files_of
-from gift_train.options import MachineOptions, RunOptions
+from gift_train.options import BesideOptions, MachineOptions, RunOptions, TableOptions
 from gift_train.report.paper_tables.needed_runs import NeededRun, RunState, TableSetting, obstacle
 from gift_train.training.run import train
 
@@ -21,7 +21,7 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
         **shared_options(setting.options),
         out=needed.folder,
         order=setting.order_argument,
-        recipe=needed.row.recipe,
+        recipe=needed.recipe_name,
         method_files=files_of(needed.recipe.method, setting.options.method_files),
         overrides=setting.options.overrides,
         model=setting.model,
@@ -34,9 +34,10 @@ def run_options(needed: NeededRun, setting: TableSetting) -> RunOptions:
     )
 
 
-def shared_options(options: MachineOptions) -> dict[str, Any]:
-    """What a table was told of the machine, as it is passed on to each run."""
-    return {name: getattr(options, name) for name in field_names(MachineOptions)}
+def shared_options(options: TableOptions) -> dict[str, Any]:
+    """What a table was told of the machine and of what is evaluated besides, as it is passed on to each run."""
+    names = [*field_names(MachineOptions), *field_names(BesideOptions), "label_space"]
+    return {name: getattr(options, name) for name in names}
 
 
 def require_possible(missing: Sequence[NeededRun], setting: TableSetting) -> None:
@@ -79,7 +80,7 @@ class _Expectation:
                 self.learn(one, sum(one.run.summary["seconds"].values()))
 
     def learn(self, needed: NeededRun, seconds: float) -> None:
-        self._seconds.setdefault(needed.row.recipe, []).append(seconds)
+        self._seconds.setdefault(needed.recipe_name, []).append(seconds)
 
     def seconds(self, needed: Sequence[NeededRun]) -> float | None:
         """Seconds that these runs will take; None as long as nothing is known."""
@@ -87,7 +88,7 @@ class _Expectation:
         trained = [mean for recipe, mean in means.items() if recipe != "zero_shot"] or list(means.values())
         if not trained:
             return None
-        return sum(means.get(one.row.recipe, sum(trained) / len(trained)) for one in needed)
+        return sum(means.get(one.recipe_name, sum(trained) / len(trained)) for one in needed)
 
 
 def spoken(seconds: float) -> str:

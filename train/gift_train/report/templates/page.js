@@ -51,6 +51,19 @@ for (const button of document.querySelectorAll("button[data-line]")) {
   });
 }
 
+// The matrices of one label space, or of all beside each other. Without a script all are there.
+const maps = document.querySelector(".maps.several");
+if (maps) {
+  const buttons = [...document.querySelectorAll("button[data-show]")];
+  const choose = (chosen) => {
+    for (const button of buttons) button.setAttribute("aria-pressed", button === chosen);
+    maps.classList.toggle("all", !chosen.dataset.show);
+    for (const map of maps.querySelectorAll("[data-space]")) map.hidden = chosen.dataset.show && map.dataset.space !== chosen.dataset.show;
+  };
+  for (const button of buttons) button.addEventListener("click", () => choose(button));
+  choose(buttons[0]);
+}
+
 const gallery = document.querySelector("[data-gallery]");
 if (gallery) {
   const form = document.querySelector(".filters");
