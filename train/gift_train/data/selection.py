@@ -109,7 +109,7 @@ class _PerTask(_Candidates):
     """Per-task plans: the task's first n usable rows by index. No more than these are kept of any task."""
 
     def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None:
-        self._where, self._num_images = where, rule.num_images
+        self._where = where
         none = np.empty(0, dtype=np.int64)
         self._first: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}  # by task: index and number of rows
         start = 0
