@@ -162,8 +162,8 @@ def _found_images(images: Tensor, texts: Tensor, texts_of: Tensor, images_of: Te
 
 
 def _chances(num_before: Tensor, num_own: Tensor, num_others: Tensor) -> Tensor:
-    counts = [count.cpu() for count in (num_before, num_own, num_others)]
-    return torch.stack([chance_of_being_found(*counts, k).sum() for k in KS])
+    before, own, others = num_before.cpu(), num_own.cpu(), num_others.cpu()
+    return torch.stack([chance_of_being_found(before, own, others, k).sum() for k in KS])
 
 
 def _blocks(num_queries: int, num_candidates: int, ranks: Ranks) -> list[range]:
