@@ -75,9 +75,8 @@ class OrderManifest:
     """A sequence of tasks, and the class list that stands for pre-training before the first one.
 
     `shots`: training images a class of each task; None = all there are. `fewer_shots`: tasks of which a class may have fewer, and gives all
-    it has. `label_space`: among which classes its evaluation looks for a
-    label. `evaluation_templates`: what evaluation puts class names of all tasks into; empty = each dataset's own. Texts of training and
-    captions of generation stay the dataset's.
+    it has. `label_space`: among which classes its evaluation looks for a label. `evaluation_templates`: what evaluation puts class names of
+    all tasks into; empty = each dataset's own. Texts of training and captions of generation stay the dataset's.
     """
 
     name: str
