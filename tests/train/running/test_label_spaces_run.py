@@ -172,6 +172,12 @@ def test_what_a_weights_file_has_learned_is_asked(asked, world, gift_train, tmp_
     assert "--num-learned 3: order pair has 2 tasks" in outcome.err.splitlines()[-1]
 
 
+def test_a_number_of_learned_tasks_that_nothing_asks_for_is_told(gift_train, world):
+    outcome = gift_train("evaluate", *world.arguments, "--num-learned=1", "--label-space=union-all")
+    assert outcome.code == 2
+    assert "--num-learned tells what union-seen joins, and labels are looked for in union-all alone" in outcome.err.splitlines()[-1]
+
+
 def test_of_another_order_what_is_learned_is_asked(joined, world, gift_train):
     outcome = gift_train("evaluate", *world.arguments, f"--checkpoint={joined / LAST}", "--label-space=union-seen")
     assert "so what it has learned of pair is not known: give --num-learned" in outcome.err.splitlines()[-1]

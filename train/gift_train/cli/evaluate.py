@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,6 +78,8 @@ def _exam(options: EvaluateOptions, datasets: Sequence[str] | None) -> Exam:
                     f"{name} is no task of order {order.name}, whose classes {spaces[-1]} joins. Give another --order, or known."
                 )
         warn_of_spellings(tasks, spaces)
+    if options.num_learned is not None and "union-seen" not in spaces:
+        raise ConfigError(f"--num-learned tells what union-seen joins, and labels are looked for in {', '.join(spaces)} alone.")
     num_learned = _num_learned(options, order) if order is not None and "union-seen" in spaces else 0
     joined = tasks if spaces != ("known",) else tests
     from gift_train.evaluation.beside import list_beside  # takes a while: what is misspelt above is told at once
@@ -130,9 +133,10 @@ def _num_learned(options: EvaluateOptions, order: OrderManifest) -> int:
     if reading is None:
         raise ConfigError(f"{options.checkpoint} does not say what it has learned, which union-seen depends on: {asks}")
     point = read_resume_point(options.checkpoint)
-    if options.order in (None, reading.order) and point.task_name == ALL_TASKS:
+    is_its_order = composed(Path(reading.order).name.removesuffix(".toml")) == order.name
+    if is_its_order and point.task_name == ALL_TASKS:
         return len(order.tasks)
-    if options.order not in (None, reading.order) or order.tasks[point.task_index : point.task_index + 1] != (point.task_name,):
+    if not is_its_order or order.tasks[point.task_index : point.task_index + 1] != (point.task_name,):
         raise ConfigError(f"{options.checkpoint} is of order {reading.order}, so what it has learned of {order.name} is not known: {asks}")
     return point.task_index + 1
 

@@ -311,7 +311,8 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
 def _warn_of_long_texts(
     student: Backbone, tasks: Mapping[str, Task], replay_rows: Mapping[str, pa.Table], texts: ReferenceTexts | None
 ) -> None:
-    found = [prompt for task in tasks.values() for prompt in task.manifest.prompts]
+    manifests = [task.manifest for task in tasks.values()]
+    found = list(dict.fromkeys(text for manifest in manifests for text in (*manifest.prompts, *manifest.first_template_captions)))
     found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
     student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
 
