@@ -162,7 +162,7 @@ def _found_images(images: Tensor, texts: Tensor, texts_of: Tensor, images_of: Te
 
 
 def _chances(num_before: Tensor, num_own: Tensor, num_others: Tensor) -> Tensor:
-    before, own, others = (count.cpu() for count in (num_before, num_own, num_others))
+    before, own, others = num_before.cpu(), num_own.cpu(), num_others.cpu()
     return torch.stack([chance_of_being_found(before, own, others, k).sum() for k in KS])
 
 
