@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gift_shared.event_log import read_events
+from gift_shared.manifests import OrderManifest
 from gift_train.records.files import read_accuracies, read_metrics, read_record, read_summary, read_timing
 from gift_train.records.run_folder import RunFolder
 from gift_train.report.command import report_command
@@ -18,7 +19,16 @@ from gift_train.report.watch import Pace, frame, read_snapshot
 
 DATASETS = ["colours", "stripes"]
 RECIPE = {"title": "GIFT", "method": "gift", "steps": 2, "method_config": {"distill_weight": 1.0}}
-IDENTITY = {"recipe_name": "gift", "recipe": RECIPE, "order": "pair", "datasets": DATASETS, "seed": 42, "shards": None}
+IDENTITY = {
+    "recipe_name": "gift",
+    "recipe": RECIPE,
+    "order": "pair",
+    "datasets": DATASETS,
+    "seed": 42,
+    "shards": None,
+    "task_steps": [2, 2],
+}
+ORDER = OrderManifest(name="pair", display_name="Pair", pretraining_source="base", tasks=tuple(DATASETS), recipes="mini")
 NUMBERS = {"transfer": 40.0, "avg": 50.0, "last": 60.0, "forgetting": -1.0}
 MATRIX = [[50.0, 40.0], [45.0, 80.0]]
 LINES = [
@@ -31,9 +41,13 @@ FILES = {
         "identity": IDENTITY, **IDENTITY, "command": ["gift-train", "run"], "versions": {"torch": "2"}, "commit": "abc",
         "hardware": {"processor": "x", "cores": 2, "threads": 1, "accelerators": []}, "started": "2026-01-01T00:00:00+00:00", "ended": None,
     },
-    "accuracy_matrix.json": {"order": "pair", "datasets": DATASETS, "zero_shot": [30.0, 35.0], "matrix": MATRIX, "readings": {"x": MATRIX}},
+    "accuracy_matrix.json": {
+        "order": "pair", "datasets": DATASETS, "zero_shot": [30.0, 35.0], "matrix": MATRIX, "readings": {"x": MATRIX},
+        "test_images": [30, 10], "protocol": "class-incremental",
+    },
     "summary.json": {
         "method": "gift", "title": "GIFT", "recipe": "gift", "order": "pair", "seed": 42, **NUMBERS, "readings": {"x": NUMBERS},
+        "protocol": "class-incremental",
         "seconds": {"train": 1.0, "evaluate": 2.0}, "per_dataset": {"colours": {"zero_shot": 1.0, "transfer": None}},
     },
     "timing.json": {"train": {"colours": 1.0}, "evaluate": {"zero_shot": 0.5}},
@@ -71,7 +85,7 @@ def use(run):
 def resume(run):
     """Open the folder as `run` does and read all it goes on from."""
     with closing(RunFolder(run, IDENTITY)) as folder:
-        accuracies = folder.accuracies("pair", DATASETS)
+        accuracies = folder.accuracies(ORDER, [30, 10])
         folder.timing()
         if len(accuracies["matrix"]) == len(DATASETS):
             folder.finish(accuracies)
@@ -115,5 +129,5 @@ def test_a_sound_run_folder_is_read_by_all(run):
     assert read_record(run)["seed"] == 42
     assert read_accuracies(run, DATASETS)["matrix"] == MATRIX
     assert len(read_metrics(run, 2)) == 6
-    assert read_summary(run)["avg"] == 53.75
+    assert read_summary(run)["avg"] == (50 + (30 * 45 + 10 * 80) / 40) / 2
     assert read_timing(run)["train"] == {"colours": 1.0}

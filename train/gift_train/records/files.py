@@ -97,7 +97,7 @@ def read_accuracies(run: Path, datasets: Sequence[str]) -> dict[str, Any] | None
 def _are_percentages(space: Mapping[str, Any], datasets: Sequence[str]) -> bool:
     """Whether the rows of a label space have a value from 0 to 100 for each dataset, and are not more than there are tasks."""
     matrices = [space["matrix"], *space.get("readings", {}).values()]
-    rows = [row for matrix in matrices for row in matrix] + [space["zero_shot"] or [0.0] * len(datasets)]
+    rows = [row for matrix in matrices for row in matrix] + ([] if space["zero_shot"] is None else [space["zero_shot"]])
     is_whole = all(len(row) == len(datasets) for row in rows) and all(len(matrix) <= len(datasets) for matrix in matrices)
     return is_whole and all(0 <= value <= 100 for row in rows for value in row)
 
