@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from gift_train.report.command import report_command
+from gift_train.report.page import write_page
+from gift_train.report.runs import load_runs
+from gift_train.report.summary_table import summary_rows
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
 MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
@@ -50,6 +53,13 @@ def browser() -> Iterator[Open]:
 def report(runs_with_pictures: Path, tmp_path: Path) -> Path:
     report_command([runs_with_pictures], tmp_path / "report", as_json=False)
     return tmp_path / "report" / "mini" / "index.html"
+
+
+def page_of(runs: Path, folder: Path) -> Path:
+    """The page alone, without the pictures beside it."""
+    found = load_runs([runs])
+    write_page(folder / "index.html", found, summary_rows(found), [])
+    return folder / "index.html"
 
 
 def find(driver: "webdriver.Chrome", selector: str) -> list:
@@ -113,7 +123,7 @@ def test_numbers_appear_on_hover_and_on_the_arrow_keys(report: Path, browser: Op
     assert tip.text == cells[4].get_attribute("data-tip")
     table.send_keys(Keys.ESCAPE)
     assert not tip.is_displayed()
-    chart = find(driver, "#forgetting ~ .charts svg[data-walk]")[0]
+    chart = find(driver, "#forgetting ~ .panel .charts svg[data-walk]")[0]
     chart.send_keys(Keys.ARROW_RIGHT)
     assert tip.text.startswith("gift, zero-shot: ")
 
@@ -133,6 +143,38 @@ def test_page_fits_its_width_in_light_and_dark(report: Path, browser: Open, tmp_
     paper = picture.getpixel((2, 2))
     assert paper < 60 if dark else paper > 240
     assert len(picture.getcolors(256)) > 50
+
+
+@pytest.mark.parametrize(("width", "beside_each_other"), [(1600, 2), (1280, 2), (800, 1), (360, 1)])
+def test_matrices_stand_beside_each_other_as_far_as_the_window_is_wide(
+    browser: Open, tmp_path: Path, save_run: Callable[..., Path], width: int, beside_each_other: int
+) -> None:
+    datasets = ("aircraft", "caltech101", "cifar100", "dtd", "eurosat", "flowers", "food", "mnist", "oxford_pet", "stanford_cars", "sun397")
+    for recipe in ("finetune", "gift", "l2", "zscl"):
+        save_run(tmp_path / "runs" / recipe, recipe, datasets=datasets)
+    driver = browser(page_of(tmp_path / "runs", tmp_path), width)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    boxes = [matrix.rect for matrix in find(driver, ".maps > details")]
+    assert sum(box["y"] == boxes[0]["y"] for box in boxes) == beside_each_other
+    assert max(box["x"] + box["width"] for box in boxes) > 0.9 * width  # the right half is not empty
+    inside = driver.execute_script("const one = document.querySelector('.maps .scroll'); return one.scrollWidth > one.clientWidth")
+    assert inside == (width == 360)  # there the matrix scrolls inside itself
+
+
+def test_matrices_of_a_label_space_are_chosen_or_shown_beside_each_other(browser: Open, runs_in_three_spaces: Path, tmp_path: Path) -> None:
+    driver = browser(page_of(runs_in_three_spaces, tmp_path), 1600)
+
+    def shown() -> list[str]:
+        return [matrix.get_attribute("data-space") for matrix in find(driver, "[data-space]") if matrix.is_displayed()]
+
+    assert shown() == ["union-all"] * 2
+    find(driver, "[data-show=known]")[0].click()
+    assert shown() == ["known"] * 2
+    assert find(driver, "[data-show=known]")[0].get_attribute("aria-pressed") == "true"
+    find(driver, "[data-show='']")[0].click()
+    assert shown() == ["union-all", "known", "union-seen"] * 2
+    rows = [matrix.rect["y"] for matrix in find(driver, "[data-space]")]
+    assert rows[0] == rows[1] == rows[2] < rows[3]
 
 
 def test_gallery_of_an_output_folder_shows_its_files_and_filters(browser: Open, tmp_path: Path) -> None:
