@@ -114,7 +114,9 @@ class _Journey:
 
     @property
     def is_next_whole(self) -> bool:
-        return len(self.sent) < len(self.buckets) and all(number in self.arrived for number in self.buckets[len(self.sent)])
+        if len(self.sent) == len(self.buckets):
+            return False
+        return all(number in self.arrived for number in reversed(self.buckets[len(self.sent)]))  # the last is the one to wait for
 
 
 def _tell(note: weakref.WeakMethod[Any], number: int, _: Tensor) -> None:
