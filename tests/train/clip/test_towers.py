@@ -244,6 +244,7 @@ def trial(precision="fp32", *, compiles=False, device="cpu"):
         tokens=captions,
         caption_ids=torch.tensor([0, 1, 2, 3, 1, 0]),
         sample_keys=tuple("uvwxyz"),
+        caption_tree=student.tree_maker(class_prompts(4)),
     )
     placed = place_replay(replay_batch, student)
     context = TaskContext(
