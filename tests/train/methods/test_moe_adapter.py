@@ -159,7 +159,6 @@ def without_alexnet(recipe):
     return table | {"selector": table["selector"] | {"features": "none"}}
 
 
-@torch.no_grad()  # with gradients, torch takes another path through attention, which rounds otherwise
 def test_classes_of_several_datasets_are_scored_as_each_alone_by_the_router_of_the_image():
     method, student = started()
     method.num_learned = 2
@@ -177,6 +176,7 @@ def test_classes_of_several_datasets_are_scored_as_each_alone_by_the_router_of_t
     assert not torch.allclose(joined[0], RoutedScores(method, student, JoinedClasses(tuple(parts)))(images[:1], torch.tensor([1]))[0])
 
 
+@torch.no_grad()  # with gradients, torch takes another path through attention, which rounds otherwise
 def test_a_new_mixture_changes_nothing():
     student, method = small_clip(), MoeAdapter(without_selector())
     images, tokens = torch.randn(3, 3, 16, 16), class_tokens()
