@@ -30,7 +30,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile -rs -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -rs -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/pytest -m slow
@@ -52,7 +52,8 @@ test-lowest: install
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(LOWEST_TESTS)
 
 # Where the libraries' numbers, files and private interfaces show.
-LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output/test_other_readers.py tests/train/clip \
+LOWEST_TESTS := tests/test_dependencies.py tests/generate/rendering tests/generate/output/test_other_readers.py \
+	$(addprefix tests/train/clip/test_,model.py towers.py openai_files.py private_interfaces.py transformers_folder.py transformers_export.py) \
 	tests/train/parity tests/mini_world tests/storage/test_s3.py tests/shared/test_submission.py tests/train/running/test_trackers.py
 
 install: $(VENV)/.installed

@@ -40,6 +40,22 @@ http {{
 """
 
 
+# Files that wait or compute for long. They begin first, so that no process is left alone with one of them at the end.
+LONG = (
+    "slurm/test_training.py", "slurm/test_generation.py", "pipeline/test_own_tasks.py", "workers/test_many_workers.py",
+    "running/test_loader_ends.py", "running/test_kills.py", "distributed/test_ranks.py", "running/test_run.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of the long files first, in the order named here; all else as it is."""
+
+    def place(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(LONG) if item.path.as_posix().endswith(name)), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A command that was told to leave ignores further signals until its process ends, which in a test is this one."""

@@ -109,7 +109,7 @@ def _walk(folder: Path, others: set[FolderId], passed_over: PassedOver) -> Itera
             if not _enter(start, closed, passed_over):
                 continue
             for parent, names, files in os.walk(start, onerror=_unreadable):
-                yield from (Path(parent, name) for name in files if not is_stray(name))
+                yield from (Path(parent, name) for name in sorted(files) if not is_stray(name))  # so that messages name the same first
                 inner = [Path(parent, name) for name in sorted(names) if not is_stray(name, is_folder=True)]
                 links += [path for path in inner if path.is_symlink()]
                 names[:] = [path.name for path in inner if not path.is_symlink() and _enter(path, closed, passed_over)]

@@ -203,6 +203,7 @@ def test_an_order_of_one_task_has_no_transfer_and_is_reported(tmp_path: Path, sa
     assert 'id="balance"' not in page(tmp_path / "runs", tmp_path / "report")
 
 
+@pytest.mark.slow
 def test_page_stays_small_however_much_there_is_to_show(tmp_path: Path, save_run, add_pictures) -> None:
     datasets = [f"dataset_{number}" for number in range(11)]
     for number in range(12):

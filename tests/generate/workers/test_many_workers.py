@@ -41,6 +41,7 @@ def test_shards_are_the_same_bytes_on_one_two_and_four_workers(
     assert contents[2] == contents[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_images", "world_sizes"), [(7, (1, 2)), pytest.param(334, (1, 2, 4), marks=pytest.mark.slow)])
 def test_images_of_the_mini_model_are_the_same_bytes_on_one_and_several_workers(
     command, content, tmp_path: Path, num_images: int, world_sizes: tuple[int, ...]

@@ -16,12 +16,13 @@ MEET = """
 import json, sys
 from gift_shared.errors import ConfigError
 from gift_train import devices, distributed
+from gift_train.distributed import launch
 told = json.loads(sys.argv[1])
 def look_around(device):
     if "fault" in told:
         raise ConfigError(told["fault"])
     return devices.Place.from_plain(told)
-distributed.look_around = look_around
+launch.look_around = look_around
 try:
     with distributed.init_distributed("cpu") as ranks:
         print(ranks.rank, ranks.num_cores, ranks.gather_object(ranks.rank))

@@ -10,7 +10,7 @@ from gift_train.recipes.recipe import benchmarks, load_recipe, recipe_names
 from gift_train.report.paper_tables.definition import load_table, table_names
 
 SHIPPED = [(benchmark, name) for benchmark in benchmarks() for name in recipe_names(benchmark)]
-ROWS = [(table, row) for table in table_names() for row in load_table(table).rows]
+ROWS = [(table, row) for table in table_names() for row in load_table(table).rows if row.recipe is not None]
 
 
 def plain(benchmark, name):
@@ -85,6 +85,6 @@ def test_the_doubled_recipe_doubles_every_term_but_the_task_loss(benchmark):
 def test_headers_of_the_mtil_recipes_quote_the_numbers_of_the_tables():
     folder = Path(str(resources.files("gift_train"))) / "recipes/mtil"
     for table in ("distillation", "teacher", "alignment"):
-        for row in load_table(table).rows:
+        for row in (row for row in load_table(table).rows if row.published is not None):
             numbers = f"{row.published.transfer} / {row.published.avg} / {row.published.last}"
             assert numbers in (folder / f"{row.recipe}.toml").read_text(), row

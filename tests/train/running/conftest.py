@@ -178,7 +178,7 @@ def quick_run(gift_train, world):
     """A function: method, out and more flags -> Outcome of a run of a few steps."""
 
     def call(method, out, *more):
-        shards = [world.shards, "--set", "replay.num_images=10"] if method.startswith(("gift", "zscl")) else []
+        shards = [world.shards, "--set", "replay.num_images=10"] if method.startswith(("gift", "zscl", "snd", "gnsp")) else []
         flag = "--recipe" if "." in str(method) or method.startswith("gift_") else "--method"
         return gift_train("run", flag, method, "--out", out, *world.arguments, *shards, *QUICK, *more)
 

@@ -87,7 +87,7 @@ def test_reports_and_notebooks_have_every_space(asked, joined):
     run, notebook, other = load_run(asked), gift_train.open_run(asked), load_run(joined)
     accuracies = read(asked / "accuracy_matrix.json")
     assert list(run.label_spaces) == list(notebook.label_spaces) == ["known", "union-all", "union-seen"]
-    assert run.label_spaces["union-all"][1:].tolist() == accuracies["label_spaces"]["union-all"]["matrix"]
+    assert run.label_spaces["union-all"].matrix.tolist() == accuracies["label_spaces"]["union-all"]["matrix"]
     assert notebook.label_spaces["union-all"].loc["colours", "stripes"] == accuracies["label_spaces"]["union-all"]["matrix"][0][1]
     assert notebook.label_spaces["known"].equals(notebook.accuracy_matrix)
     assert (run.label_space, other.label_space, gift_train.open_run(joined).label_space) == ("known", "union-all", "union-all")

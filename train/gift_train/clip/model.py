@@ -121,6 +121,11 @@ class Backbone:
         """How pictures are made square for it."""
         return resize_settings(getattr(self.network.visual, "preprocess_cfg", {}))
 
+    @property
+    def reads_a_class_token(self) -> bool:
+        """Whether its image tower is open_clip's own vision transformer, and an image's feature that of the class token."""
+        return towers.reads_a_class_token(self.network)
+
     def residual_blocks(self) -> dict[str, torch.nn.Module]:
         """The transformer blocks of both towers by tower and number: `visual.transformer.0` ..., `transformer.0` ...
 
@@ -160,7 +165,10 @@ class Backbone:
 
     @contextlib.contextmanager
     def weights_prepared_once(self) -> Iterator[None]:
-        """Inside, no weight may change: what passes make of the weights, such as a cast, is made once for all of them."""
+        """Inside, no weight may change: what passes make of the weights, such as a cast, is made once for all of them.
+
+        Where blocks are recomputed it is made anew each time, for less memory.
+        """
         before, self._prepared = self._prepared, self._prepared or self._new_prepared()
         try:
             yield
@@ -316,7 +324,8 @@ class Backbone:
             yield
 
     def _new_prepared(self) -> PreparedWeights:
-        return PreparedWeights(torch.bfloat16 if self.precision == "bf16" else None)
+        """Who recomputes blocks to save memory holds no second copy of their weights either."""
+        return PreparedWeights(torch.bfloat16 if self.precision == "bf16" else None, keeps=self._call_block is plainly)
 
 
 def fingerprint(student: Backbone) -> str | None:

@@ -18,9 +18,10 @@ from torch import Tensor
 class PreparedWeights:
     """Weights as the products of one network take them. Good until one of them changes."""
 
-    def __init__(self, dtype: torch.dtype | None = None) -> None:
-        """dtype: of autocast; None where there is none."""
+    def __init__(self, dtype: torch.dtype | None = None, *, keeps: bool = True) -> None:
+        """dtype: of autocast; None where there is none. keeps: or makes them anew for each product, for less memory."""
         self._dtype = dtype
+        self._keeps = keeps
         self._made: dict[tuple[int, float, bool, bool], Tensor] = {}
 
     @contextmanager
@@ -38,9 +39,12 @@ class PreparedWeights:
         if factor == 1 and dtype == weight.dtype:
             return weight
         key = (id(weight), factor, divides, torch.is_grad_enabled())  # without a graph it must not serve where one is wanted
-        if key not in self._made:
-            self._made[key] = _Prepared.apply(weight, factor, divides, dtype)
-        return self._made[key]
+        found = self._made.get(key)
+        if found is None:
+            found = torch.as_tensor(_Prepared.apply(weight, factor, divides, dtype))
+            if self._keeps:
+                self._made[key] = found
+        return found
 
 
 _current: ContextVar[PreparedWeights | None] = ContextVar("prepared_weights", default=None)

@@ -37,6 +37,12 @@ QUICK_GELU_SLOPE = 1.702
 RunBlock = Callable[..., Tensor]
 
 
+def reads_a_class_token(network: nn.Module) -> bool:
+    """Whether the image tower is open_clip's own vision transformer, and its feature that of the class token."""
+    visual = getattr(network, "visual", None)
+    return isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok" and visual.proj is not None
+
+
 def can_read_images(network: nn.Module) -> bool:
     """Whether `image_features` computes what this network's own image tower would."""
     visual = getattr(network, "visual", None)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from gift_shared.errors import ConfigError
@@ -60,12 +59,10 @@ class Gnsp(Method):
         self.num_tasks = 0
 
     def check_model(self, student: Backbone) -> None:
-        visual = student.network.visual
-        is_known = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
-        if not is_known or visual.proj is None:
+        if not student.reads_a_class_token:
             raise ConfigError(
                 "gnsp projects in open_clip's own vision transformers that read a class token (ViT-B-16, ...), and this model's image"
-                f" tower, {type(visual).__name__}, is none."
+                f" tower, {type(student.network.visual).__name__}, is none."
             )
 
     def prepare(self, student: Backbone, num_tasks: int) -> None:
