@@ -42,7 +42,7 @@ http {{
 
 # Files that wait or compute for long. They begin first, so that no process is left alone with one of them at the end.
 LONG = (
-    "slurm/test_training.py", "slurm/test_generation.py", "pipeline/test_own_tasks.py", "workers/test_many_workers.py",
+    "slurm/test_generation.py", "workers/test_many_workers.py", "slurm/test_page.py",
     "running/test_loader_ends.py", "running/test_kills.py", "distributed/test_ranks.py", "running/test_run.py",
 )  # fmt: skip
 

@@ -48,6 +48,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_own_tasks_go_through_the_whole_pipeline(world: Path, command: Command) -> None:
     mine = ("--order", "mine", "--manifests", world / "my")
     command("gift-generate", "plan", *mine, "--images-per-task", 6, "--steps", 2, "--out", world / "plan.parquet")

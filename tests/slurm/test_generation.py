@@ -69,6 +69,7 @@ def test_workers_that_are_told_to_leave_requeued_or_killed_lose_nothing(cluster,
     assert "every byte claim holds" in cluster.run("gift-generate", "verify", "--out", "shards")
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_whole_node_are_one_job_and_leave_together(cluster, plan):
     words = ("--jobs", "2", "--", "render", "--plan", plan(40), "--out", "shards", "--processes", "2", *SLOW)
     job = submitted(cluster, *words)

@@ -33,6 +33,7 @@ def tell_to_leave(cluster, out, job):
     cluster.run("scancel", "--signal=USR1", job)
 
 
+@pytest.mark.slow
 def test_runs_that_are_told_to_leave_go_on_from_their_checkpoints(cluster, flags):
     alone, together = cluster.folder / "alone", cluster.folder / "together"
     jobs = {}

@@ -139,6 +139,7 @@ def test_a_run_killed_many_times_ends_as_the_undisturbed_one(world, zygote, tmp_
     assert set(zygote.kills) == set(LATER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["icarl", "zscl", "moe_adapter"])
 def test_a_killed_run_of_a_method_with_a_memory_ends_as_the_undisturbed_one(world, zygote, tmp_path, method):
     settings = {"zscl": ["average_every=3"], "icarl": [], "moe_adapter": ADAPTERS}[method]

@@ -91,6 +91,7 @@ def test_two_processes_begin_what_one_ends_as_one_alone_does(gift, gift_train, t
     assert_alike(tmp_path / "alone", tmp_path / "shared")
 
 
+@pytest.mark.slow
 def test_more_processes_than_images_of_a_batch_are_refused_once(gift, tmp_path):
     code, _, err = finished(ACCELERATE, *gift(tmp_path / "run", "--set", "replay_batch_size=1"))
     assert code != 0

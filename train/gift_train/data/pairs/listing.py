@@ -157,7 +157,7 @@ def _of_texts(name: str, folder: Path, found: FoundImages) -> Pairs:
         text = image.with_suffix(_TEXT)
         lines = [line.strip() for line in _readable(text, open_text(text)) if line.strip()] if text.is_file() else []
         if not lines:
-            missing.append(f"{image} ({'no' if not text.is_file() else 'an empty'} {text.name})")
+            missing.append(f"{image.relative_to(folder)} ({'no' if not text.is_file() else 'an empty'} {text.name})")
         captions += lines
         numbers += [number] * len(lines)
     _require_none(missing, f"images of {folder} have no caption: expected {', '.join(TABLE_SUFFIXES)} in the folder, or a .txt beside each")
