@@ -1,4 +1,4 @@
-"""Walks the members of a tar that others may have made. Only headers are read; nothing is unpacked, decoded or followed."""
+"""Walks the members of a tar that others may have made, and reads ranges of it. Nothing is unpacked or followed."""
 
 import io
 import os
@@ -81,3 +81,19 @@ class _Headers(io.BufferedReader):
         if size is None or not 0 <= size <= MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header claims {size} bytes")
         return super().read(size)
+
+
+def read_range(path: Path, offset: int, size: int, where: str) -> bytes:
+    """So many bytes of a file, or from there to its end if `size` is -1; `where` names them in messages.
+
+    Raises: DataError if the file cannot be read or ends before them.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
+    if len(content) < size:
+        raise DataError(f"{where}: the file was cut short while it was in use. Copy it again.")
+    return content

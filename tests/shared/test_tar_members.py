@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gift_shared.errors import DataError, ShardError
-from gift_shared.tar_members import MOST_HEADER_BYTES, plain_members
+from gift_shared.tar_members import MOST_HEADER_BYTES, plain_members, read_range
 
 Member = tuple[str, bytes]
 
@@ -117,3 +117,15 @@ def test_random_damage_is_never_another_error_than_ours(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with suppress(DataError):
             list(plain_members(path))
+
+
+def test_a_range_that_its_file_no_longer_holds_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "images.tar"
+    path.write_bytes(b"0123456789")
+    assert read_range(path, 2, 3, "a.jpg") == b"234"
+    assert read_range(path, 4, -1, "a.jpg") == b"456789"
+    with pytest.raises(DataError, match=r"a.jpg: the file was cut short while it was in use"):
+        read_range(path, 8, 3, "a.jpg")
+    path.unlink()
+    with pytest.raises(DataError, match=r"images.tar cannot be read \(No such file or directory\)"):
+        read_range(path, 0, 1, "a.jpg")

@@ -345,10 +345,6 @@ def test_a_tree_in_a_bucket_gives_the_features_of_the_tree(num_classes):
     assert torch.allclose(ours, plain, atol=2e-6)
 
 
-def test_buckets_of_rows():
-    assert [bucket(number) for number in (1, 2, 3, 4, 5, 7, 9, 13, 17, 25)] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
-
-
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_steps_up_to_rounding():
     plain, compiled = totals(trial().steps(5)), totals(trial(compiles=True).steps(5))

@@ -25,7 +25,7 @@ from gift_shared.manifests import TaskManifest
 from gift_shared.parquet_files import open_output_index
 from gift_shared.schema import INDEX_FILE, SampleStatus
 from gift_shared.storage import Folder, hold_shards
-from gift_shared.tar_members import plain_members
+from gift_shared.tar_members import plain_members, read_range
 from gift_train.data.places import Place, Places
 from gift_train.data.replay import ReplayDataset
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
@@ -50,13 +50,8 @@ class ReferenceImages(Dataset[tuple[Tensor, int, str]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         """Raises DataError, naming the file, if the image cannot be read or decoded."""
         path, offset, size = self.places[index]
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
-        image = decode_rgb(content, f"{path} (byte {offset})", formats=FILE_FORMATS)
+        where = f"{path} (byte {offset})"
+        image = decode_rgb(read_range(path, offset, size, where), where, formats=FILE_FORMATS)
         return self.transform(image), *self.about(index)
 
     def about(self, index: int) -> tuple[int, str]:

@@ -20,6 +20,7 @@ from gift_shared.documents import is_file_name
 from gift_shared.errors import DataError
 from gift_shared.image_files import FoundImages, find_images, is_stray
 from gift_shared.schema import INDEX_FILE, SHARD_FOLDER
+from gift_shared.tar_members import read_range
 from gift_train.data.datasets.images import ImageSource, digest_of, file_listing, files_identity
 from gift_train.data.datasets.webdataset_tars import tar_names
 from gift_train.data.pairs.caption_tables import TABLE_SUFFIXES, NamedPair, read_pairs
@@ -49,15 +50,7 @@ class PairImages(ImageSource):
 
     def encoded(self, index: int) -> bytes:
         path, offset, size = self.places[index]
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}). Put the file back.") from error
-        if len(content) < size:
-            raise DataError(f"{self.where(index)}: the tar was cut short while it was in use. Copy it again.")
-        return content
+        return read_range(path, offset, size, self.where(index))
 
     def listing(self, index: int) -> tuple[str, int]:
         path, offset, size = self.places[index]
