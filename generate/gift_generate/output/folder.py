@@ -210,19 +210,19 @@ def planned_left(path: Path, plan: RowFile) -> list[Shard]:
 
 def check_folder(path: Path, plan_path: Path | None) -> None:
     """Whether the folder is free, or holds this plan already (None: any). Raises ConfigError."""
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if "run.json" in names:
+    begun = has_begun(path)  # asked before the plan, which is put there first: other workers may begin between the two looks
+    if (path / "run.json").is_file():
         raise ConfigError(f"{path} is a run folder of gift-train. Choose another --out.")
-    if PLAN_FILE in names:
+    if (path / PLAN_FILE).is_file():
         if plan_path is not None and not _is_same_plan(path / PLAN_FILE, plan_path):
             if _is_import(plan_path):  # of which the user knows no plan
                 held = "another import: other images, captions or options" if _is_import(path / PLAN_FILE) else "rendered images"
                 raise ConfigError(f"{path} holds {held}. Choose another --out.")
-            begun = open_output(path)
-            begun.require_own_plan()  # the folder's own may be the one that is wrong
-            what = "holds images of" if begun.has_shards() else "was begun with"
+            held_output = open_output(path)
+            held_output.require_own_plan()  # the folder's own may be the one that is wrong
+            what = "holds images of" if held_output.has_shards() else "was begun with"
             raise ConfigError(f"{path} {what} another plan than {plan_path}. Choose another --out, or leave --plan out to go on.")
-    elif has_begun(path):
+    elif begun:
         raise ConfigError(f"--out {path} exists and is no output folder of gift-generate (no {PLAN_FILE}). Choose another --out.")
     elif plan_path is None:
         raise ConfigError(f"{path} has no {PLAN_FILE} to go on with: give --plan.")

@@ -242,11 +242,13 @@ class RunFolder:
 
 def check_place(path: Path, identity: Mapping[str, Any]) -> None:
     """Whether a folder is free for this run or holds it already; touches nothing. Raises ConfigError naming the first difference."""
+    # Asked before run.json, which is written first: another process may begin the same run between the two looks.
+    is_free = not path.exists() or (path.is_dir() and all(map(_is_left_by_a_killed_start, path.iterdir())))
     if (path / RUN_FILE).exists():
         found = difference(read_record(path).get("identity", {}), json.loads(json.dumps(identity)))
         if found is not None:
             raise ConfigError(f"--out {path} holds another run: {found}. Choose another folder.")
-    elif path.exists() and (not path.is_dir() or not all(map(_is_left_by_a_killed_start, path.iterdir()))):
+    elif not is_free:
         raise ConfigError(f"--out {path} exists and is not the folder of a run (no run.json). Choose another folder.")
 
 
