@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from training_step import Batches, Case, OurStep, PlainStep, largest_gradient_di
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden/parity"
 LOSS_BOUND, GRADIENT_BOUND = 1e-3, 2e-3  # fp32 on a device, of a loss and of a gradient's largest entry: the sums have another order
+COMPILED_BOUNDS = {"fp32": 1e-3, "bf16": 2e-2}  # of a step's loss: kernels that are fused round at other places
 CURVE_BOUND = 0.05  # bf16 against fp32: mean difference of a step's loss, as a share of it
 PSNR_BOUNDS = {"float16": 35.0, "bfloat16": 30.0}  # dB against float32; on a CPU bfloat16 reaches 51
 RESUME_SLACK = 2.0  # a resumed run may be so many times as far from an uninterrupted one as a second uninterrupted one is
@@ -217,6 +218,27 @@ def training(place: Place) -> Outcome:
     return outcome
 
 
+def compiled(place: Place) -> Outcome:
+    """Our step with --compile-step beside ours without: the same losses, and how long both take."""
+    from gift_train.training.compiled_losses import num_graphs  # which imports torch's compiler
+
+    outcome, case = Outcome(), place.case()
+    data = Batches(case)
+    steps = {"ours": OurStep(case, data), "--compile-step": OurStep(replace(case, compiles_step=True), data)}
+    # Batches come back in turns: each graph is made, recorded and replayed before a step is timed.
+    seconds = seconds_each(steps, rounds=1 if place.is_quick else 10, warmup=3 if place.is_quick else 3 * case.num_batches)
+    curves = {name: [sum(terms.values()) for terms in step.losses] for name, step in steps.items()}
+    shares = [abs(one - other) / other for one, other in zip(curves["--compile-step"], curves["ours"], strict=True)]
+    bound = COMPILED_BOUNDS["bf16" if place.is_gpu else "fp32"]
+    outcome.bounded("largest difference of a step's loss", max(shares), "of the loss", bound)
+    for name, taken in seconds.items():
+        outcome.measured(f"{case.shown}: {name}, without the teacher", taken, "s/step")
+    outcome.measured(f"{case.shown}: ratio", seconds["ours"] / seconds["--compile-step"], "x")
+    outcome.bounded("graphs made", num_graphs(), "", 2, at_most=False)  # one of each loss at least
+    outcome.details["profile"] = profile(steps["--compile-step"], place, outcome)
+    return outcome
+
+
 def profile(ours: OurStep, place: Place, outcome: Outcome) -> list[dict[str, Any]]:
     """One step under the profiler: kernels and time on the device, the host's time until all of it is asked for, and its waits."""
     synchronise(place.device)
@@ -362,7 +384,8 @@ def psnr(images: Sequence[Any], others: Sequence[Any]) -> float:
 
 
 PARTS: dict[str, Callable[[Place], Outcome]] = {
-    part.__name__: part for part in (golden, fast_paths, loss_curves, resume, rendering, gpu_tests, training, generation, processes)
+    part.__name__: part
+    for part in (golden, fast_paths, loss_curves, resume, rendering, gpu_tests, training, generation, processes, compiled)
 }
 
 

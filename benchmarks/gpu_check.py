@@ -48,6 +48,7 @@ PARTS = [
     Part(name="resume", title="A killed run goes on", limit=120, is_correctness=True),
     Part(name="processes", title="Two processes on one device", limit=30, is_correctness=True),
     Part(name="loader", title="Where a step would wait for its images", limit=60, is_correctness=False),
+    Part(name="compiled", title="Training step with --compile-step", limit=180, is_correctness=False),
 ]
 
 

@@ -112,7 +112,7 @@ def step_bytes(model: str, precision: Precision, micro_batch_size: int | None, r
 
 
 def gift_training(
-    student: KnownTexts, prompts: Tensor, captions: Tensor, caption_ids: Tensor, *, consolidates: bool = True
+    student: Backbone, prompts: Tensor, captions: Tensor, caption_ids: Tensor, *, consolidates: bool = True
 ) -> tuple[Training, TaskBatch, ReplayBatch]:
     """The second task's training and what a step of it sees."""
     side = student.image_settings[0]

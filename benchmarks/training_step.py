@@ -29,10 +29,12 @@ from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, Precision
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayCollate
-from gift_train.methods.base import LossTerms, TaskContext
+from gift_train.distributed import SINGLE
+from gift_train.methods.base import LossTerms, Method, TaskContext
 from gift_train.methods.gift import Gift
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
+from gift_train.training.step_losses import Losses
 
 PAPER_IMAGES, PAPER_STEPS = 1000, 1001  # synthetic images and steps of a task (METHODS 1.7)
 LEARNING_RATE = 1e-5
@@ -51,14 +53,15 @@ class Case:
     batch_size: int
     device: str
     consolidates: bool = True
-    compiles: bool = False  # ours, as the next two
+    compiles: bool = False  # ours, as the next three
+    compiles_step: bool = False
     micro_batch_size: int | None = None
     recomputes_blocks: bool = False
 
     @property
     def shown(self) -> str:
         shown = f"{self.model.removesuffix('-quickgelu')}, {self.num_classes} classes{'' if self.consolidates else ', without AWC'}"
-        return shown + (", --compile" if self.compiles else "")
+        return shown + (", --compile-step" if self.compiles_step else ", --compile" if self.compiles else "")
 
     @property
     def num_batches(self) -> int:
@@ -68,14 +71,14 @@ class Case:
     @property
     def warmup(self) -> int:
         """Untimed steps. On a GPU until memory is laid out for all batches; compiled, until there is code for all of them."""
-        return 1 if self.device == "cpu" and not self.compiles else self.num_batches
+        return 1 if self.device == "cpu" and not (self.compiles or self.compiles_step) else self.num_batches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="ViT-B/32, 2 + 2 images: a try, not a measurement")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: bf16, 64 + 64 images")
-    parser.add_argument("--compile", action="store_true", help="measure --compile too: minutes more")
+    parser.add_argument("--compile", action="store_true", help="measure --compile and --compile-step too: minutes more")
     parser.add_argument(
         "--readme", action="store_true", help="what README claims: the first model with AWC, 10 and 100 classes, and memory"
     )
@@ -115,7 +118,8 @@ def cases(is_quick: bool, device: str, batch_size: int, *, measures_compiled: bo
         for num_classes, consolidates in itertools.product((10, 100) if is_quick else (10, 100, MOST_CLASSES), (True, False)):
             yield Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device, consolidates=consolidates)
     for num_classes in (10, 100) if measures_compiled else ():
-        yield Case(model=models[0], num_classes=num_classes, batch_size=batch_size, device=device, compiles=True)
+        for flags in ({"compiles": True}, {"compiles_step": True}):
+            yield Case(model=models[0], num_classes=num_classes, batch_size=batch_size, device=device, **flags)
 
 
 def readme_cases(chosen: Iterator[Case]) -> Iterator[Case]:
@@ -141,7 +145,7 @@ def timed(case: Case, rounds: int) -> tuple[list[Finding], dict[str, Any]]:
     details |= {"teacher_seconds_a_step": ours.teacher_seconds, "products_gflops": products / 1e9, "floor_seconds": floor}
     details |= {"operators": operators(ours)}
     is_on_gpu = case.device != "cpu"
-    has_target = case.model.startswith("ViT-B-16") and case.consolidates and (is_on_gpu or not case.compiles)
+    has_target = case.model.startswith("ViT-B-16") and case.consolidates and (is_on_gpu or not (case.compiles or case.compiles_step))
     target = (8.0 if is_on_gpu else 1.5 if case.num_classes == 10 else 2.5) if has_target else None
     findings = [
         Finding(what=f"{case.shown}: plain", value=seconds["plain"], unit="s/step"),
@@ -218,7 +222,7 @@ class OurStep:
 
     def __init__(self, case: Case, data: Batches, precision: Precision | None = None) -> None:
         student = Backbone(data.network(), data.backbone.tokenizer, precision or ("fp32" if case.device == "cpu" else "bf16"))
-        if case.compiles:
+        if case.compiles or case.compiles_step:
             student.compile_blocks()
         if case.recomputes_blocks:
             student.recompute_blocks()
@@ -258,7 +262,10 @@ class OurStep:
         parameters = method.trainable(student)
         settings = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
         optimizer = build_optimizer(parameters, settings)
-        self.training = Training(method=method, student=student, parameters=parameters, optimizer=optimizer, schedule=SCHEDULE)
+        compiled = compiled_losses(method, student) if case.compiles_step else None
+        self.training = Training(
+            method=method, student=student, parameters=parameters, optimizer=optimizer, schedule=SCHEDULE, compiled=compiled
+        )
         self.losses: list[dict[str, float]] = []
 
     def __call__(self) -> None:
@@ -269,6 +276,13 @@ class OurStep:
         step = len(self.losses)
         self.training.optimizer.param_groups[0]["lr"] = SCHEDULE.learning_rate(step)
         return training_step(self.training, *self.batches[step % len(self.batches)])
+
+
+def compiled_losses(method: Method, student: Backbone) -> Losses:
+    """Those of --compile-step. Imports torch's compiler."""
+    from gift_train.training.compiled_losses import CompiledLosses
+
+    return CompiledLosses(method, student, SINGLE)
 
 
 def largest_gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:

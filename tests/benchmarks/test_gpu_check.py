@@ -21,10 +21,10 @@ def test_every_part_runs_on_a_cpu_and_what_is_done_is_not_done_again(tmp_path):
     first = gpu_check("--device", "cpu", "--quick", "--out", out)
     assert first.returncode == 0, first.stdout + first.stderr
     parts = json.loads(out.read_text())["parts"]
-    assert len(parts) == 10
+    assert len(parts) == 11
     assert {part["state"] for part in parts.values()} == {"done"}
     again = gpu_check("--device", "cpu", "--quick", "--out", out)
-    assert again.stdout.count("done before") == 10
+    assert again.stdout.count("done before") == 11
 
 
 def test_a_part_that_had_no_time_is_told_and_not_taken_for_right(tmp_path):

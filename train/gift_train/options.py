@@ -104,6 +104,14 @@ class MachineOptions(DataOptions, ComputeOptions):
     `micro_batch_size` and `gradient_checkpointing` save memory and change last bits.
     """
 
+    compiles_step: Annotated[
+        bool,
+        typer.Option(
+            "--compile-step",
+            help="--compile, and each training loss with its gradient as one graph (a CUDA graph on a GPU): the host asks for less.",
+        ),
+    ] = False
+
     micro_batch_size: Annotated[
         int | None,
         typer.Option(

@@ -15,7 +15,8 @@ from gift_train.clip.load import backbone_from_tensors, load_backbone, pick_devi
 from gift_train.clip.random_sentences import random_sentences, text_frame
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.icarl import herd
-from gift_train.methods.teacher import Teacher, encode_captions
+from gift_train.methods.teacher import Teacher
+from gift_train.methods.texts import encode_captions
 from gift_train.parity.replay import Fixture, _replay_batch
 
 

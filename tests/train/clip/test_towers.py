@@ -15,11 +15,13 @@ from gift_train.clip.prefix_tree import LONGEST_ROW, build_prefix_tree
 from gift_train.clip.tree_buckets import LENGTH_STEP, bucket, in_bucket
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayBatch
+from gift_train.distributed import SINGLE
 from gift_train.methods.base import TaskContext
 from gift_train.methods.gift import Gift
 from gift_train.parity.replay import VARIANTS
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
+from gift_train.training.compiled_losses import CompiledLosses
 from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
 
 START, END = 98, 99
@@ -232,9 +234,9 @@ class Trial:
         return [training_step(self.training, self.task_batch, self.replay_batch) for _ in range(num_steps)]
 
 
-def trial(precision="fp32", *, compiles=False, device="cpu"):
+def trial(precision="fp32", *, compiles=False, compiles_step=False, device="cpu"):
     student = Backbone(clip().to(device), None, precision)
-    if compiles:
+    if compiles or compiles_step:
         student.compile_blocks()
     torch.manual_seed(2)
     captions = class_prompts(4)[[0, 1, 2, 3, 1, 0]]
@@ -265,7 +267,14 @@ def trial(precision="fp32", *, compiles=False, device="cpu"):
     optimizer = build_optimizer(parameters, settings)
     optimizer.param_groups[0]["lr"] = 1e-3
     schedule = Schedule(peak=1e-3, warmup_steps=1, total_steps=20)
-    training = Training(method=method, student=student, parameters=parameters, optimizer=optimizer, schedule=schedule)
+    training = Training(
+        method=method,
+        student=student,
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=schedule,
+        compiled=CompiledLosses(method, student, SINGLE) if compiles_step else None,
+    )
     task_batch = TaskBatch(images=torch.randn(6, 3, 24, 24), labels=torch.arange(6) % 5)
     return Trial(training, place_task(task_batch, student), placed)
 
@@ -386,9 +395,20 @@ def test_no_kind_of_call_that_a_run_makes_falls_back_to_uncompiled_blocks(monkey
 
 
 @pytest.mark.gpu
-def test_a_training_step_never_waits_for_the_device():
-    on_device = trial("bf16", device="cuda")
-    on_device.steps(2)  # the first makes the optimizer's state
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_by_cuda_graphs_are_those_without(precision, caplog):
+    """Terms are read after all steps, as a run reads them: each graph has been recorded and replayed over its own memory by then."""
+    plain, graphs = trial(precision, device="cuda"), trial(precision, compiles_step=True, device="cuda")
+    rounding = 1e-4 if precision == "fp32" else 2e-2
+    assert totals(graphs.steps(12)) == pytest.approx(totals(plain.steps(12)), rel=rounding)
+    assert not [record for record in caplog.records if record.name.startswith("gift_train")]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiles_step", [False, True])
+def test_a_training_step_never_waits_for_the_device(compiles_step):
+    on_device = trial("bf16", compiles_step=compiles_step, device="cuda")
+    on_device.steps(4 if compiles_step else 2)  # the first makes the optimizer's state, the next ones record graphs
     torch.cuda.set_sync_debug_mode("error")
     try:
         terms = on_device.steps(3)

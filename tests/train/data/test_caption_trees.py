@@ -12,7 +12,7 @@ from gift_train.data.batches import BatchOrder, place_replay, stream
 from gift_train.data.loader import Loading
 from gift_train.data.replay import ReplayCollate
 from gift_train.distributed import SINGLE, Ranks
-from gift_train.methods.teacher import encode_captions
+from gift_train.methods.texts import encode_captions
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def losses(features):
         "distillation": loss.distillation(student, teacher, temperature=PLAIN["TEMPERATURE"]),
         "distillation_of_probabilities": loss.distillation(student, teacher, temperature=1.0),
         "distillation_on_references": loss.distillation(references[0], references[1].detach(), temperature=PLAIN["TEMPERATURE"]),
-        "alignment": loss.alignment(student, ids, label_smoothing=0.2),
+        "alignment": loss.alignment(student, loss.target(ids), label_smoothing=0.2),
     }
 
 
@@ -103,7 +103,8 @@ def test_softmax_does_not_see_a_bias():
 
     def terms(bias):
         student, teacher = (loss.logits(features[f"{who}images"], features[f"{who}captions"], Student) + bias for who in ("", "teacher_"))
-        return loss.distillation(student, teacher, temperature=2.0), loss.alignment(student.float(), ids, label_smoothing=0.2)
+        alignment = loss.alignment(student.float(), loss.target(ids), label_smoothing=0.2)
+        return loss.distillation(student, teacher, temperature=2.0), alignment
 
     for without, moved in zip(terms(0.0), terms(Student.bias), strict=True):
         assert torch.allclose(without, moved, atol=1e-5)

@@ -39,3 +39,26 @@ def test_a_compiled_run_is_the_same_run_up_to_rounding(quick_run, tmp_path):
     assert quick_run("gift", tmp_path / "plain").code == 0
     assert quick_run("gift", tmp_path / "compiled", "--compile").code == 0
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gift", "moe_adapter"])
+def test_a_run_with_compiled_losses_is_the_same_run_and_goes_on_without(method, quick_run, tmp_path):
+    out, plain = tmp_path / "compiled", tmp_path / "plain"
+    assert quick_run(method, plain).code == 0
+    told = quick_run(method, out, "--compile-step", "--stop-after", "1")
+    assert told.code == 0
+    assert ("--compile-step: the task loss is not compiled whole" in told.err) == (method == "moe_adapter")
+    assert run_json(out)["options"]["compiles_step"] is True
+    assert quick_run(method, out).code == 0
+    assert losses(out) == pytest.approx(losses(plain), rel=1e-3)
+
+
+@pytest.mark.parametrize("flag", ["--compile", "--compile-step"])
+def test_a_machine_without_a_compiler_is_told_before_work(flag, quick_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    told = quick_run("gift", tmp_path / "run", flag)
+    assert told.code == 2
+    assert "--compile does not work here" in told.err
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -164,6 +164,9 @@ def _evaluated(options: EvaluateOptions, exam: Exam) -> "tuple[Accuracies, Besid
     restored = plain_clip(asked) if options.checkpoint is None else restore(options.checkpoint, asked)
     student = restored.student
     if options.compiles:
+        from gift_train.clip.compiler import require_compiler
+
+        require_compiler(student.device)
         student.compile_blocks()
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device)
     student.warn_of_long([prompt for manifest in exam.order.values() for prompt in manifest.prompts])

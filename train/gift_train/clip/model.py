@@ -28,7 +28,6 @@ from gift_train.clip.prepared_weights import PreparedWeights
 from gift_train.clip.preprocessing import ResizeSettings, resize_settings
 from gift_train.clip.recompute import Call, in_micro_batches, plainly, recompute_blocks, recomputed
 from gift_train.clip.tokenizers import num_tokens
-from gift_train.clip.tree_buckets import in_bucket
 from gift_train.clip.tree_maker import TreeMaker
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -242,7 +241,7 @@ class Backbone:
         `tree`: theirs, as `tree_maker` makes it, on this device; made here if None. Not looked at where texts do not pass as a tree.
         """
         num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
-        if not towers.can_read_texts(self.network):
+        if not self._reads_trees():
             num_texts = None if num_rows is None else texts_in_rows(num_rows, tokens.shape[1])
             return in_micro_batches(self._encode_texts, tokens, num_texts)
         texts = self._prefix_tree(tokens, num_rows) if tree is None else tree
@@ -250,10 +249,31 @@ class Backbone:
             return self._encode_tree(*texts.parts)
         return torch.cat([recomputed(self._encode_tree, part) for part in texts.parts])[texts.places]
 
+    def text_tree(self, tokens: Tensor) -> SplitTree | None:
+        """The tree as which these texts [K, L] pass, on this device; None where they do not pass as one. Remembered for a while."""
+        num_rows = self.micro_batch_size if torch.is_grad_enabled() else None
+        return self._prefix_tree(tokens, num_rows) if self._reads_trees() else None
+
+    def why_not_whole(self) -> str | None:
+        """Why its passes cannot be compiled whole, with the losses around them; None where they can."""
+        if self.micro_batch_size is not None or self._call_block is not plainly:
+            return "--micro-batch-size and --gradient-checkpointing compute parts of a step again"
+        if not (towers.can_read_images(self.network) and towers.can_read_texts(self.network)):
+            return "this model's towers are not both open_clip's own transformers, or something listens in on their blocks, as adapters do"
+        return None
+
+    def _reads_trees(self) -> bool:
+        """Who compiles whole passes has seen to it, see `why_not_whole`."""
+        return torch.compiler.is_compiling() or towers.can_read_texts(self.network)
+
+    def _passing(self) -> tuple[towers.RunBlock, Call]:
+        """How a block is run, and called. Compiled with all around it, it is not compiled apart."""
+        return (towers.block_output, plainly) if torch.compiler.is_compiling() else (self._run_block, self._call_block)
+
     def _encode_images(self, images: Tensor) -> Tensor:
         with self._autocast():
-            if towers.can_read_images(self.network):
-                features = towers.image_features(self.network.visual, images, self._run_block, self._call_block)
+            if torch.compiler.is_compiling() or towers.can_read_images(self.network):
+                features = towers.image_features(self.network.visual, images, *self._passing())
             else:
                 features = self.network.encode_image(images)
         return _normalised(features)
@@ -266,10 +286,8 @@ class Backbone:
         return _normalised(features)
 
     def _encode_tree(self, texts: PrefixTree) -> Tensor:
-        if self._run_block is not towers.block_output:
-            texts = in_bucket(texts)  # compiled code is made for one shape at a time
         with self._autocast():
-            features = towers.text_features(self.network, texts, self._run_block, self._call_block)
+            features = towers.text_features(self.network, texts, *self._passing())
         return _normalised(features)
 
     @property
@@ -284,7 +302,7 @@ class Backbone:
         """Tokens -> the tree as which they pass while training; None where texts do not pass as a tree. Knows nothing of the model."""
         if not towers.can_read_texts(self.network):
             return None
-        return TreeMaker(towers.reading_ends(self.network), self.micro_batch_size)
+        return self._tree_maker(self.micro_batch_size)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Those of the texts that do not fit the context with what their tokenizer puts around them."""
@@ -304,12 +322,19 @@ class Backbone:
         """Cut [K, L] on the CPU to the columns that the features depend on; values are the same up to the order of sums."""
         return tokens[:, : towers.num_columns_read(self.network, tokens)] if tokens.numel() else tokens
 
+    @property
+    def _is_compiled(self) -> bool:
+        return self._run_block is not towers.block_output
+
+    def _tree_maker(self, max_rows: int | None) -> TreeMaker:
+        return TreeMaker(towers.reading_ends(self.network), max_rows, self._is_compiled)
+
     def _prefix_tree(self, tokens: Tensor, max_rows: int | None = None) -> SplitTree:
         """The tree of these texts, placed, in parts of so many rows; those packed lately are remembered, as class prompts come back."""
         tokens = tokens.cpu()
-        key = (max_rows, tokens.shape, tokens.numpy().tobytes())
+        key = (max_rows, self._is_compiled, tokens.shape, tokens.numpy().tobytes())
         if key not in self._trees:
-            self._trees[key] = TreeMaker(towers.reading_ends(self.network), max_rows)(tokens).to(self.device)
+            self._trees[key] = self._tree_maker(max_rows)(tokens).to(self.device)
         self._trees.move_to_end(key)
         if len(self._trees) > TREES_KEPT:
             self._trees.popitem(last=False)
@@ -320,7 +345,8 @@ class Backbone:
         """What a tower passes in: autocast, if that is its precision, and its weights made ready for it."""
         is_low = self.precision == "bf16"
         low = torch.autocast(self.device.type, dtype=torch.bfloat16) if is_low else contextlib.nullcontext()
-        with low, (self._prepared or self._new_prepared()).used():
+        made_once = contextlib.nullcontext() if torch.compiler.is_compiling() else (self._prepared or self._new_prepared()).used()
+        with low, made_once:
             yield
 
     def _new_prepared(self) -> PreparedWeights:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LONGEST_ROW = 192  # nodes, unless one text is longer
-ROW_STEP = 8  # row lengths are multiples of it: fused attention wants aligned masks, and compiled code few shapes
+ROW_STEP = 8  # row lengths are multiples of it: fused attention wants aligned masks
 ATTENTION_COST = 1e-3  # of one more masked neighbour, as a share of a node's products: three times its operations, as attention is slower
 NOTHING = -1  # after a text's end; less than any token, so that a text stands before those that it begins
 
@@ -111,15 +111,16 @@ def texts_in_rows(num_rows: int, length: int) -> int:
     return num_rows * max(1, LONGEST_ROW // length)
 
 
-def build_prefix_tree(tokens: Tensor, last: Tensor) -> PrefixTree:
+def build_prefix_tree(tokens: Tensor, last: Tensor, row_length: int | None = None) -> PrefixTree:
     """The tree of these texts, in rows.
 
     Args:
         tokens: [K, L], K at least 1, on the CPU.
         last: [K], the position that is read of each; what comes after it is left out.
+        row_length: of every row, or its least multiple that holds each text; the length that costs least if None.
     """
     texts = _distinct(tokens.numpy(), last.numpy())
-    row_length, first_texts = _rows(texts)
+    row_length, first_texts = _rows(texts, row_length)
     starts = np.array(first_texts)
     shared = texts.shared.copy()
     shared[starts] = 0  # a row begins with a whole text
@@ -180,15 +181,16 @@ def _ends_of_descendants(shared: Numbers, row_of: Numbers, first_place: Numbers,
     return np.where(starts_row[next_parting], num_in_row[row_of][:, None], np.append(first_place, 0)[next_parting])
 
 
-def _rows(texts: _Distinct) -> tuple[int, list[int]]:
-    """The row length that costs least, and the first text of each row then.
+def _rows(texts: _Distinct, fixed: int | None) -> tuple[int, list[int]]:
+    """The row length that costs least, or the least multiple of a fixed one; and the first text of each row then.
 
     Short rows repeat prefixes, long ones attend over more, and the last may stay half empty.
     """
     lengths: list[int] = texts.lengths.tolist()
     num_nodes: list[int] = np.cumsum(texts.lengths - texts.shared).tolist()  # that a text and those before it need in one row
-    shortest = -(-max(lengths) // ROW_STEP) * ROW_STEP
-    candidates = range(shortest, max(shortest, LONGEST_ROW) + 1, ROW_STEP)
+    step = fixed or ROW_STEP
+    shortest = -(-max(lengths) // step) * step
+    candidates = range(shortest, max(shortest, LONGEST_ROW) + 1, step) if fixed is None else [shortest]
     starts = {row_length: _row_starts(lengths, num_nodes, row_length) for row_length in candidates}
     cheapest = min(candidates, key=lambda row_length: len(starts[row_length]) * row_length * (1 + ATTENTION_COST * row_length))
     return cheapest, starts[cheapest]

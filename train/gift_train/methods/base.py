@@ -3,6 +3,9 @@
 A method never steps an optimizer, moves the learning rate or reads a file. It returns named loss terms; `gift_train.training.loop`
 differentiates and applies them. Add one of ours: `methods/<name>.py`, a recipe and a test; one of your own: docs/add_a_method.md.
 
+A loss is made in two steps: its inputs, for which the host looks at a batch, and of them its terms, which are a function of tensors that
+can be compiled as one graph. A method may also give a loss whole; it is then not compiled.
+
 On several processes a method computes the loss of the whole batch, from features that `TaskContext.ranks` gathers. What reaches a
 loss without being gathered must not be trained: it would count once for every process.
 """
@@ -27,6 +30,7 @@ from gift_train.data.sources import Draw, NoTaskSource, ReplaySource, TextSource
 from gift_train.distributed import SINGLE, Ranks
 from gift_train.methods.consolidation import Penalty, Weights
 from gift_train.methods.losses import task_cross_entropy
+from gift_train.methods.texts import Texts, class_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,15 @@ class LossTerms(Mapping[str, Tensor]):
     def detached(self) -> LossTerms:
         """The same terms without their graphs."""
         return LossTerms(**{name: term.detach() for name, term in self._terms.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInputs:
+    """What `Method.task_terms` is made of: tensors on the student's device, and the class prompts."""
+
+    images: Tensor  # [B or this rank's share, 3, H, W]
+    labels: Tensor  # [B]
+    classes: Texts
 
 
 class Method:
@@ -143,14 +156,32 @@ class Method:
 
     def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
         """Loss on the current task's images."""
+        inputs = self.task_inputs(student, batch)
+        return LossTerms() if inputs is None else self.task_terms(student, inputs)
+
+    def task_inputs(self, student: Backbone, batch: TaskBatch) -> Any:
+        """What the task loss's terms are made of, a frozen dataclass of tensors and `Texts`; None: this batch has no loss."""
+        classes = class_texts(student, self.context.class_tokens, self.context.ranks)
+        return TaskInputs(images=batch.images, labels=batch.labels, classes=classes)
+
+    def task_terms(self, student: Backbone, inputs: Any) -> LossTerms:
+        """The task loss: a function of the inputs and the student's weights, which asks nothing for a tensor's values."""
         ranks = self.context.ranks
-        images = ranks.all_gather(student.encode_images(batch.images), len(batch.labels))
-        texts = ranks.encode(student.encode_texts, self.context.class_tokens)
-        logits = similarity_logits(images, texts, student.scale)
-        return LossTerms(cross_entropy=task_cross_entropy(logits, batch.labels, label_smoothing=self.context.label_smoothing))
+        images = ranks.all_gather(student.encode_images(inputs.images), len(inputs.labels))
+        logits = similarity_logits(images, inputs.classes.encoded(student, ranks), student.scale)
+        return LossTerms(cross_entropy=task_cross_entropy(logits, inputs.labels, label_smoothing=self.context.label_smoothing))
 
     def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
         """Loss on a batch of the replay stream; differentiated first, on its own."""
+        inputs = self.replay_inputs(student, batch)
+        return LossTerms() if inputs is None else self.replay_terms(student, inputs)
+
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> Any:
+        """As `task_inputs`, of a batch of the replay stream; what a frozen model makes of it too."""
+        return None
+
+    def replay_terms(self, student: Backbone, inputs: Any) -> LossTerms:
+        """As `task_terms`."""
         return LossTerms()
 
     def after_replay_backward(self, student: Backbone, gradient: FlatTensors) -> None:

@@ -33,8 +33,11 @@ class ContrastiveLoss(Protocol):
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         """Z_s close to Z_t, both [B, N]; scalar."""
 
-    def alignment(self, student_logits: Tensor, caption_ids: Tensor, *, label_smoothing: float) -> Tensor:
-        """Z_s [B, B] of images and their own captions, whose ids [B] lie on the CPU; scalar."""
+    def target(self, caption_ids: Tensor) -> Tensor:
+        """What `alignment` wants of images and their own captions: ids [B] -> [B, B]."""
+
+    def alignment(self, student_logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
+        """Z_s [B, B] of images and their own captions close to `target`; scalar."""
 
 
 class SoftmaxLoss:
@@ -47,8 +50,10 @@ class SoftmaxLoss:
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         return two_way_distillation(student_logits, teacher_logits, temperature=temperature)
 
-    def alignment(self, student_logits: Tensor, caption_ids: Tensor, *, label_smoothing: float) -> Tensor:
-        target = alignment_target(caption_ids).to(student_logits.device, non_blocking=True)
+    def target(self, caption_ids: Tensor) -> Tensor:
+        return alignment_target(caption_ids)
+
+    def alignment(self, student_logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
         return image_text_alignment(student_logits, target, label_smoothing=label_smoothing)
 
 
@@ -63,9 +68,12 @@ class SigmoidLoss:
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         return sigmoid_distillation(student_logits, teacher_logits, temperature=temperature)
 
-    def alignment(self, student_logits: Tensor, caption_ids: Tensor, *, label_smoothing: float) -> Tensor:
+    def target(self, caption_ids: Tensor) -> Tensor:
+        return same_caption(caption_ids)
+
+    def alignment(self, student_logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
         """Without label smoothing, which is the task loss's alone here."""
-        return sigmoid_alignment(student_logits, same_caption(caption_ids).to(student_logits.device, non_blocking=True))
+        return sigmoid_alignment(student_logits, target)
 
 
 def contrastive_loss(name: ContrastiveLossName) -> ContrastiveLoss:

@@ -17,8 +17,9 @@ from gift_train.methods.base import LossTerms, Method, TaskContext, require_temp
 from gift_train.methods.consolidation import BatchFisher, Fisher, HeldFisher, Penalty, Weights, batch_fisher, interpolate, running_mean
 from gift_train.methods.contrastive import ContrastiveLossName, contrastive_loss, require_bias
 from gift_train.methods.losses import feature_distance
+from gift_train.methods.pairs import PairInputs, pair_inputs
 from gift_train.methods.registry import register
-from gift_train.methods.teacher import Teacher, encode_captions
+from gift_train.methods.teacher import Teacher
 
 
 @register("gift")
@@ -98,17 +99,21 @@ class Gift(Method):
             backbone.load_weights(interpolate(student.weights(), context.initial_weights, self.config.teacher_alpha))
         return backbone
 
-    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        config, ranks = self.config, self.context.ranks
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> PairInputs | None:
+        config = self.config
         if config.distill_weight == 0 and config.alignment_weight == 0:
-            return LossTerms()
-        teacher_images, teacher_texts = self.teacher.image_features(batch), self.teacher.text_features(batch)
+            return None
+        aligns = config.alignment_weight != 0
+        return pair_inputs(student, self.teacher, batch, self.contrastive_loss, reads_captions=self.encodes_captions, aligns=aligns)
+
+    def replay_terms(self, student: Backbone, inputs: PairInputs) -> LossTerms:
+        config, ranks, loss = self.config, self.context.ranks, self.contrastive_loss
+        teacher_images, teacher_texts = inputs.teacher_images, inputs.teacher_texts
         images, texts = teacher_images, teacher_texts
         if config.distillation != "text-only":
-            images = ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
-        if config.distillation != "image-only":
-            texts = encode_captions(student, batch, ranks)
-        loss = self.contrastive_loss
+            images = ranks.all_gather(student.encode_images(inputs.images), len(teacher_images))
+        if inputs.captions is not None:
+            texts = inputs.captions.encoded(student, ranks)
         logits = loss.logits(images, texts, student)
         terms = {}
         if config.distill_weight != 0 and config.distillation == "feature-distance":
@@ -117,8 +122,8 @@ class Gift(Method):
         elif config.distill_weight != 0:
             distillation = loss.distillation(logits, loss.logits(teacher_images, teacher_texts, student), temperature=config.temperature)
             terms["distillation"] = config.distill_weight * distillation
-        if config.alignment_weight != 0:
-            alignment = loss.alignment(logits, batch.caption_ids, label_smoothing=self.context.label_smoothing)
+        if inputs.target is not None:
+            alignment = loss.alignment(logits, inputs.target, label_smoothing=self.context.label_smoothing)
             terms["alignment"] = config.alignment_weight * alignment
         return LossTerms(**terms)
 

@@ -14,8 +14,9 @@ from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
 from gift_train.methods.contrastive import contrastive_loss
+from gift_train.methods.pairs import PairInputs, pair_inputs
 from gift_train.methods.registry import register
-from gift_train.methods.teacher import Teacher, encode_captions
+from gift_train.methods.teacher import Teacher
 
 PROJECTION = "visual.proj"  # [width, D], which its input meets from the left; the other weights meet theirs from the right
 POOLED_IMAGES = 16  # whose inputs make one Gram matrix
@@ -87,13 +88,18 @@ class Gnsp(Method):
             name: null_space_projection(gram.to(student.device), self.config.tail_share) for name, gram in self.grams.items()
         }
 
-    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> PairInputs:
+        return pair_inputs(student, self.teacher, batch, self.loss)
+
+    def replay_terms(self, student: Backbone, inputs: PairInputs) -> LossTerms:
         ranks, config = self.context.ranks, self.config
-        images = ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
-        logits = self.loss.logits(images, encode_captions(student, batch, ranks), student)
-        teacher_logits = self.loss.logits(self.teacher.image_features(batch), self.teacher.text_features(batch), student)
+        assert inputs.captions is not None
+        assert inputs.target is not None
+        images = ranks.all_gather(student.encode_images(inputs.images), len(inputs.teacher_images))
+        logits = self.loss.logits(images, inputs.captions.encoded(student, ranks), student)
+        teacher_logits = self.loss.logits(inputs.teacher_images, inputs.teacher_texts, student)
         distillation = self.loss.distillation(logits, teacher_logits, temperature=config.temperature)
-        alignment = self.loss.alignment(logits, batch.caption_ids, label_smoothing=self.context.label_smoothing)
+        alignment = self.loss.alignment(logits, inputs.target, label_smoothing=self.context.label_smoothing)
         return LossTerms(distillation=config.distill_weight * distillation, alignment=config.alignment_weight * alignment)
 
     def before_update(self, student: Backbone) -> None:

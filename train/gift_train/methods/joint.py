@@ -2,13 +2,23 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import similarity_logits
 from gift_train.data.batches import TaskBatch
 from gift_train.data.sources import Draw
-from gift_train.methods.base import LossTerms, Method
+from gift_train.methods.base import LossTerms, Method, TaskInputs
 from gift_train.methods.losses import own_class_cross_entropy
 from gift_train.methods.registry import register
+from gift_train.methods.texts import class_texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointInputs(TaskInputs):
+    """Images of all datasets."""
+
+    own: Tensor  # [B, K] bool: the classes that each image may be of
 
 
 @register("joint")
@@ -31,12 +41,16 @@ class JointTraining(Method):
         draw: Draw = self.config.draw
         return draw
 
-    def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
+    def task_inputs(self, student: Backbone, batch: TaskBatch) -> JointInputs:
         context = self.context
         assert batch.datasets is not None
         assert context.own_classes is not None
-        images = context.ranks.all_gather(student.encode_images(batch.images), len(batch.labels))
-        texts = context.ranks.encode(student.encode_texts, context.class_tokens)
-        logits = similarity_logits(images, texts, student.scale)
-        own = context.own_classes[batch.datasets]
-        return LossTerms(cross_entropy=own_class_cross_entropy(logits, batch.labels, own, label_smoothing=context.label_smoothing))
+        classes = class_texts(student, context.class_tokens, context.ranks)
+        return JointInputs(images=batch.images, labels=batch.labels, classes=classes, own=context.own_classes[batch.datasets])
+
+    def task_terms(self, student: Backbone, inputs: JointInputs) -> LossTerms:
+        context = self.context
+        images = context.ranks.all_gather(student.encode_images(inputs.images), len(inputs.labels))
+        logits = similarity_logits(images, inputs.classes.encoded(student, context.ranks), student.scale)
+        loss = own_class_cross_entropy(logits, inputs.labels, inputs.own, label_smoothing=context.label_smoothing)
+        return LossTerms(cross_entropy=loss)

@@ -6,7 +6,7 @@ from gift_train.clip.model import Backbone
 from gift_train.data.replay import ReplayBatch
 from gift_train.data.sources import ReplaySource, TextSource
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
-from gift_train.methods.image_distillation import ImageDistillation
+from gift_train.methods.image_distillation import DistillationInputs, ImageDistillation
 from gift_train.methods.registry import register
 
 
@@ -37,5 +37,8 @@ class LearningWithoutForgetting(Method):
         weight, temperature = self.config.distill_weight, self.config.temperature
         self.distillation = ImageDistillation(student.frozen_copy(), context, weight=weight, temperature=temperature)
 
-    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        return self.distillation.terms(student, batch)
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> DistillationInputs | None:
+        return self.distillation.inputs(batch)
+
+    def replay_terms(self, student: Backbone, inputs: DistillationInputs) -> LossTerms:
+        return self.distillation.terms(student, inputs)

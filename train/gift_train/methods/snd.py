@@ -20,6 +20,23 @@ from gift_train.methods.teacher import Teacher
 IMAGE_TOWER = "visual."
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskImages:
+    """The task's images alone: its classes' features do not change."""
+
+    images: Tensor  # [B or this rank's share, 3, H, W]
+    labels: Tensor  # [B]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceInputs:
+    """A batch of reference images, and what both teachers see in it."""
+
+    images: Tensor  # [B or this rank's share, 3, H, W]
+    last: Tensor  # [B, D]
+    initial: Tensor  # [B, D]
+
+
 @register("snd")
 class SelectAndDistill(Method):
     """L = L_task + w_l mean_b e_b |f_b - l_b|^2 + w_0 mean_b (1 - e_b) |f_b - z_b|^2 (arXiv 2403.09296).
@@ -80,14 +97,21 @@ class SelectAndDistill(Method):
             for teacher in (self.last, self.initial):
                 teacher.cache_features(context.replay_pass(), captions=False)
 
-    def task_loss(self, student: Backbone, batch: TaskBatch) -> LossTerms:
-        images = self.context.ranks.all_gather(student.encode_images(batch.images), len(batch.labels))
-        logits = similarity_logits(images, self.class_features, student.scale)
-        return LossTerms(cross_entropy=task_cross_entropy(logits, batch.labels, label_smoothing=self.context.label_smoothing))
+    def task_inputs(self, student: Backbone, batch: TaskBatch) -> TaskImages:
+        return TaskImages(images=batch.images, labels=batch.labels)
 
-    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        features = self.context.ranks.all_gather(student.encode_images(batch.images), len(batch.sample_keys))
+    def task_terms(self, student: Backbone, inputs: TaskImages) -> LossTerms:
+        images = self.context.ranks.all_gather(student.encode_images(inputs.images), len(inputs.labels))
+        logits = similarity_logits(images, self.class_features, student.scale)
+        return LossTerms(cross_entropy=task_cross_entropy(logits, inputs.labels, label_smoothing=self.context.label_smoothing))
+
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> ReferenceInputs:
         last, initial = self.last.image_features(batch), self.initial.image_features(batch)
+        return ReferenceInputs(images=batch.images, last=last, initial=initial)
+
+    def replay_terms(self, student: Backbone, inputs: ReferenceInputs) -> LossTerms:
+        last, initial = inputs.last, inputs.initial
+        features = self.context.ranks.all_gather(student.encode_images(inputs.images), len(last))
         share = share_of_last(last, initial, threshold=self.config.threshold, scale=self.config.scale)
         if self.config.selection == "batch":
             share = share.mean()

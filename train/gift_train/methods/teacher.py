@@ -8,6 +8,7 @@ from torch import Tensor
 from gift_train.clip.model import Backbone, in_blocks
 from gift_train.data.replay import ReplayBatch
 from gift_train.distributed import SINGLE, Ranks
+from gift_train.methods.texts import encode_captions, on_device
 
 
 class Teacher:
@@ -69,31 +70,5 @@ class Teacher:
         return self.ranks.all_gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
 
 
-def encode_captions(backbone: Backbone, batch: ReplayBatch, ranks: Ranks = SINGLE) -> Tensor:
-    """Text features [B, D] of a batch; each distinct caption passes the text tower once and its row is repeated.
-
-    Values and gradients are those of encoding all B, up to the order of a sum. Uses that `caption_ids` count from 0 by first
-    appearance and stay on the CPU, so nothing waits for the device; and the batch's own tree, if it brings one.
-    """
-
-    def encode(tokens: Tensor) -> Tensor:
-        return backbone.encode_texts(tokens, batch.caption_tree)
-
-    ids = batch.caption_ids.tolist()
-    first: dict[int, int] = {}
-    for row, caption_id in enumerate(ids):
-        first.setdefault(caption_id, row)
-    if len(first) == len(ids):
-        return ranks.encode(encode, batch.tokens)
-    distinct = ranks.encode(encode, batch.tokens[list(first.values())])
-    place = {caption_id: place for place, caption_id in enumerate(first)}
-    return distinct[_index([place[caption_id] for caption_id in ids], distinct)]
-
-
 def _rows(table: dict[str, int], names: Iterable[str], like: Tensor) -> Tensor:
-    return _index([table[name] for name in names], like)
-
-
-def _index(rows: list[int], like: Tensor) -> Tensor:
-    # Made on the CPU and sent without waiting: torch.tensor(..., device=...) and indexing by a list would wait for the device.
-    return torch.tensor(rows).to(like.device, non_blocking=True)
+    return on_device([table[name] for name in names], like.device)

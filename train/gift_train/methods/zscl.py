@@ -14,7 +14,7 @@ from gift_train.methods.averaging import WeightAverage
 from gift_train.methods.base import LossTerms, Method, TaskContext, require_temperature
 from gift_train.methods.consolidation import Penalty
 from gift_train.methods.contrastive import ContrastiveLossName, require_bias
-from gift_train.methods.image_distillation import ImageDistillation
+from gift_train.methods.image_distillation import DistillationInputs, ImageDistillation
 from gift_train.methods.registry import register
 
 
@@ -106,8 +106,11 @@ class Zscl(Method):
             backbone, context, weight=config.distill_weight, temperature=config.temperature, loss=config.contrastive_loss
         )
 
-    def replay_loss(self, student: Backbone, batch: ReplayBatch) -> LossTerms:
-        return self.distillation.terms(student, batch)
+    def replay_inputs(self, student: Backbone, batch: ReplayBatch) -> DistillationInputs | None:
+        return self.distillation.inputs(batch)
+
+    def replay_terms(self, student: Backbone, inputs: DistillationInputs) -> LossTerms:
+        return self.distillation.terms(student, inputs)
 
     def penalty(self, student: Backbone) -> Penalty | None:
         if self.config.l2_weight == 0:

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import torch
 
 from gift_shared.errors import MachineError
+from gift_train.clip.compiler import told_by_compiler
 from gift_train.data.loader import death_of_worker
 
+COMPILER = ("torch._dynamo.exc", "torch._inductor.exc")  # modules of its errors; looked up by name, since importing them takes seconds
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA error: out of memory")
 
 
@@ -36,6 +38,9 @@ def _told(error: BaseException) -> str | None:
             " take less and the run goes on with them; so do more processes. A smaller evaluation_batch_size or --precision bf16 make"
             " another run."
         )
+    if type(error).__module__ in COMPILER:
+        told = told_by_compiler(error)
+        return f"torch's compiler failed: {told}. Leave --compile and --compile-step out; the same run goes on without them."
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return (
             "The machine's memory ran out. A smaller --image-cache-gb or fewer --num-workers take less, in training also"

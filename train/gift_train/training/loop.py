@@ -21,6 +21,7 @@ from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.consolidation import Penalty, add_penalty_gradient
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.data_time import DataTime
+from gift_train.training.step_losses import Losses, PlainLosses
 
 Batches = Iterable[tuple[TaskBatch, ReplayBatch | None]]
 
@@ -60,7 +61,7 @@ def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], settings: Opti
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What one task's steps work on."""
+    """What one task's steps work on. `compiled`: what computes their losses, if not the method as it is."""
 
     method: Method
     student: Backbone
@@ -68,6 +69,12 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     ranks: Ranks = SINGLE
+    compiled: Losses | None = None
+
+    @cached_property
+    def losses(self) -> Losses:
+        """The two losses of a step."""
+        return PlainLosses(self.method, self.student) if self.compiled is None else self.compiled
 
     @cached_property
     def gradient_sum(self) -> GradientSum:
@@ -177,16 +184,17 @@ def training_step(training: Training, task_batch: TaskBatch, replay_batch: Repla
     If one is, its gradient is taken apart, and the task's does not have to be added to it tensor by tensor. On several ranks all have the
     same terms and, once summed, the same gradients; so their weights stay the same. Sums travel while the task's loss is computed.
     """
-    method, student, parameters = training.method, training.student, training.parameters
+    method, student, parameters, losses = training.method, training.student, training.parameters, training.losses
     training.optimizer.zero_grad(set_to_none=True)
+    losses.begin_step()
     replay_gradient, wait = None, None
     with student.weights_prepared_once():
-        replay_terms = backward(method.replay_loss(student, replay_batch) if replay_batch is not None else LossTerms())
+        replay_terms = backward(losses.replay(replay_batch) if replay_batch is not None else LossTerms())
         if method.reads_replay_gradient:
             replay_gradient = take_gradients(parameters, training.layout)
             wait = training.ranks.start_sum(replay_gradient.buffer)
         with training.gradient_sum.during_backward():
-            task_terms = backward(method.task_loss(student, task_batch))
+            task_terms = backward(losses.task(task_batch))
     if replay_gradient is not None and wait is not None:
         wait()
         method.after_replay_backward(student, replay_gradient)

@@ -133,6 +133,7 @@ def _training(run: Run, task: TaskSetup) -> Training:
         optimizer=build_optimizer(parameters, recipe.optimizer),
         schedule=Schedule(peak=task.peak_rate, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
         ranks=run.setup.ranks,
+        compiled=run.compiled,
     )
 
 

@@ -19,6 +19,7 @@ from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderMani
 from gift_shared.parquet_files import write_index
 from gift_shared.shards import require_images
 from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
+from gift_train.clip.compiler import require_compiler
 from gift_train.clip.description import MINI, decided_by_flag
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
@@ -55,6 +56,7 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
+from gift_train.training.step_losses import Losses
 
 _log = logging.getLogger(__name__)
 
@@ -118,12 +120,13 @@ class RunSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that can begin: what it works on, who learns and how, and where it is recorded."""
+    """A run that can begin: what it works on, who learns and how, and where it is recorded. `compiled`: see Training."""
 
     setup: RunSetup
     method: Method
     student: Backbone
     folder: RunFolder
+    compiled: Losses | None
 
 
 def plan_run(options: RunOptions) -> RunPlan:
@@ -191,7 +194,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         ranks=ranks,
         preemption=preemption,
     )
-    return Run(setup=setup, method=method, student=student, folder=_open_folder(setup, identity))
+    folder, compiled = _open_folder(setup, identity), _compiled_losses(options, method, student, ranks)
+    return Run(setup=setup, method=method, student=student, folder=folder, compiled=compiled)
 
 
 def require_same_run(run: Run) -> None:
@@ -212,12 +216,21 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
     device = options.device if ranks.world_size == 1 else str(ranks.device)
     quick_gelu = is_quick_gelu(options.quick_gelu)
     student = load_backbone(options.model, options.pretrained, device, plan.recipe.precision, quick_gelu, method.check_model)
-    if options.compiles:
+    if options.compiles or options.compiles_step:
+        require_compiler(student.device)
         student.compile_blocks()
     if options.gradient_checkpointing:
         student.recompute_blocks()
     student.micro_batch_size = options.micro_batch_size
     return student
+
+
+def _compiled_losses(options: RunOptions, method: Method, student: Backbone, ranks: Ranks) -> Losses | None:
+    if not options.compiles_step or not method.trains:
+        return None
+    from gift_train.training.compiled_losses import CompiledLosses  # imports torch's compiler
+
+    return CompiledLosses(method, student, ranks)
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:
