@@ -34,6 +34,7 @@ METHODS = {name: VARIANTS[name] for name in ("finetune", "l2", "lwf", "lwf_vr", 
 METHODS |= {name: VARIANTS[name] for name in ("gift_text_only", "gift_image_only", "gift_feature_distance")}
 METHODS |= {
     "gift_sigmoid": ("gift", VARIANTS["gift"][1] | {"contrastive_loss": "sigmoid"}),
+    "gift_plus": ("gift_plus", VARIANTS["gift"][1] | {"task_distill_weight": 1.0}),
     "gift_static_fisher": ("gift", VARIANTS["gift"][1] | {"fisher_steps": 5}),
     "moe_adapter": ("moe_adapter", _MOE),
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),

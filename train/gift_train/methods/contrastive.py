@@ -15,6 +15,7 @@ from gift_train.clip.zero_shot import similarity_logits
 from gift_train.methods.losses import (
     alignment_target,
     image_text_alignment,
+    row_distillation,
     same_caption,
     sigmoid_alignment,
     sigmoid_distillation,
@@ -25,13 +26,16 @@ ContrastiveLossName = Literal["softmax", "sigmoid"]
 
 
 class ContrastiveLoss(Protocol):
-    """The two terms that compare images with texts, and the logits that both read."""
+    """The terms that compare images with texts, and the logits that both read."""
 
     def logits(self, image_features: Tensor, text_features: Tensor, student: Backbone) -> Tensor:
         """[B, D] and [N, D], L2-normalised -> Z [B, N]; scale and bias are the student's, which no model trains."""
 
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         """Z_s close to Z_t, both [B, N]; scalar."""
+
+    def image_distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+        """The same for the images alone, where the texts [N] belong to none of them; scalar."""
 
     def target(self, caption_ids: Tensor) -> Tensor:
         """What `alignment` wants of images and their own captions: ids [B] -> [B, B]."""
@@ -50,6 +54,9 @@ class SoftmaxLoss:
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         return two_way_distillation(student_logits, teacher_logits, temperature=temperature)
 
+    def image_distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+        return row_distillation(student_logits, teacher_logits, temperature=temperature)
+
     def target(self, caption_ids: Tensor) -> Tensor:
         return alignment_target(caption_ids)
 
@@ -67,6 +74,10 @@ class SigmoidLoss:
 
     def distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
         return sigmoid_distillation(student_logits, teacher_logits, temperature=temperature)
+
+    def image_distillation(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+        """Pairs are asked one by one: that the texts are not the images' own changes nothing."""
+        return self.distillation(student_logits, teacher_logits, temperature=temperature)
 
     def target(self, caption_ids: Tensor) -> Tensor:
         return same_caption(caption_ids)

@@ -31,7 +31,7 @@ class Teacher:
         """
         images, texts, num_images = [], [], 0
         for batch in replay_pass:
-            images.append(self._encode_images(batch))
+            images.append(self.encode_images(batch.images, len(batch.sample_keys)))
             self._image_rows.update({key: num_images + row for row, key in enumerate(batch.sample_keys)})
             num_images += len(batch.sample_keys)
             if captions:
@@ -53,11 +53,16 @@ class Teacher:
         return in_blocks(lambda block: self.ranks.encode(self.backbone.encode_texts, block), tokens)
 
     @torch.no_grad()
+    def encode_images(self, images: Tensor, num_images: int) -> Tensor:
+        """Features [B, D] of a batch of so many images, of which this rank brings its share [B or share, 3, H, W]."""
+        return self.ranks.all_gather(self.backbone.encode_images(images), num_images)
+
+    @torch.no_grad()
     def image_features(self, batch: ReplayBatch) -> Tensor:
         """Features [B, D] of the batch's images, remembered or computed."""
         if self._image_rows:
             return self._images[_rows(self._image_rows, batch.sample_keys, self._images)]
-        return self._encode_images(batch)
+        return self.encode_images(batch.images, len(batch.sample_keys))
 
     @torch.no_grad()
     def text_features(self, batch: ReplayBatch) -> Tensor:
@@ -65,9 +70,6 @@ class Teacher:
         if self._text_rows:
             return self._texts[_rows(self._text_rows, batch.captions, self._texts)]
         return encode_captions(self.backbone, batch, self.ranks)
-
-    def _encode_images(self, batch: ReplayBatch) -> Tensor:
-        return self.ranks.all_gather(self.backbone.encode_images(batch.images), len(batch.sample_keys))
 
 
 def _rows(table: dict[str, int], names: Iterable[str], like: Tensor) -> Tensor:
