@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, text_global_pool
 from torch import nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 import gift_train
 from gift_train.clip import towers
@@ -50,6 +51,23 @@ def test_torch_counts_what_it_compiles_up_to_the_limit_we_set(network):
     with torch._dynamo.config.patch(recompile_limit=8):
         Backbone(network, None).compile_blocks()
         assert torch._dynamo.config.recompile_limit == COMPILED_KINDS, moved("torch.compiler.config.recompile_limit", "clip/model")
+
+
+def test_torch_says_by_these_errors_that_it_cannot_compile():
+    """Two causes that have no public name: code that is no graph, and code that would need too many."""
+
+    def graph(function):
+        return torch.compile(function, backend="eager", fullgraph=True, dynamic=False, recompile_limit=1)
+
+    message = moved("torch._dynamo.exc", "training/compiled_losses")
+    with pytest.raises(TorchDynamoException):
+        graph(lambda number: number if number.item() > 0 else -number)(torch.ones(1))
+        pytest.fail(message)
+    doubled = graph(lambda numbers: 2 * numbers)
+    doubled(torch.ones(2))
+    with pytest.raises(FailOnRecompileLimitHit):
+        doubled(torch.ones(3))
+        pytest.fail(message)
 
 
 def test_torch_keeps_a_modules_hooks_where_we_look_for_them():
@@ -145,6 +163,7 @@ def test_private_interfaces_are_used_in_these_modules_alone():
         ("open_clip.tokenizer", "clip/forms.py"),
         ("open_clip.tokenizer", "clip/transformers_export.py"),
         ("torch._C", "data/loader.py"),
+        ("torch._dynamo.exc", "training/compiled_losses.py"),
         ("torch._foreach", "clip/flat_tensors.py"),
         ("torch._foreach", "distributed/gradients.py"),
     }

@@ -96,6 +96,20 @@ def test_steps_with_compiled_losses_are_those_without(variant, compile_by, caplo
     assert_same(found, expected, 1e-10)
 
 
+def test_losses_in_bf16_are_compiled_as_the_towers_pass(compile_by, caplog):
+    found = {}
+    for is_compiled in (False, True):
+        training = begin("finetune")
+        training.student.precision = "bf16"
+        if is_compiled:
+            compile_by("eager")
+            training = compiled(training)
+        found[is_compiled] = steps(training, 2)
+    assert not notes(caplog)
+    assert found[True]["0/term cross_entropy"].dtype == torch.float32
+    assert_same(found[True], found[False], 2e-3)
+
+
 def test_many_batches_of_different_captions_are_one_graph_or_two(compile_by):
     compile_by("eager")
     training, numbers, before = compiled(begin("gift_text_only")), torch.Generator().manual_seed(0), num_graphs()
@@ -108,6 +122,9 @@ def test_many_batches_of_different_captions_are_one_graph_or_two(compile_by):
         training.losses.replay(batch)
     assert num_graphs() - before == len(sizes)
     assert len(sizes) <= 2 < 4 < len(given)
+    training.method.begin_task(training.method.context, training.student)
+    training.losses.replay(batch)
+    assert num_graphs() - before == len(sizes)  # tasks share them
 
 
 def replay_batch(numbers, size=24):
@@ -164,7 +181,7 @@ class Words(ContinualFinetune):
 
 NOTES = {
     Whole: "the task loss is not compiled whole, its blocks are as by --compile: method 'finetune' gives it whole",
-    Counting: "it depends on a number that changes with the steps, and would be compiled for each.",
+    Counting: "it depends on numbers that change, as a count of steps does, and would be compiled for each.",
     Asking: "data-dependent",
     Words: "its inputs are a dict and no dataclass (docs/add_a_method.md).",
 }

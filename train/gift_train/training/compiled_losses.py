@@ -30,7 +30,7 @@ from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.texts import Texts
 from gift_train.training.step_losses import PlainLosses
 
-MOST_OF_ONE_SHAPE = 4  # graphs: beyond them a loss depends on a number that changes with the steps, and every step would compile
+MOST_OF_ONE_SHAPE = 4  # graphs: beyond them a loss depends on numbers that are no tensors and change, and every step may compile
 
 Terms = Callable[[Method, Backbone, Any], dict[str, Tensor]]
 
@@ -55,8 +55,9 @@ class CompiledLosses:
         }
 
     def begin_step(self) -> None:
-        """Lets CUDA graphs write over what they gave in the step before: terms, which are copied, and gradients, which are gone."""
+        """Lets CUDA graphs write over what they gave in the step before: terms, which are copied, and gradients, which go."""
         if self._is_on_gpu:
+            self._student.network.zero_grad(set_to_none=True)  # also of what the method does not train
             torch.compiler.cudagraph_mark_step_begin()
 
     def task(self, batch: TaskBatch) -> LossTerms:
@@ -124,7 +125,7 @@ class _Graph:
             shapes = tuple(tensor.shape for tensor in tensors_of(inputs))
             self._made[shapes] += 1
             if self._made[shapes] > MOST_OF_ONE_SHAPE:
-                self.give_up("it depends on a number that changes with the steps, and would be compiled for each")
+                self.give_up("it depends on numbers that change, as a count of steps does, and would be compiled for each")
         return terms
 
 
