@@ -190,6 +190,11 @@ class Batches:
         labels = torch.randint(case.num_classes, (case.num_batches, size))
         self.task = [TaskBatch(images=torch.randn(size, 3, side, side), labels=labels[step]) for step in range(case.num_batches)]
 
+    @property
+    def distinct_captions(self) -> Tensor:
+        """[N, L], as methods that look at all captions of a task are given them."""
+        return self.backbone.trim(torch.cat([batch.tokens for batch in self.replay]).unique(dim=0))
+
     def network(self) -> Any:
         """The same initial weights for whoever asks."""
         return copy.deepcopy(self.backbone.network)
@@ -217,10 +222,10 @@ class PlainStep:
 class OurStep:
     """One call, one step of the trainer on the next batch, its terms read as the loop reads them when they are due.
 
-    precision: of the towers; bf16 on a GPU and fp32 elsewhere unless given.
+    precision: of the towers; bf16 on a GPU and fp32 elsewhere unless given. method: GIFT as published unless given.
     """
 
-    def __init__(self, case: Case, data: Batches, precision: Precision | None = None) -> None:
+    def __init__(self, case: Case, data: Batches, precision: Precision | None = None, method: Method | None = None) -> None:
         student = Backbone(data.network(), data.backbone.tokenizer, precision or ("fp32" if case.device == "cpu" else "bf16"))
         if case.compiles or case.compiles_step:
             student.compile_blocks()
@@ -230,24 +235,14 @@ class OurStep:
         self.batches = [
             (place_task(task, student), place_replay(replay, student)) for task, replay in zip(data.task, data.replay, strict=True)
         ]
-        method = Gift(
-            Gift.Config(
-                distillation="contrastive",
-                distill_weight=1.0,
-                temperature=2.0,
-                teacher="last",
-                alignment_weight=0.25,
-                weight_consolidation="adaptive" if case.consolidates else "none",
-                consolidation_weight=1.0 if case.consolidates else None,
-            )
-        )
+        method = paper_gift(case) if method is None else method
         context = TaskContext(
             task_name="benchmark",
             task_index=0,
             num_steps=PAPER_STEPS,
             label_smoothing=0.2,
             class_tokens=student.trim(student.tokenize(data.prompts)),
-            reference_tokens=None,
+            reference_tokens=data.distinct_captions,
             initial_weights={},
             replay_pass=lambda: (replay for _, replay in self.batches),
             task_images=lambda _: iter(()),
@@ -276,6 +271,21 @@ class OurStep:
         step = len(self.losses)
         self.training.optimizer.param_groups[0]["lr"] = SCHEDULE.learning_rate(step)
         return training_step(self.training, *self.batches[step % len(self.batches)])
+
+
+def paper_gift(case: Case) -> Gift:
+    """With the paper's settings, or without its consolidation."""
+    return Gift(
+        Gift.Config(
+            distillation="contrastive",
+            distill_weight=1.0,
+            temperature=2.0,
+            teacher="last",
+            alignment_weight=0.25,
+            weight_consolidation="adaptive" if case.consolidates else "none",
+            consolidation_weight=1.0 if case.consolidates else None,
+        )
+    )
 
 
 def compiled_losses(method: Method, student: Backbone) -> Losses:

@@ -96,5 +96,5 @@ def test_at_the_start_of_a_task_the_term_pulls_nowhere() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0])
 def test_a_weight_that_holds_nothing_is_refused(weight: float) -> None:
-    with pytest.raises(ConfigError, match="Without it this is method gift"):
+    with pytest.raises(ConfigError, match="Without it this is gift"):
         GiftPlus.Config(**GIFT, task_distill_weight=weight)
