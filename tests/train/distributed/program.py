@@ -10,6 +10,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from gift_shared.manifests import TaskManifest
 from gift_train.clip import prefix_tree
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
@@ -37,9 +38,19 @@ METHODS |= {
     "gift_static_fisher": ("gift", VARIANTS["gift"][1] | {"fisher_steps": 5}),
     "moe_adapter": ("moe_adapter", _MOE),
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),
+    "condu": VARIANTS["condu"],
 }
 LONG = ("gift", "zscl", "moe_adapter")  # of 20 steps; the others have 6
 IN_MICRO_BATCHES = ("gift", "moe_adapter_balanced")
+CLASSES = TaskManifest(
+    name="colours",
+    display_name="Colours",
+    class_names=tuple("abcde"),
+    templates=("a {}", "one {}"),
+    data=None,
+    counts={},
+    about="",
+)
 REMEMBERED = ("gift", "zscl")  # the teacher looks its features up; elsewhere it computes them
 
 
@@ -47,7 +58,8 @@ def small_clip():
     torch.manual_seed(3)
     vision = open_clip.CLIPVisionCfg(image_size=16, patch_size=8, width=WIDTH, layers=2, head_width=32)
     text = open_clip.CLIPTextCfg(context_length=10, vocab_size=50, width=WIDTH, heads=2, layers=2)
-    return Backbone(open_clip.CLIP(16, vision, text, quick_gelu=True, init_logit_bias=-3.0).eval(), None)  # which softmax does not see
+    network = open_clip.CLIP(16, vision, text, quick_gelu=True, init_logit_bias=-3.0).eval()  # a bias, which softmax does not see
+    return Backbone(network, lambda texts, context_length: prompts(len(texts), 95))
 
 
 def prompts(count, seed):
@@ -118,6 +130,7 @@ def begin(variant, ranks, micro_batch_size=None, *, recomputes_blocks=False):
         replay_pass=(lambda: whole_pass(ranks)) if variant in REMEMBERED else None,
         task_images=lambda _: (task_batch(step, ranks) for step in range(4)),
         ranks=ranks,
+        classes=CLASSES,
     )
     method.begin_task(context, student)
     parameters = method.trainable(student)

@@ -82,6 +82,14 @@ def test_losses_and_weights_are_those_of_one_process(by_rank, alone, variant, wo
         assert max(travelled) > 20 * BOUND
 
 
+def test_what_condu_keeps_of_a_task_is_what_one_process_keeps(by_rank, alone):
+    """Batches of the task's images are shared too where prototypes are made of them."""
+    kept = {name: tensor for name, tensor in alone("condu").items() if name.startswith(("state after/delta", "state after/prototypes"))}
+    assert any("prototypes" in name for name in kept)
+    for name, tensor in kept.items():
+        assert (moved(name, by_rank(2)[0][f"train/condu/{name}"]) - moved(name, tensor)).abs().max() < BOUND, name
+
+
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=SLOW)])
 @pytest.mark.parametrize("variant", DEFINED["IN_MICRO_BATCHES"])
 def test_ranks_whose_shares_pass_in_micro_batches_compute_what_one_process_does(by_rank, alone, variant, world_size):

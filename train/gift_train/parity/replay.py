@@ -19,6 +19,7 @@ from gift_train.distributed import CPU
 from gift_train.methods.base import TaskContext
 from gift_train.methods.registry import method_class
 from gift_train.parity.bounds import bounds_on, percentile_99
+from gift_train.parity.condu import ConduReplay
 from gift_train.parity.fixture import Fixture, locate, read_fixture, telling
 from gift_train.parity.moe_adapter import AdapterReplay, is_adapter_fixture
 from gift_train.recipes.typed_table import parse_table
@@ -65,6 +66,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "snd_batch_even": ("snd", _SND_EVEN | {"selection": "batch"}),
     "gnsp": ("gnsp", _GNSP),
     "gnsp_two": ("gnsp", _GNSP | {"tail_share": 0.05}),
+    "condu": ("condu", {"num_nearest": 1}),
 }
 
 
@@ -118,10 +120,23 @@ def _check_adapters(replay: AdapterReplay) -> VariantResult:
     )
 
 
+def _check_condu(replay: ConduReplay) -> VariantResult:
+    found = replay.differences()
+    return VariantResult(
+        name="condu",
+        loss_difference=found.loss,
+        weight_difference=found.delta,
+        agrees=found.agree(bounds_on(replay.device)),
+        note=found.told(),
+    )
+
+
 def _check_variant(fixture: Fixture, name: str, device: torch.device = CPU) -> VariantResult:
     if name not in VARIANTS:
         absent = {"loss_difference": None, "weight_difference": None}
         return VariantResult(name=name, agrees=False, note="not built", **absent)
+    if name == "condu":
+        return _check_condu(ConduReplay(fixture, device))
     losses, weights = replay_variant(fixture, name, device)
     bounds = bounds_on(device)
     golden = [float(row["loss"]) for row in fixture.golden[name].get("losses", [])]
