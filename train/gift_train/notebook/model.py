@@ -80,7 +80,7 @@ class Model:
         return Classification(manifest.class_names, found.numpy())
 
     def image_features(self, images: Sequence[Image.Image], batch_size: int = BATCH) -> NDArray[np.float32]:
-        """[N, D] float32, L2-normalised; of MoE-Adapter's network with no adapter chosen."""
+        """[N, D] float32, L2-normalised; of MoE-Adapter's network with no adapter chosen, of ConDU's initial model."""
         features = self._without_gradient(self.backbone.encode_images, images, batch_size)
         return np.empty((0, 0), np.float32) if features is None else features.numpy()
 

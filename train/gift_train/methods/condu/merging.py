@@ -63,7 +63,7 @@ def unify(deltas: Iterable[tuple[str, Tensor]]) -> Unified:
     own: Tensor | None = None
     kept: Tensor | None = None
     for name, stacked in deltas:
-        rows = stacked.flatten(1)
+        rows = stacked.reshape(len(stacked), -1)
         sign = torch.where(rows.mean(dim=0) > 0, 1.0, -1.0)
         mask = rows * sign > 0
         largest = rows.abs().mul_(mask).amax(dim=0)

@@ -67,10 +67,11 @@ class Condu(Method):
 
     def _deltas(self, student: Backbone) -> Iterator[tuple[str, Tensor]]:
         """Of every parameter, [T, ...]: those of the tasks before as they are remembered, and what this task changed."""
-        initial, before = self.context.initial_weights, self.unified
+        initial, device = self.context.initial_weights, student.device
+        before = None if self.unified is None else self.unified.to(device)
         for name, weight in student.weights().items():
-            deltas = [] if before is None else [before.of_task(name, number) for number in range(before.num_tasks)]
-            yield name, torch.stack([*(delta.to(weight.device) for delta in deltas), weight - initial[name].to(weight.device)])
+            remembered = [] if before is None else [before.of_task(name, number) for number in range(before.num_tasks)]
+            yield name, torch.stack([*remembered, weight - initial[name].to(device)])
 
     def answers(self, student: Backbone, classes: Classes) -> Mapping[str, Answer]:
         if self.unified is None:
