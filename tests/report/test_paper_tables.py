@@ -452,7 +452,7 @@ def test_the_share_of_the_way_from_finetune_to_joint_stands_below(tmp_path):
     rows = {row["recipe"]: row for row in csv.DictReader((tmp_path / "out/few-shot.csv").open())}
     assert (rows["gift"]["avg_share_of_joint"], rows["gift"]["last_share_of_joint"]) == ("0.75", "0.5")
     assert rows["joint"]["avg_share_of_joint"] == rows["lwf"]["avg_share_of_joint"] == ""
-    assert rows[""]["label"] == "ConDU"
+    assert rows["condu"]["label"] == "ConDU"
 
 
 def test_what_is_evaluated_besides_is_handed_on(tmp_path):
