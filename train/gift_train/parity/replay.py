@@ -30,6 +30,7 @@ from gift_train.methods.base import TaskContext
 from gift_train.methods.registry import method_class
 from gift_train.parity.bounds import bounds_on, percentile_99
 from gift_train.parity.moe_adapter import AdapterReplay, is_adapter_fixture
+from gift_train.parity.rail import RailReplay, is_rail_fixture
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
@@ -170,6 +171,12 @@ def check_fixture(path: Path, device: torch.device = CPU) -> Iterator[VariantRes
                 result = _check_adapters(AdapterReplay(tensors, numbers, str(tensors_file), device))
             yield result
             continue
+        if is_rail_fixture(tensors):
+            with _telling(tensors_file):
+                inputs = _read_tensors(tensors_file.parent / str(numbers.get("inputs")))
+                result = _check_rail(RailReplay(inputs | tensors, numbers, str(tensors_file), device))
+            yield result
+            continue
         fixture = Fixture(file)
         for name in fixture.golden:
             with _telling(tensors_file):
@@ -192,6 +199,19 @@ def _check_adapters(replay: AdapterReplay) -> VariantResult:
         weight_difference=weight_difference,
         agrees=within and replay.counts_agree(),
         note=f"features {feature_difference:.1e} of {bounds.feature:.0e}, expert counts {counts}, worst weight {worst:.1e}",
+    )
+
+
+def _check_rail(replay: RailReplay) -> VariantResult:
+    score_difference, weight_differences = replay.differences()
+    weight_difference, bounds = percentile_99(weight_differences), bounds_on(replay.student.device)
+    return VariantResult(
+        name="rail",
+        loss_difference=None,
+        weight_difference=weight_difference,
+        # Theirs come of a single-precision recursion: 3e-6 from the exact solution, where AdamW's weights are known to 1e-7.
+        agrees=score_difference <= bounds.feature and weight_difference <= bounds.feature,
+        note=f"weights of {bounds.feature:.0e}, the worst {float(weight_differences.max()):.1e}; scores {score_difference:.1e} of the same",
     )
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
+from gift_shared.manifests import Classes
 from gift_shared.storage import hold_shards
 from gift_train.clip.model import Backbone
 from gift_train.clip.random_sentences import random_sentences, text_frame
@@ -103,6 +104,11 @@ class TaskSetup:
         """The sentence of each class, label by label."""
         return self.task.manifest.first_template_captions
 
+    @property
+    def classes(self) -> Classes:
+        """See `TaskContext.classes`."""
+        return self.task.manifest
+
     def own_classes(self) -> Tensor | None:
         """See `TaskContext.own_classes`."""
         return None
@@ -182,6 +188,7 @@ class TaskSetup:
             own_images=self._image_stream(student, self.images, "own"),
             no_task_images=None if outside is None else self._image_stream(student, outside, "no-task"),
             ranks=self.run.ranks,
+            classes=self.classes,
             own_classes=None if own_classes is None else own_classes.to(student.device),
         )
 
