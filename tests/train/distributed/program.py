@@ -26,6 +26,9 @@ from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
 WIDTH, NUM_CLASSES = 64, 5
+COLOURS = TaskManifest(
+    name="colours", display_name="Colours", class_names=tuple("abcde"), templates=("{}",), data=None, counts={}, about=""
+)  # fmt: skip
 SMALL_BATCHES = {3: 1, 9: 2}  # at these steps: the end of an epoch, also with fewer images than ranks
 OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.1)
 _MIXTURE = {"num_experts": 5, "top_k": 2, "bottleneck": 8, "expert_scale": 0.5, "dropout": 0.3, "gate_noise": 1.0}
@@ -36,21 +39,13 @@ METHODS |= {name: VARIANTS[name] for name in ("gift_text_only", "gift_image_only
 METHODS |= {
     "gift_sigmoid": ("gift", VARIANTS["gift"][1] | {"contrastive_loss": "sigmoid"}),
     "gift_static_fisher": ("gift", VARIANTS["gift"][1] | {"fisher_steps": 5}),
+    "rail": ("rail", {"hidden_width": 20, "ridge": 0.1, "regression_share": 0.8}),
     "moe_adapter": ("moe_adapter", _MOE),
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),
     "condu": VARIANTS["condu"],
 }
 LONG = ("gift", "zscl", "moe_adapter")  # of 20 steps; the others have 6
 IN_MICRO_BATCHES = ("gift", "moe_adapter_balanced")
-CLASSES = TaskManifest(
-    name="colours",
-    display_name="Colours",
-    class_names=tuple("abcde"),
-    templates=("a {}", "one {}"),
-    data=None,
-    counts={},
-    about="",
-)
 REMEMBERED = ("gift", "zscl")  # the teacher looks its features up; elsewhere it computes them
 
 
@@ -130,7 +125,7 @@ def begin(variant, ranks, micro_batch_size=None, *, recomputes_blocks=False):
         replay_pass=(lambda: whole_pass(ranks)) if variant in REMEMBERED else None,
         task_images=lambda _: (task_batch(step, ranks) for step in range(4)),
         ranks=ranks,
-        classes=CLASSES,
+        classes=COLOURS,
     )
     method.begin_task(context, student)
     parameters = method.trainable(student)

@@ -74,11 +74,11 @@ def test_losses_and_weights_are_those_of_one_process(by_rank, alone, variant, wo
         found = together[f"train/{variant}/{name}"]
         if tensor.dtype == torch.long:
             assert torch.equal(found, tensor), name
-        elif not name.startswith("state"):
+        elif variant == "rail" or not name.startswith("state"):
             assert (moved(name, found) - moved(name, tensor)).abs().max() < BOUND, name
     start = DEFINED["small_clip"]().network.state_dict()
     travelled = [(expected[f"weights/{name}"] - weight).abs().max() for name, weight in start.items()]
-    if "moe" not in variant:
+    if variant != "rail" and "moe" not in variant:
         assert max(travelled) > 20 * BOUND
 
 
