@@ -78,10 +78,20 @@ def test_a_checkpoint_is_read_as_in_its_run_and_not_without_what_the_method_kept
     assert "is read with what rail kept, alone.state.safetensors: copy that file beside it." in refused.err
 
 
+def test_stopped_between_two_tasks_it_goes_on_bit_for_bit(rail, gift_train, world, tmp_path):
+    words = ("run", "--method=rail", f"--out={tmp_path / 'run'}", *world.arguments, *EPOCH, *SPACES)
+    assert gift_train(*words, "--stop-after=1").code == 0
+    assert gift_train(*words).code == 0
+    whole, halves = (load_file((out / LAST).with_suffix(".state.safetensors")) for out in (rail, tmp_path / "run"))
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())
+    assert read(tmp_path / "run/accuracy_matrix.json") == read(rail / "accuracy_matrix.json")
+
+
 @pytest.mark.slow
 def test_a_report_takes_it(rail, gift_train, tmp_path):
     assert gift_train("report", rail, "--out", tmp_path).code == 0
-    assert "RAIL" in (tmp_path / "table.md").read_text()
+    assert "| rail | union-all |" in (tmp_path / "table.md").read_text()
 
 
 def test_watch_and_notebooks_take_it(rail, gift_train):

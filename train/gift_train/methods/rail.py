@@ -107,11 +107,11 @@ class Rail(Method):
     @torch.no_grad()
     def _solution(self) -> Tensor:
         """W [H, K]. Raises NonFiniteError if there is none."""
-        where = "cpu" if self.gram.device.type == "mps" else self.gram.device  # which knows no double precision
-        normal = self.gram.to(where, torch.float64)
+        where = torch.device("cpu") if self.gram.device.type == "mps" else self.gram.device  # Metal has no double precision
+        normal = self.gram.to(where).double()
         normal.diagonal().add_(self.config.ridge)
         factor, fault = torch.linalg.cholesky_ex(normal)
-        weights = torch.cholesky_solve(self.moments.to(where, torch.float64), factor).float()
+        weights = torch.cholesky_solve(self.moments.to(where).double(), factor).float()
         if int(fault) or not bool(weights.isfinite().all()):
             raise NonFiniteError(f"{self.context.task_name}: the regression has no solution. Raise method_config.ridge, or use fp32.")
         return weights.to(self.gram.device)

@@ -59,7 +59,8 @@ def unify(deltas: Iterable[tuple[str, Tensor]]) -> Unified:
         deltas: each parameter's name, once, and its deltas [T, ...]. They may be made as they are asked for: one parameter is in memory.
     Source: ConDU (arXiv 2503.10705), as its public code computes it; after EMR-Merging (arXiv 2405.17461).
     """
-    unified, masks = {}, {}
+    unified: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     own: Tensor | None = None
     kept: Tensor | None = None
     for name, stacked in deltas:
@@ -80,7 +81,8 @@ def unify(deltas: Iterable[tuple[str, Tensor]]) -> Unified:
 def packed(mask: Tensor) -> Tensor:
     """Bool [..., N] -> uint8 [..., ceil(N / 8)]: entry n is bit n % 8, from the lowest, of byte n // 8. Bits left over are 0."""
     padded = F.pad(mask.to(torch.uint8), (0, -mask.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    return (padded << _bit_numbers(mask.device)).sum(dim=-1, dtype=torch.uint8)
+    bits: Tensor = padded << _bit_numbers(mask.device)
+    return bits.sum(dim=-1, dtype=torch.uint8)
 
 
 def unpacked(bits: Tensor, num_entries: int) -> Tensor:
