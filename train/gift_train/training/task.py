@@ -128,7 +128,7 @@ class TaskSetup:
         return seed if self.recipe.reseed == "each-task" else hashed_seed(seed, f"task-{self.index}")
 
     def may_leave(self) -> None:
-        """Asked before every batch that a method looks at before its first step. Raises Preempted."""
+        """Asked before every batch that a method looks at before its first step or after its last. Raises Preempted."""
         self.run.preemption.check_alone(f"{self.label}, from its start on")
 
     def replay_stream(self, method: Method, student: Backbone) -> ReplayStream | None:
