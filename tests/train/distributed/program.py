@@ -10,6 +10,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from gift_shared.manifests import TaskManifest
 from gift_train.clip import prefix_tree
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
@@ -25,6 +26,9 @@ from gift_train.recipes.typed_table import parse_table
 from gift_train.training.loop import Schedule, TermRecorder, Training, build_optimizer, train_steps
 
 WIDTH, NUM_CLASSES = 64, 5
+COLOURS = TaskManifest(
+    name="colours", display_name="Colours", class_names=tuple("abcde"), templates=("{}",), data=None, counts={}, about=""
+)  # fmt: skip
 SMALL_BATCHES = {3: 1, 9: 2}  # at these steps: the end of an epoch, also with fewer images than ranks
 OPTIMIZER = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.1)
 _MIXTURE = {"num_experts": 5, "top_k": 2, "bottleneck": 8, "expert_scale": 0.5, "dropout": 0.3, "gate_noise": 1.0}
@@ -36,8 +40,10 @@ METHODS |= {
     "gift_sigmoid": ("gift", VARIANTS["gift"][1] | {"contrastive_loss": "sigmoid"}),
     "gift_plus": ("gift_plus", VARIANTS["gift"][1] | {"task_distill_weight": 1.0}),
     "gift_static_fisher": ("gift", VARIANTS["gift"][1] | {"fisher_steps": 5}),
+    "rail": ("rail", {"hidden_width": 20, "ridge": 0.1, "regression_share": 0.8}),
     "moe_adapter": ("moe_adapter", _MOE),
     "moe_adapter_balanced": ("moe_adapter", _MOE | {"balance_weight": 0.1}),
+    "condu": VARIANTS["condu"],
 }
 LONG = ("gift", "zscl", "moe_adapter")  # of 20 steps; the others have 6
 IN_MICRO_BATCHES = ("gift", "moe_adapter_balanced")
@@ -48,7 +54,8 @@ def small_clip():
     torch.manual_seed(3)
     vision = open_clip.CLIPVisionCfg(image_size=16, patch_size=8, width=WIDTH, layers=2, head_width=32)
     text = open_clip.CLIPTextCfg(context_length=10, vocab_size=50, width=WIDTH, heads=2, layers=2)
-    return Backbone(open_clip.CLIP(16, vision, text, quick_gelu=True, init_logit_bias=-3.0).eval(), None)  # which softmax does not see
+    network = open_clip.CLIP(16, vision, text, quick_gelu=True, init_logit_bias=-3.0).eval()  # a bias, which softmax does not see
+    return Backbone(network, lambda texts, context_length: prompts(len(texts), 95))
 
 
 def prompts(count, seed):
@@ -119,6 +126,7 @@ def begin(variant, ranks, micro_batch_size=None, *, recomputes_blocks=False):
         replay_pass=(lambda: whole_pass(ranks)) if variant in REMEMBERED else None,
         task_images=lambda _: (task_batch(step, ranks) for step in range(4)),
         ranks=ranks,
+        classes=COLOURS,
     )
     method.begin_task(context, student)
     parameters = method.trainable(student)

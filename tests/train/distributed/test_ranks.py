@@ -74,12 +74,20 @@ def test_losses_and_weights_are_those_of_one_process(by_rank, alone, variant, wo
         found = together[f"train/{variant}/{name}"]
         if tensor.dtype == torch.long:
             assert torch.equal(found, tensor), name
-        elif not name.startswith("state"):
+        elif variant == "rail" or not name.startswith("state"):
             assert (moved(name, found) - moved(name, tensor)).abs().max() < BOUND, name
     start = DEFINED["small_clip"]().network.state_dict()
     travelled = [(expected[f"weights/{name}"] - weight).abs().max() for name, weight in start.items()]
-    if "moe" not in variant:
+    if variant != "rail" and "moe" not in variant:
         assert max(travelled) > 20 * BOUND
+
+
+def test_what_condu_keeps_of_a_task_is_what_one_process_keeps(by_rank, alone):
+    """Batches of the task's images are shared too where prototypes are made of them."""
+    kept = {name: tensor for name, tensor in alone("condu").items() if name.startswith(("state after/delta", "state after/prototypes"))}
+    assert any("prototypes" in name for name in kept)
+    for name, tensor in kept.items():
+        assert (moved(name, by_rank(2)[0][f"train/condu/{name}"]) - moved(name, tensor)).abs().max() < BOUND, name
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=SLOW)])

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import JoinedClasses, Manifests, TaskManifest
+from gift_train.clip.candidates import Candidates, all_candidates, answer_by_columns
 from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import class_features, zero_shot_scores
 from gift_train.evaluation.evaluate import evaluate_readings, evaluate_spaces
@@ -118,8 +119,63 @@ def test_another_spelling_is_another_class():
 def test_the_highest_score_among_the_candidates_is_the_prediction():
     scores = torch.tensor([[0.0, 3, 1, 9, 2, 5, 4, 8, 7, 6]])
     columns = Columns(JOINED, CPU)
-    found = {tasks: int(columns.predicted(scores, tasks)) for tasks in ((0,), (1,), (2,), (0, 2), (0, 1, 2))}
+    found = {}
+    for tasks in ((0,), (1,), (2,), (0, 2), (0, 1, 2)):
+        candidates = columns.candidates(tasks)
+        found[tasks] = int(columns.predicted(scores[:, candidates.columns], candidates))
     assert found == {(0,): 1, (1,): 3, (2,): 7, (0, 2): 7, (0, 1, 2): 3}
+
+
+def test_candidates_name_their_tasks_and_copy_no_score_of_neighbours():
+    columns = Columns(JOINED, CPU)
+    assert columns.candidates((1, 2)) == Candidates(("birds", "tools"), slice(3, 10))
+    assert columns.candidates((1, 2)).columns == slice(3, 10)
+    assert columns.candidates((0, 2)).columns.tolist() == [0, 1, 2, 7, 8, 9]
+    assert all_candidates(JOINED) == columns.candidates((0, 1, 2))
+    assert all_candidates(BIRDS) == Candidates(("birds",), slice(0, 4))
+    scores = torch.randn(4, 10)
+    answers = answer_by_columns(lambda _: scores)(torch.empty(4, 3, 16, 16))
+    assert answers(columns.candidates((1,))).data_ptr() == scores[:, 3:].data_ptr()
+    assert torch.equal(answers(columns.candidates((0, 2))), scores[:, [0, 1, 2, 7, 8, 9]])
+
+
+class LastIfKnown(ZeroShot):
+    """The last class of a task that is known, else the first class of all; notes what it is asked."""
+
+    def __init__(self):
+        super().__init__(ZeroShot.Config())
+        self.batches = []
+
+    def answers(self, student, classes):
+        def answer(images):
+            asked = []
+            self.batches.append(asked)
+
+            def scores(candidates):
+                asked.append(candidates.datasets)
+                number = len(torch.arange(len(classes.class_names))[candidates.columns])
+                best = number - 1 if len(candidates.datasets) == 1 else 0
+                return torch.eye(number)[best].expand(len(images), -1)
+
+            return scores
+
+        return {"": answer, "again": answer}
+
+
+def test_a_method_may_answer_by_what_is_a_candidate(student, tests):
+    method = LastIfKnown()
+    found = evaluate_spaces(method, student, tests, LabelSpaces(ALL, ORDER, (1,)), batch_size=NUM_IMAGES)
+
+    def share(dataset, *labels):
+        return pytest.approx(100 * float(torch.isin(tests[dataset][1].labels, torch.tensor(labels)).float().mean()))
+
+    assert found["known"][1][""] == {"pets": share("pets", 2), "birds": share("birds", 3), "tools": share("tools", 2)}
+    assert found["union-seen"][1][""] == {"pets": share("pets", 2), "birds": share("birds"), "tools": share("tools")}
+    assert found["union-all"][1][""] == {"pets": share("pets", 0), "birds": share("birds"), "tools": share("tools")}
+    assert all(of_space[1]["again"] == of_space[1][""] for of_space in found.values())
+    every = ("pets", "birds", "tools")
+    asked = [[("pets",), every], [("birds",), ("pets", "birds"), every], [("tools",), ("pets", "tools"), every]]
+    assert method.batches == [one for one in asked for _ in range(2)], "each batch once a reading, each set of candidates once"
 
 
 def test_all_spaces_are_what_a_loop_over_images_says(student, tests):

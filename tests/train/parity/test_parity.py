@@ -24,7 +24,8 @@ def fixture():
 @pytest.fixture(scope="module")
 def fixtures(fixture):
     """By variant, the fixture that holds it."""
-    opened = [fixture, *(Fixture(path) for path in sorted(AFTER_GIFT.glob("*.safetensors")))]
+    own_form = ("rail",)
+    opened = [fixture, *(Fixture(path) for path in sorted(AFTER_GIFT.glob("*.safetensors")) if path.stem not in own_form)]
     return {variant: one for one in opened for variant in one.golden}
 
 
@@ -51,6 +52,36 @@ def test_variant_arrives_at_the_golden_weights(fixtures, variant, device):
     if variant not in FIRST_LOSS_ONLY:
         assert result.weight_difference <= bounds.weight
         assert result.loss_difference is None or result.loss_difference <= bounds.loss
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_rail_arrives_at_the_golden_regression_and_scores(device):
+    (result,) = check_fixture(AFTER_GIFT / "rail.safetensors", torch.device(device))
+    assert (result.name, result.agrees) == ("rail", True), result
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors, numbers: tensors.pop("scores/1"), "no tensor 'scores/1'"),
+        (lambda tensors, numbers: numbers["tasks"][2].update(num_classes=999), "its tasks have"),
+        (lambda tensors, numbers: numbers.pop("ridge"), "lack or garble one of RAIL's.*ridge"),
+        (lambda tensors, numbers: numbers.update(inputs="nowhere.safetensors"), "nowhere.safetensors is not a readable fixture"),
+        (lambda tensors, numbers: tensors["weights/1"].add_(1e-3), None),
+    ],
+)
+def test_a_fixture_of_rail_that_is_not_whole_is_told(tmp_path, change, told):
+    tensors, numbers = load_file(AFTER_GIFT / "rail.safetensors"), json.loads((AFTER_GIFT / "rail.json").read_text())
+    numbers["inputs"] = str(GOLDEN / "fixture.safetensors")
+    change(tensors, numbers)
+    save_file(tensors, tmp_path / "rail.safetensors")
+    (tmp_path / "rail.json").write_text(json.dumps(numbers))
+    if told is None:
+        (result,) = check_fixture(tmp_path / "rail.safetensors")
+        assert not result.agrees
+        return
+    with pytest.raises(DataError, match=told):
+        next(check_fixture(tmp_path / "rail.safetensors"))
 
 
 @pytest.mark.parametrize("variant", ["gift", "zscl", "lwf"])

@@ -136,7 +136,11 @@ def test_what_cannot_be_exported_is_told_in_one_line(gift_train, run, tmp_path):
         outcome = gift_train(*words)
         assert (outcome.code, outcome.err.count("\n")) == (2, 1), told
         assert told in outcome.err
-    for method, told in (("moe_adapter", "adds parameters of its own to the CLIP"), ("zero_shot", "trains nothing")):
+    for method, told in (
+        ("moe_adapter", "adds parameters of its own to the CLIP"),
+        ("rail", "reads images by more than"),
+        ("zero_shot", "trains nothing"),
+    ):
         record = json.loads((run / "run.json").read_text())
         edit(run / "run.json", recipe=record["recipe"] | {"method": method})
         outcome = gift_train("export", run, "--to", tmp_path / "new")

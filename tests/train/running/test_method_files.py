@@ -41,6 +41,18 @@ OWN_READING = (
         return lambda images: -scores(images)
 """
 )
+OWN_ANSWERS = (
+    HALF
+    + """
+    def answers(self, student, classes):
+        def answer(images):
+            found = scores(images)
+            return lambda candidates: found[:, candidates.columns] * (1 if len(candidates.datasets) == 1 else -1)
+
+        scores = self.scores(student, classes)
+        return {"": answer}
+"""
+)
 RECIPE = 'base = "protocol"\ntitle = "Half"\nmethod = "half"\n[method_config]\nshare = 0.5\n'
 QUICK = ("--set", "steps=3", "--set", "warmup_steps=1", "--set", "batch_size=6", "--set", "log_every=1")
 
@@ -116,6 +128,25 @@ def test_weights_that_the_method_reads_in_its_own_way_ask_for_its_file(gift_trai
     read = gift_train("evaluate", *world.arguments, "--checkpoint", checkpoint, "--method-file", half, "--json")
     assert list(json.loads(read.out)["accuracy"].values()) == json.loads((out / "accuracy_matrix.json").read_text())["matrix"][-1]
     assert "has changed since its run" in caplog.text
+
+
+def test_it_may_answer_by_what_is_a_candidate(gift_train, world, half, tmp_path):
+    every = ("--label-space", "union-all")
+    matrices = {}
+    for name, text in (("scores", OWN_READING), ("answers", OWN_ANSWERS)):
+        forget_all()
+        half.write_text(text)
+        outcome = gift_train(*run_words(half, world, tmp_path / name), *every)
+        assert outcome.code == 0, outcome.err
+        matrices[name] = json.loads((tmp_path / name / "accuracy_matrix.json").read_text())
+    assert matrices["answers"]["label_spaces"] == matrices["scores"]["label_spaces"], "negative where the task is not known"
+    assert matrices["answers"]["matrix"] != matrices["scores"]["matrix"]
+    checkpoint = tmp_path / "answers/checkpoints/task-02-stripes.safetensors"
+    assert reading_of_file(checkpoint).is_plain_clip is False
+    words = ("evaluate", *world.arguments, "--checkpoint", checkpoint, "--method-file", half, "--label-space", "known", *every, "--json")
+    read = json.loads(gift_train(*words).out)
+    assert list(read["accuracy"].values()) == matrices["answers"]["matrix"][-1]
+    assert list(read["label_spaces"]["union-all"]["accuracy"].values()) == matrices["answers"]["label_spaces"]["union-all"]["matrix"][-1]
 
 
 def test_a_table_of_ones_own_knows_it(gift_train, world, half, tmp_path):

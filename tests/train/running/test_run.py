@@ -155,6 +155,7 @@ class Stopped(Exception):
 
 STATEFUL = [("zscl", ("--set", "method_config.average_every=3")), ("icarl", ()), ("lwf_vr", ())]
 STATEFUL += [("gift", ("--set", "method_config.fisher_steps=8", "--set", "method_config.average_every=3")), ("gift", ()), ("gnsp", ())]
+STATEFUL += [("rail", ()), ("condu", ())]
 
 
 @pytest.mark.parametrize(("method", "flags"), STATEFUL)

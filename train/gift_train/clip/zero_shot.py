@@ -30,12 +30,17 @@ def class_features(student: Backbone, classes: Classes) -> Tensor:
 
     Of joined classes the features of each dataset are those it has alone, to the last bit.
     """
+    return torch.nn.functional.normalize(mean_text_features(student, classes), dim=-1)
+
+
+@torch.no_grad()
+def mean_text_features(student: Backbone, classes: Classes) -> Tensor:
+    """The mean of each class's text features, one of every template; shorter than 1 by as much as they differ. [K, D]."""
     if isinstance(classes, JoinedClasses):
-        return torch.cat([class_features(student, part) for part in classes.parts])
+        return torch.cat([mean_text_features(student, part) for part in classes.parts])
     tokens = student.tokenize(classes.prompts)
     features = in_blocks(lambda block: student.encode_texts(student.trim(block)), tokens)
-    per_class = features.view(len(classes.class_names), len(classes.prompts) // len(classes.class_names), -1).mean(dim=1)
-    return torch.nn.functional.normalize(per_class, dim=-1)
+    return features.view(len(classes.class_names), len(classes.prompts) // len(classes.class_names), -1).mean(dim=1)
 
 
 def zero_shot_scores(student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:

@@ -44,7 +44,7 @@ class GradientSum:
     @contextmanager
     def during_backward(self) -> Iterator[None]:
         """The step's last backward pass goes on inside; at the end all gradients are sums."""
-        if self._ranks.world_size == 1:
+        if self._ranks.world_size == 1 or not self._trained:
             yield
             return
         self._journey = journey = _Journey(self._buckets or [])

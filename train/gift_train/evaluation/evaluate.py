@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.manifests import Classes, LabelSpace, TaskManifest
 from gift_shared.progress import Progress
+from gift_train.clip.candidates import Answer
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import BatchOrder, Pass, TaskBatch, collate_task, place_task, streams_in_turn
 from gift_train.data.loader import HERE, Loading
@@ -20,7 +21,6 @@ from gift_train.evaluation.cache import EvaluationCache
 from gift_train.evaluation.label_spaces import Columns, LabelSpaces, Tasks, known
 
 MayStop = Callable[[], None]  # may raise, which ends the evaluation
-Scores = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> scaled similarities [B, K]
 Note = Callable[[str, Tensor], None]  # a dataset and what a batch of its images is taken for: columns [B] of the order's joined classes
 Tests = Mapping[str, tuple[TaskManifest, TaskImages]]
 Accuracies = dict[LabelSpace, dict[int, dict[str, dict[str, float]]]]  # by space, tasks learned, reading of the weights, dataset; percent
@@ -29,8 +29,8 @@ Accuracies = dict[LabelSpace, dict[int, dict[str, dict[str, float]]]]  # by spac
 class Scoring(Protocol):
     """What evaluation needs of a method."""
 
-    def readings(self, student: Backbone, classes: Classes) -> Mapping[str, Scores]:
-        """See `Method.readings`."""
+    def answers(self, student: Backbone, classes: Classes) -> Mapping[str, Answer]:
+        """See `Method.answers`."""
 
 
 class How(TypedDict, total=False):
@@ -51,7 +51,7 @@ class _Sheet:
     own_start: the column where the dataset's classes begin. order_start: where column 0 stands among the order's joined classes.
     """
 
-    readings: Mapping[str, Scores]
+    answers: Mapping[str, Answer]
     columns: Columns
     own_start: int
     order_start: int
@@ -59,25 +59,25 @@ class _Sheet:
 
 
 class _Sheets:
-    """A method's scores: against each dataset's own classes, or once for all against those of the whole order."""
+    """A method's answers: against each dataset's own classes, or once for all against those of the whole order."""
 
     def __init__(self, method: Scoring, student: Backbone, spaces: LabelSpaces) -> None:
         self.method = method
         self.student = student
         self.spaces = spaces
-        self._joined: tuple[Mapping[str, Scores], Columns] | None = None
+        self._joined: tuple[Mapping[str, Answer], Columns] | None = None
 
     def sheet(self, dataset: str) -> _Sheet:
         """That of a dataset. Texts are encoded here, once for all datasets where they share them."""
         spaces, place, starts = self.spaces, self.spaces.place(dataset), self.spaces.joined.starts
         if spaces.is_known:
-            readings, columns = self._of(spaces.order[dataset])
-            return _Sheet(readings, columns, 0, starts[place], [(0,)])
+            answers, columns = self._of(spaces.order[dataset])
+            return _Sheet(answers, columns, 0, starts[place], [(0,)])
         self._joined = self._joined or self._of(spaces.joined)
         return _Sheet(*self._joined, starts[place], 0, spaces.all_candidates(dataset))
 
-    def _of(self, classes: Classes) -> tuple[Mapping[str, Scores], Columns]:
-        return self.method.readings(self.student, classes), Columns(classes, self.student.device)
+    def _of(self, classes: Classes) -> tuple[Mapping[str, Answer], Columns]:
+        return self.method.answers(self.student, classes), Columns(classes, self.student.device)
 
 
 def evaluate_readings(
@@ -143,15 +143,16 @@ def _accuracies(
 
     batches: this rank's of `order`, see `_pass_over`.
     """
-    asked = [(reading, tasks) for reading in sheet.readings for tasks in sheet.candidates]
+    asked = [(reading, tasks) for reading in sheet.answers for tasks in sheet.candidates]
     correct = {key: torch.zeros((), dtype=torch.long, device=student.device) for key in asked}
     for batch in batches:
         before_batch()
         placed = place_task(batch, student)
         true = placed.labels + sheet.own_start
-        scores = {reading: score(placed.images) for reading, score in sheet.readings.items()}
+        answers = {reading: answer(placed.images) for reading, answer in sheet.answers.items()}
         for reading, tasks in asked:
-            predicted = sheet.columns.predicted(scores[reading], tasks)
+            candidates = sheet.columns.candidates(tasks)
+            predicted = sheet.columns.predicted(answers[reading](candidates), candidates)
             are_right = sheet.columns.are_right(predicted, true)
             correct[reading, tasks] += are_right.sum()
             if note is not None and reading == "" and tasks == sheet.candidates[0]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Classes, JoinedClasses, LabelSpace, TaskManifest, as_read
+from gift_train.clip.candidates import Candidates
 
 Tasks = tuple[int, ...]  # places in an order
 
@@ -78,23 +79,29 @@ class Columns:
         datasets = list(dict.fromkeys(part.dataset.name for part in parts))
         numbers = torch.tensor([datasets.index(part.dataset.name) for part in parts])
         self.datasets = numbers.repeat_interleave(torch.tensor(sizes)).to(device)
+        self._task_names = [part.name for part in parts]
         self._ends = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        self._of: dict[Tasks, Tensor] = {}
+        self._candidates: dict[Tasks, Candidates] = {}
 
-    def of(self, tasks: Tasks) -> Tensor:
-        """Those of some tasks, [M] long."""
-        if tasks not in self._of:
-            wanted = torch.tensor(tasks, device=self.tasks.device)
-            self._of[tasks] = torch.isin(self.tasks, wanted).nonzero().flatten()
-        return self._of[tasks]
+    def candidates(self, tasks: Tasks) -> Candidates:
+        """The classes of some tasks; a slice of columns where the tasks are neighbours, as all but one that is not learned yet."""
+        if tasks not in self._candidates:
+            names = tuple(self._task_names[task] for task in tasks)
+            first, last = self._ends[tasks[0]][0], self._ends[tasks[-1]][1]
+            are_neighbours = len(tasks) == 1 + tasks[-1] - tasks[0]
+            self._candidates[tasks] = Candidates(names, slice(first, last) if are_neighbours else self._of(tasks))
+        return self._candidates[tasks]
 
-    def predicted(self, scores: Tensor, tasks: Tasks) -> Tensor:
-        """The highest column [B] of scores [B, K] among those of some tasks."""
-        first, last = self._ends[tasks[0]][0], self._ends[tasks[-1]][1]
-        if len(tasks) == 1 + tasks[-1] - tasks[0]:  # neighbours, as all but a task that is not learned yet: no score is copied
-            return first + scores[:, first:last].argmax(dim=1)
-        own = self.of(tasks)
-        return own[scores[:, own].argmax(dim=1)]
+    def _of(self, tasks: Tasks) -> Tensor:
+        wanted = torch.tensor(tasks, device=self.tasks.device)
+        return torch.isin(self.tasks, wanted).nonzero().flatten()
+
+    @staticmethod
+    def predicted(scores: Tensor, candidates: Candidates) -> Tensor:
+        """The highest column [B] by the scores [B, M] of the candidates' columns."""
+        best, columns = scores.argmax(dim=1), candidates.columns
+        predicted: Tensor = columns.start + best if isinstance(columns, slice) else columns[best]
+        return predicted
 
     def are_right(self, predicted: Tensor, true: Tensor) -> Tensor:
         """Whether columns [B] are of the true columns' classes: the same, or of another dataset and of a name that reads alike."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gift_shared.errors import ConfigError, unknown_name
 from gift_train.methods.base import Method
+from gift_train.methods.method_files import is_plain_clip
 from gift_train.methods.registry import method_class, method_names
 from gift_train.records.checkpoint import finished_tasks
 from gift_train.records.files import RUN_FILE, read_accuracies, read_record
@@ -71,10 +72,12 @@ def _require_plain_clip(run: Path, method: str) -> None:
     chosen = method_class(method)
     if not chosen.trains:
         raise ConfigError(f"{run}: {method} trains nothing, so what it would export is the model it began with.")
-    if chosen.prepare is not Method.prepare:
+    if not is_plain_clip(chosen):
+        adds = "adds parameters of its own to the CLIP, which decide what an image is read by."
+        what = adds if chosen.prepare is not Method.prepare else "reads images by more than the weights of the CLIP."
         raise ConfigError(
-            f"{run}: {method} adds parameters of its own to the CLIP, which decide what an image is read by. No plain CLIP of open_clip or "
-            "transformers holds them, so there is nothing that others could load; `gift-train evaluate --checkpoint` reads them."
+            f"{run}: {method} {what} No plain CLIP of open_clip or transformers holds them, so there is nothing that others could load;"
+            " `gift-train evaluate --checkpoint` reads them."
         )
 
 

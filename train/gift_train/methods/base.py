@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Classes
+from gift_train.clip.candidates import Answer, answer_by_columns
 from gift_train.clip.flat_tensors import FlatTensors
 from gift_train.clip.model import Backbone
 from gift_train.clip.zero_shot import similarity_logits, zero_shot_scores
@@ -53,6 +54,7 @@ class TaskContext:
     own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
     no_task_images: ImageStream | None = None  # see NoTaskSource
     ranks: Ranks = SINGLE  # the processes that share the task's batches
+    classes: Classes | None = None  # the task's, by their datasets and labels there; of all tasks at once, those of each
     own_classes: Tensor | None = None  # [T, K] bool, if all tasks are learned at once: the classes an image of each dataset may be of
 
 
@@ -97,6 +99,7 @@ class Method:
     name: ClassVar[str]
     summary: ClassVar[str]
     trains: ClassVar[bool] = True
+    trains_weights: ClassVar[bool] = True  # False: its steps look at batches, and change what the method keeps and no parameter
     replay: ClassVar[ReplaySource] = ReplaySource.NONE
     texts: ClassVar[TextSource] = TextSource.NONE
     keeps_fisher: bool = False  # whether `last_fisher` will be asked; it costs the memory of the weights
@@ -144,8 +147,8 @@ class Method:
         """Once per run, before any weights are loaded: add parameters to the student (adapters, a router per task)."""
 
     def trainable(self, student: Backbone) -> dict[str, torch.nn.Parameter]:
-        """The parameters this method updates, by name: all but `logit_scale` unless overridden."""
-        return student.parameters()
+        """The parameters this method updates, by name: all but `logit_scale` unless overridden, none if it trains no weights."""
+        return student.parameters() if self.trains_weights else {}
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         """The student holds the weights handed over by the previous task: freeze teachers, remember anchors.
@@ -217,15 +220,24 @@ class Method:
         return {}
 
     def scores(self, student: Backbone, classes: Classes) -> Callable[[Tensor], Tensor]:
-        """What evaluation asks: images [B, 3, H, W] to scaled similarities [B, K] to these classes; the largest is the label.
+        """Images [B, 3, H, W] to scaled similarities [B, K] to these classes; the largest is the label.
 
-        Classes are those of one dataset, or of several one after the other; a score may not depend on what else is in the list.
+        Classes are those of one dataset, or of several one after the other; a score may not depend on what else is in the list. Where
+        it does, `answers` is what to override.
         """
         return zero_shot_scores(student, classes)
 
     def readings(self, student: Backbone, classes: Classes) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """All that evaluation reports: the scores under "", and those of other readings of the same weights by their names."""
         return {"": self.scores(student, classes)}
+
+    def answers(self, student: Backbone, classes: Classes) -> Mapping[str, Answer]:
+        """What evaluation asks, by reading: images, then their scores among each set of candidates that is asked for.
+
+        To be overridden where a score depends on what else is a candidate, or on whether the task is known. What is returned for a
+        batch may compute when it is asked, and keep for the next candidates what they share: it is gone with the batch.
+        """
+        return {reading: answer_by_columns(scores) for reading, scores in self.readings(student, classes).items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `begin_task` cannot rebuild: running averages, memories. Saved with every checkpoint."""

@@ -62,7 +62,7 @@ def files_of(name: str, paths: Iterable[Path] | None) -> list[Path] | None:
 
 def is_plain_clip(chosen: type[Method]) -> bool:
     """Whether what a method hands on is read as any CLIP is: it adds no parameters, and no classifier of its own."""
-    hooks = ("prepare", "scores", "readings")
+    hooks = ("prepare", "scores", "readings", "answers")
     return all(getattr(chosen, hook) is getattr(Method, hook) for hook in hooks)
 
 

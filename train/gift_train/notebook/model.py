@@ -16,6 +16,7 @@ from gift_shared.decoding import as_rgb
 from gift_shared.errors import ConfigError
 from gift_shared.frames import matrix_frame
 from gift_shared.manifests import TaskManifest
+from gift_train.clip.candidates import all_candidates
 from gift_train.clip.model import Backbone, in_blocks
 from gift_train.data.transforms import image_transforms
 from gift_train.methods.base import Method
@@ -73,12 +74,13 @@ class Model:
         Raises: ConfigError for class names or templates that are not such.
         """
         manifest = _manifest(class_names, templates)
-        scores = self._without_gradient(self.method.scores(self.backbone, manifest), images, batch_size)
+        answer, candidates = self.method.answers(self.backbone, manifest)[""], all_candidates(manifest)
+        scores = self._without_gradient(lambda pixels: answer(pixels)(candidates), images, batch_size)
         found = torch.empty(0, len(manifest.class_names)) if scores is None else scores.softmax(dim=1)
         return Classification(manifest.class_names, found.numpy())
 
     def image_features(self, images: Sequence[Image.Image], batch_size: int = BATCH) -> NDArray[np.float32]:
-        """[N, D] float32, L2-normalised; of MoE-Adapter's network with no adapter chosen."""
+        """[N, D] float32, L2-normalised; of MoE-Adapter's network with no adapter chosen, of ConDU's initial model."""
         features = self._without_gradient(self.backbone.encode_images, images, batch_size)
         return np.empty((0, 0), np.float32) if features is None else features.numpy()
 

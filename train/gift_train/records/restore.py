@@ -76,7 +76,7 @@ def restore(path: Path, asked: Asked) -> Restored:
     load_weights_file(path, student)
     if path.with_suffix(".state.safetensors").is_file():
         load_method_state(path, method, student.device)
-    elif type(method).readings is not Method.readings:
+    elif _reads_what_it_kept(type(method)):
         raise DataError(
             f"{path} is read with what {reading.method} kept, {path.with_suffix('.state.safetensors').name}: copy that file beside it."
         )
@@ -131,6 +131,12 @@ def _method(path: Path, reading: Reading) -> Method:
         _log.warning("%s is read by %s as it is written now, which has changed since its run.", path, here.path)
     chosen = method_class(reading.method)
     return chosen(parse_table(chosen.Config, _given(reading.method_config), f"{path} [method_config]"))
+
+
+def _reads_what_it_kept(chosen: type[Method]) -> bool:
+    """Whether a method keeps something beside the weights and reads images in a way of its own."""
+    reads = any(getattr(chosen, hook) is not getattr(Method, hook) for hook in ("readings", "answers"))
+    return reads and chosen.load_state_dict is not Method.load_state_dict
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:

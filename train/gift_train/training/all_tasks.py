@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gift_shared.manifests import TaskManifest, as_read
+from gift_shared.manifests import JoinedClasses, TaskManifest, as_read
 from gift_train.data.batches import SampleOrder, TaskBatch
 from gift_train.data.mixture import MixedImages, collate_mixed, mixed_order
 from gift_train.data.sources import Draw
@@ -67,6 +67,10 @@ class AllTasks(TaskSetup):
     @property
     def class_texts(self) -> tuple[str, ...]:
         return self._classes.texts
+
+    @property
+    def classes(self) -> JoinedClasses:
+        return JoinedClasses(tuple(task.manifest for task in self._tasks))
 
     def own_classes(self) -> Tensor:
         if self._are_joined:

@@ -48,9 +48,9 @@ class Schedule:
 
 
 def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
-    """A new AdamW over these parameters, without moments; every step sets its learning rate."""
+    """A new AdamW over these parameters, none too, without moments; every step sets its learning rate."""
     return torch.optim.AdamW(
-        parameters.values(),
+        [{"params": list(parameters.values())}],
         lr=0.0,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
@@ -159,7 +159,8 @@ def train_task(training: Training, batches: Batches, first_step: int, intervals:
             for logged, values in recorder.flush():
                 if is_due(logged, intervals.log_every, last_step):
                     callbacks.log(logged, training.schedule.learning_rate(logged), values)
-                    progress.note(f"loss {sum(values.values()):.3f}, waited {waiting.share:.0%}")
+                    loss = f"loss {sum(values.values()):.3f}, " if values else ""
+                    progress.note(f"{loss}waited {waiting.share:.0%}")
             if saves:
                 callbacks.save(step + 1, training)
                 clock.restart()
@@ -244,7 +245,8 @@ class TermRecorder:
         """(step, terms as numbers) of every step since the last flush. Raises NonFiniteError."""
         if not self._steps:
             return []
-        flat = torch.stack([term.float() for terms in self._terms for term in terms.values()]).tolist()
+        found = [term.float() for terms in self._terms for term in terms.values()]
+        flat = torch.stack(found).tolist() if found else []
         rows, start = [], 0
         for step, terms in zip(self._steps, self._terms, strict=True):
             rows.append((step, dict(zip(terms, flat[start : start + len(terms)], strict=True))))

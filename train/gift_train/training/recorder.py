@@ -41,7 +41,7 @@ class TaskRecorder:
         if not self.folder.ranks.is_main:
             return
         row = {"task": self.start.task_name, "task_index": self.start.task_index, "step": step, "learning_rate": learning_rate}
-        row |= {"terms": dict(terms), "loss": sum(terms.values())}
+        row |= {"terms": dict(terms), "loss": sum(terms.values(), 0.0)}
         if self.measures is not None:
             row |= {"measurements": self.measures()}
         self.folder.log_step(row, self.updates_before + step)

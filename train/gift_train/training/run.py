@@ -103,7 +103,8 @@ def _learn(run: Run, task: TaskSetup) -> None:
     _load_start(run, task.index)
     seed_everything(task.seed)
     replay = task.replay_stream(method, student)
-    measures = StepMeasures.at_task_start(method, student) if task.recipe.diagnostics and ranks.is_main else None
+    is_measured = task.recipe.diagnostics and ranks.is_main and method.trains_weights
+    measures = StepMeasures.at_task_start(method, student) if is_measured else None
     method.begin_task(task.context(method, student, replay), student)
     training = _training(run, task)
     start = checkpoint.load_progress(folder.checkpoints, task.index, training) or _first_point(run, task)
@@ -126,12 +127,13 @@ def _learn(run: Run, task: TaskSetup) -> None:
 
 def _training(run: Run, task: TaskSetup) -> Training:
     recipe, parameters = task.recipe, run.method.trainable(run.student)
+    peak = task.peak_rate if run.method.trains_weights else 0.0
     return Training(
         method=run.method,
         student=run.student,
         parameters=parameters,
         optimizer=build_optimizer(parameters, recipe.optimizer),
-        schedule=Schedule(peak=task.peak_rate, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
+        schedule=Schedule(peak=peak, warmup_steps=recipe.warmup_steps, total_steps=task.num_updates - 1),
         ranks=run.setup.ranks,
         compiled=run.compiled,
     )

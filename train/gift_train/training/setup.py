@@ -77,6 +77,14 @@ class RunPlan:
         own, asked = self.order.label_space, label_spaces(self.options.label_space)
         return (own, *(space for space in LABEL_SPACES if space in asked and space != own))
 
+    def steps_of(self, num_images: int) -> int:
+        """N of a task that has so many training images. Epochs of a method that trains no weights end with an epoch's last batch.
+
+        Of others one more batch follows, with rate 0; there, it would count.
+        """
+        steps, looks_only = self.recipe.steps_of(num_images), not method_class(self.recipe.method).trains_weights
+        return steps - 1 if looks_only and self.recipe.epochs is not None else steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
@@ -98,7 +106,7 @@ class RunSetup:
     @property
     def num_updates(self) -> list[int]:
         """Of each task: N + 1, see Recipe."""
-        return [self.plan.recipe.steps_of(len(self.tasks[name].train)) + 1 for name in self.plan.order.tasks]
+        return [self.plan.steps_of(len(self.tasks[name].train)) + 1 for name in self.plan.order.tasks]
 
     def reading(self, student: Backbone) -> Reading:
         """How the run reads the weights it hands on."""
@@ -171,7 +179,7 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     tasks = _load_tasks(plan, transforms)
     loaded = beside.load(options.data_root, transforms, student, options.image_cache_bytes)
     if plan.recipe.steps is None:
-        identity["task_steps"] = [plan.recipe.steps_of(len(task.train)) for task in tasks.values()]
+        identity["task_steps"] = [plan.steps_of(len(task.train)) for task in tasks.values()]
     identity["images"] = {name: task.listing_digest() for name, task in tasks.items()}
     identity["images"] |= {name: images.listing_digest() for name, (_, images) in loaded.datasets.items()}
     _warn_of_long_texts(student, tasks, replay_rows, texts)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
+from gift_shared.manifests import Classes
 from gift_shared.storage import hold_shards
 from gift_train.clip.model import Backbone
 from gift_train.clip.random_sentences import random_sentences, text_frame
@@ -103,6 +104,11 @@ class TaskSetup:
         """The sentence of each class, label by label."""
         return self.task.manifest.first_template_captions
 
+    @property
+    def classes(self) -> Classes:
+        """See `TaskContext.classes`."""
+        return self.task.manifest
+
     def own_classes(self) -> Tensor | None:
         """See `TaskContext.own_classes`."""
         return None
@@ -122,7 +128,7 @@ class TaskSetup:
         return seed if self.recipe.reseed == "each-task" else hashed_seed(seed, f"task-{self.index}")
 
     def may_leave(self) -> None:
-        """Asked before every batch that a method looks at before its first step. Raises Preempted."""
+        """Asked before every batch that a method looks at before its first step or after its last. Raises Preempted."""
         self.run.preemption.check_alone(f"{self.label}, from its start on")
 
     def replay_stream(self, method: Method, student: Backbone) -> ReplayStream | None:
@@ -182,6 +188,7 @@ class TaskSetup:
             own_images=self._image_stream(student, self.images, "own"),
             no_task_images=None if outside is None else self._image_stream(student, outside, "no-task"),
             ranks=self.run.ranks,
+            classes=self.classes,
             own_classes=None if own_classes is None else own_classes.to(student.device),
         )
 
@@ -220,6 +227,7 @@ class TaskSetup:
     def _first_images(self, student: Backbone, num_images: int) -> Iterator[TaskBatch]:
         order = self._pass_order(min(num_images, _length(self.plain_images)))
         for batch in self._stream(self.plain_images, order, self.collate, range(order.batches_per_epoch)):
+            self.may_leave()
             yield place_task(batch, student)
 
     def _image_stream(self, student: Backbone, dataset: Dataset[Any], name: str) -> ImageStream:
