@@ -35,14 +35,17 @@ def render(
     """Render a plan into shards, shared with every other worker in the folder. Stopped at any moment, the same command goes on."""
     # Before the imports, which take seconds: a signal that comes meanwhile is not lost.
     with PreemptionNotice(signals_to_pass_on() if place.processes > 1 else SIGNALS) as notice:
+        from gift_generate.images.constants import batch_constants, plan_sources
         from gift_generate.images.rendered import RenderedImages
         from gift_generate.output.folder import check_place, planned_left
         from gift_generate.output.retry import parse_statuses
         from gift_generate.pipeline import WorkerPolicy, run
         from gift_generate.planning.plan_check import shard_slices
         from gift_generate.rendering.factory import open_renderer
+        from gift_generate.rendering.loras import check_sources
         from gift_generate.workers.rank import find_worker, is_first_of_its_node
         from gift_shared.progress import Progress
+        from gift_shared.schema import PLAN_FILE
 
         worker = find_worker(place.rank, place.world_size)
         statuses = parse_statuses(retry) if retry is not None else frozenset()
@@ -60,13 +63,14 @@ def render(
             leave_with_supervisor()
         Progress.is_shown = is_first_of_its_node() and not is_supervised()
         notice.obey(NOTHING_BEGUN)
+        if options.loras:
+            for line in check_sources(options.loras, plan_sources(plan or out / PLAN_FILE)):
+                tell(line)
         tell(f"loading {options.model}")
         source = RenderedImages(open_renderer(options), encoder, max_attempts)
         notice.obey(NOTHING_BEGUN)
         if trial.preview is not None:
-            from gift_generate.images.constants import batch_constants
             from gift_generate.views.preview import render_preview
-            from gift_shared.schema import PLAN_FILE
 
             for line in source.check(batch_constants(plan or out / PLAN_FILE)):
                 tell(line)
