@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gift_generate.adaptation.denoising import denoising_loss, training_schedule
 from gift_generate.adaptation.options import AdaptOptions
+from gift_generate.adaptation.record import full_disk_told
 from gift_generate.rendering.checkpoint import find_checkpoint
 from gift_generate.rendering.devices import find_device
 from gift_generate.rendering.families.registry import family_of
@@ -47,6 +48,7 @@ class AdaptedModel:
         torch.backends.cudnn.deterministic = True
         self._is_bf16 = _is_bf16(options.mixed_precision, self.device)
         self._checkpoint = find_checkpoint(options.model_options, _judge, infer_configuration)
+        self._sha256 = self._checkpoint.sha256()
         self._pipeline = load_pipeline(self._checkpoint, options.model_options, torch.float32)
         self._family = StableDiffusion(self._pipeline)
         _require_trainable(self._family, options)
@@ -64,7 +66,7 @@ class AdaptedModel:
     def settings(self) -> dict[str, Any]:
         """What of a LoRA's bytes the model and the way it runs decide."""
         return {
-            "model_sha256": self._checkpoint.sha256(),
+            "model_sha256": self._sha256,
             "height": self.size[0],
             "width": self.size[1],
             "mixed_precision": "bf16" if self._is_bf16 else "no",
@@ -131,7 +133,7 @@ class AdaptedModel:
             for name in self._parts
         }
         writer: Any = diffusers.StableDiffusionPipeline
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, full_disk_told(path):
             writer.save_lora_weights(temporary.parent, weight_name=temporary.name, **weights)
 
     def end(self) -> None:
@@ -147,7 +149,7 @@ class AdaptedModel:
         if self._options.trains_text_encoder:
             states: Tensor = self._pipeline.encode_prompt(list(captions), self.device, 1, False)[0]
             return states
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # as a render reads them
             return torch.cat([self._family.encoded(caption)["prompt_embeds"] for caption in captions])
 
 

@@ -1,7 +1,10 @@
 """The folder of one task's LoRA: what it is made of, written first; the state of its training; at the end the LoRA."""
 
+import errno
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,7 @@ class AdaptationFolder:
         """Keep all that the update `step` depends on."""
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         about = {"step": str(step), "settings_sha256": settings_digest(settings)}
-        with atomic_path(self._state) as temporary:
+        with atomic_path(self._state) as temporary, full_disk_told(self._state):
             save_file(on_host, temporary, about | {"crc32": _checksum(about, on_host)})
 
     def load_state(self, settings: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]] | None:
@@ -88,6 +91,17 @@ class AdaptationFolder:
     def drop_state(self) -> None:
         """Once the LoRA is there."""
         self._state.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Where safetensors writes a file. Raises OSError for a full disk, which that library tells in words only."""
+    try:
+        yield
+    except SafetensorError as error:
+        if "os error 28" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _checksum(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

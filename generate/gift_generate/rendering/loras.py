@@ -60,19 +60,16 @@ def check_sources(loras: Sequence[Lora], sources: Sequence[str]) -> list[str]:
 
     Raises: ConfigError for a LoRA that was named for captions of which the plan has none. Of a folder that is told.
     """
-    named = {lora.source for lora in loras if lora.source is not None}
-    for source in sorted(named):
+    for source in sorted({lora.source for lora in loras if lora.source is not None}):
         if source not in sources:
             raise ConfigError("--lora: " + unknown_name("source of the plan's captions", source, sources))
-    from_folders = {file.source for file in files_of(lora for lora in loras if lora.path.is_dir())}
-    own = [source for source in sources if source in named | from_folders]
-    if not named | from_folders:
+    own = {file.source for file in files_of(loras) if file.source is not None}
+    if not own:
         return []
-    others = [source for source in sources if source not in own]
-    unused = sorted(str(source) for source in from_folders if source not in sources)
-    plain = f"; without: {', '.join(others)}" if others else ""
-    left_over = f"; no caption for: {', '.join(unused)}" if unused else ""
-    return [f"loras   for captions of {', '.join(own) or 'none of the plan'}{plain}{left_over}"]
+    painted, plain = ([source for source in sources if (source in own) is has_own] for has_own in (True, False))
+    without = f"; without: {', '.join(plain)}" if plain else ""
+    unused = f"; no caption for: {', '.join(sorted(own - set(sources)))}" if own - set(sources) else ""
+    return [f"loras   for captions of {', '.join(painted) or 'none of the plan'}{without}{unused}"]
 
 
 def _number(text: str) -> float | None:

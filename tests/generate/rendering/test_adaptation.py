@@ -174,7 +174,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
     whole = trained
     if trains_text_encoder:
         whole = tmp_path / "whole"
-        train(whole, trains_text_encoder=True, gradient_checkpointing=True)
+        train(whole, task=["beasts", "pets"], trains_text_encoder=True, gradient_checkpointing=True)
         assert {name.partition(".")[0] for name in load_file(whole / "pets" / WEIGHTS)} == {"unet", "text_encoder"}
     out, updates, advance = tmp_path / "stopped", [], Progress.advance
 
@@ -258,9 +258,11 @@ def test_a_model_that_is_not_trained_so_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_predicts_velocity_is_trained(tiny_checkpoint: Callable, train: Callable[..., list[str]], tmp_path: Path) -> None:
-    train(tmp_path, model=str(tiny_checkpoint("sd-v")), steps=2)
-    assert (tmp_path / "pets" / WEIGHTS).is_file()
+def test_a_model_that_predicts_velocity_is_trained_in_bf16_too(tiny_checkpoint: Callable, train: Callable, tmp_path: Path) -> None:
+    train(tmp_path, model=str(tiny_checkpoint("sd-v")), steps=2, mixed_precision="bf16")
+    weights = load_file(tmp_path / "pets" / WEIGHTS)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize(
