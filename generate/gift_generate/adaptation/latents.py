@@ -27,7 +27,8 @@ class Latents:
         means, deviations = (torch.stack(parts) for parts in zip(*moments, strict=True))
         drawn = means + deviations * torch.randn(means.shape, generator=generator)
         config = self._encoder.config
-        return ((drawn - (config.shift_factor or 0.0)) * config.scaling_factor).to(self._encoder.device)
+        latents: Tensor = (drawn - (config.shift_factor or 0.0)) * config.scaling_factor
+        return latents.to(self._encoder.device)
 
     @torch.no_grad()
     def _moments(self, index: int) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,10 @@ SHAPE = {"gift_adapt_version": int, "settings": {}}
 class AdaptationFolder:
     """OUT/<task>/: adapt.json, state.safetensors while it is trained, pytorch_lora_weights.safetensors at its end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """`settings`: all that decides the LoRA's bytes."""
         self.path = path
+        self._settings = dict(settings)
         self.weights = path / WEIGHTS_FILE
         self._state = path / STATE_FILE
 
@@ -43,7 +45,7 @@ class AdaptationFolder:
         """Whether the LoRA is there."""
         return self.weights.is_file()
 
-    def require_own(self, settings: Mapping[str, Any]) -> None:
+    def require_own(self) -> None:
         """Raises ConfigError if the folder holds a LoRA of other settings, or one that nothing is known of."""
         record = self.path / ADAPT_FILE
         if not record.is_file():
@@ -53,27 +55,27 @@ class AdaptationFolder:
         found = read_json_object(record, SHAPE, ConfigError, "Remove the folder to begin anew.")
         if found["gift_adapt_version"] != VERSION:
             raise ConfigError(f"{record} is of version {found['gift_adapt_version']}, this program writes {VERSION}. Choose another --out.")
-        for name in sorted(found["settings"].keys() | settings.keys()):
-            if found["settings"].get(name) != settings.get(name):
+        for name in sorted(found["settings"].keys() | self._settings.keys()):
+            if found["settings"].get(name) != self._settings.get(name):
                 raise ConfigError(
                     f"{self.path} holds another LoRA: its {name} is {found['settings'].get(name)!r}, this command says "
-                    f"{settings.get(name)!r}. Give the same settings to go on, or choose another --out."
+                    f"{self._settings.get(name)!r}. Give the same settings to go on, or choose another --out."
                 )
 
-    def bind(self, settings: Mapping[str, Any], machine: Mapping[str, str]) -> None:
+    def bind(self, machine: Mapping[str, str]) -> None:
         """Write what is trained here, unless it is written. Raises ConfigError as `require_own`."""
-        content = json_text({"gift_adapt_version": VERSION, "settings": dict(settings), "machine": dict(machine)})
+        content = json_text({"gift_adapt_version": VERSION, "settings": self._settings, "machine": dict(machine)})
         if not write_once(self.path / ADAPT_FILE, content.encode()):
-            self.require_own(settings)
+            self.require_own()
 
-    def save_state(self, step: int, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def save_state(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep all that the update `step` depends on."""
         on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        about = {"step": str(step), "settings_sha256": settings_digest(settings)}
+        about = {"step": str(step), "settings_sha256": settings_digest(self._settings)}
         with atomic_path(self._state) as temporary, full_disk_told(self._state):
             save_file(on_host, temporary, about | {"crc32": _checksum(about, on_host)})
 
-    def load_state(self, settings: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]] | None:
+    def load_state(self) -> tuple[int, dict[str, Tensor]] | None:
         """The update to go on with and what it depends on; None if nothing is kept. Raises DataError for a damaged file."""
         if not self._state.is_file():
             return None
@@ -84,7 +86,7 @@ class AdaptationFolder:
             step, crc32 = int(about["step"]), about.pop("crc32")
         except (SafetensorError, OSError, LookupError, ValueError) as error:
             raise DataError(f"{self._state} cannot be read: {error}. Remove it to train this task anew.") from error
-        if about["settings_sha256"] != settings_digest(settings) or crc32 != _checksum(about, tensors):
+        if about["settings_sha256"] != settings_digest(self._settings) or crc32 != _checksum(about, tensors):
             raise DataError(f"{self._state} is damaged, or of another training. Remove it to train this task anew.")
         return step, tensors
 

@@ -1,6 +1,7 @@
 """Adaptation, top to bottom: open the tasks' images, load the model, be sure of the folders, train task after task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from gift_generate.adaptation.options import AdaptOptions
 from gift_generate.adaptation.record import AdaptationFolder
 from gift_generate.adaptation.task_images import TaskToLearn, open_tasks
 from gift_generate.adaptation.training import train
+from gift_generate.rendering.devices import is_out_of_memory
 from gift_generate.workers.rank import Worker
+from gift_shared.errors import MachineError, first_line
 from gift_shared.locks import only_writer
 from gift_shared.manifests import Manifests
 from gift_shared.preemption import PreemptionNotice
@@ -27,21 +30,33 @@ def adapt(
         return []
     tell(f"loading {options.model}")
     model = AdaptedModel(options)
-    settings = {task.name: _settings(task, options, model) for task in tasks}
-    folders = {task.name: AdaptationFolder(out / task.name) for task in tasks}
-    for name, folder in folders.items():
-        folder.require_own(settings[name])
+    folders = {task.name: AdaptationFolder(out / task.name, _settings(task, options, model)) for task in tasks}
+    for folder in folders.values():
+        folder.require_own()
     for task in tasks:
         folder = folders[task.name]
         if folder.is_done:
             tell(f"{task.name} is there")
             continue
         notice.obey(f"{task.name} was not begun")
-        folder.bind(settings[task.name], model.machine)
-        with only_writer(folder.lock, str(folder.path)):
-            train(model, task, options, folder, settings[task.name], notice)
+        folder.bind(model.machine)
+        with only_writer(folder.lock, str(folder.path)), _memory_told():
+            train(model, task, options, folder, notice)
         model.end()
     return [folder.path for folder in folders.values()]
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MachineError(
+            f"A batch does not fit in the device's memory ({first_line(error)}). Give --gradient-checkpointing, or a smaller --batch-size "
+            "and another --out."
+        ) from error
 
 
 def _settings(task: TaskToLearn, options: AdaptOptions, model: AdaptedModel) -> Mapping[str, Any]:

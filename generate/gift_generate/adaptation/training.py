@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ WEIGHT_DECAY, MOST_GRADIENT = 1e-2, 1.0  # of AdamW; the norm that gradients are
 LOSSES_SHOWN = 50  # one alone says little: it is of a few strengths of noise
 
 
-def train(model: AdaptedModel, task: TaskToLearn, options: AdaptOptions, folder: AdaptationFolder, settings: Mapping[str, Any],
-          notice: PreemptionNotice) -> None:  # fmt: skip
+def train(model: AdaptedModel, task: TaskToLearn, options: AdaptOptions, folder: AdaptationFolder, notice: PreemptionNotice) -> None:
     """Train a task's LoRA and save it, from the last state that was kept on.
 
     Raises: NonFiniteError, Preempted, and DataError for a state or an image that is damaged.
@@ -32,12 +30,12 @@ def train(model: AdaptedModel, task: TaskToLearn, options: AdaptOptions, folder:
     parameters = model.begin(chance.generator("start").initial_seed())
     optimizer = torch.optim.AdamW(parameters.values(), lr=options.learning_rate, weight_decay=WEIGHT_DECAY)
     latents = Latents(model.encoder, task, model.size)
-    first = _go_on(folder, settings, parameters, optimizer)
+    first = _go_on(folder, parameters, optimizer)
     losses: deque[float] = deque(maxlen=LOSSES_SHOWN)
     with Progress(f"adapt {task.name}", options.steps, "step", done=first) as progress:
         for step in range(first, options.steps):
             if step > first and (step % options.checkpoint_every == 0 or notice.has_come):
-                folder.save_state(step, settings, _state(parameters, optimizer))
+                folder.save_state(step, _state(parameters, optimizer))
             notice.obey(f"{options.steps - step} of {options.steps} updates are left for {task.name}")
             loss = _loss(model, task, options, chance, latents, step)
             losses.append(float(loss.detach()))
@@ -81,11 +79,9 @@ def _state(parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.
     return tensors
 
 
-def _go_on(
-    folder: AdaptationFolder, settings: Mapping[str, Any], parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> int:
+def _go_on(folder: AdaptationFolder, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
     """Put a state that was kept into LoRA and optimizer. Returns: the update to go on with."""
-    kept = folder.load_state(settings)
+    kept = folder.load_state()
     if kept is None:
         return 0
     step, tensors = kept

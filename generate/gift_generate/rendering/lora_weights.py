@@ -123,5 +123,5 @@ def _changed(pipeline: Pipeline, adapters: Sequence[str]) -> Weights:
     return {
         (component, f"{name}.{parameter}"): weight
         for (component, name), layer in _layers(pipeline, adapters).items()
-        for parameter, weight in layer.base_layer.named_parameters(recurse=False)  # type: ignore[union-attr, operator]
+        for parameter, weight in layer.base_layer.named_parameters(recurse=False)  # type: ignore[union-attr]
     }
