@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"gift_generate": "generate/gift_generate", "gift_shared": "shared/gift_shared", "gift_train": "train/gift_train"}
+PACKAGES = {
+    "gift_generate": "generate/gift_generate", "gift_shared": "shared/gift_shared", "gift_datasets": "shared/gift_datasets",
+    "gift_train": "train/gift_train",
+}  # fmt: skip
+SHARED = ("gift_shared", "gift_datasets")  # drawn as one room, below both stages
 PICTURE = ROOT / "docs/pictures/architecture.svg"
 BOX, ROW, GAP, MARGIN = (196, 62), 98, 20, 24  # pixels: a room, the distance of two floors, of two rooms, of the picture's edge
 INK, PAPER, LINE, FILL = "#1f2933", "#ffffff", "#7b8794", {"gift_generate": "#fdebd0", "gift_shared": "#e8eaed", "gift_train": "#dbeafe"}
@@ -29,11 +33,11 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def room_of(name: str) -> str | None:
-    """`gift_train.data` for any module below it; `gift_shared` is one room. None for what is not ours."""
+    """`gift_train.data` for any module below it; what both stages share is one room. None for what is not ours."""
     package, _, rest = name.partition(".")
     if package not in PACKAGES:
         return None
-    return package if package == "gift_shared" or not rest else f"{package}.{rest.partition('.')[0]}"
+    return SHARED[0] if package in SHARED else package if not rest else f"{package}.{rest.partition('.')[0]}"
 
 
 def graph() -> Graph:
@@ -43,7 +47,7 @@ def graph() -> Graph:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = ".".join([package, *path.relative_to(ROOT / folder).with_suffix("").parts])
             room = room_of(name.removesuffix(".__init__"))
-            if room is None or (room == package and package != "gift_shared"):
+            if room is None or (room == package and package not in SHARED):
                 continue
             targets = {target for target in map(room_of, imports(path)) if target is not None}
             found.setdefault(room, set()).update(targets - {room, "gift_train", "gift_generate"})
@@ -115,7 +119,7 @@ def _on_floor(rooms: Graph, height_of: dict[str, int], package: str, floor: int)
 def _box(room: str, place: tuple[float, float], width: float) -> str:
     x, y = place
     package = room.partition(".")[0]
-    name = room.partition(".")[2] or room
+    name = room.partition(".")[2] or ", ".join(SHARED)
     shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{BOX[1]}" rx="7" fill="{FILL[package]}" stroke="{LINE}"/>'
     lines = [_text(x + width / 2, y + 37 + 14 * number, line, "11px") for number, line in enumerate(_about(room))]
     return shape + _text(x + width / 2, y + 19, name, "700 14px") + "".join(lines)

@@ -15,6 +15,7 @@ PACKAGES = {
     "gift_generate": ROOT / "generate" / "gift_generate",
     "gift_train": ROOT / "train" / "gift_train",
     "gift_shared": ROOT / "shared" / "gift_shared",
+    "gift_datasets": ROOT / "shared" / "gift_datasets",
     "gift_mini": ROOT / "mini_world" / "gift_mini",
 }
 HEAVY = {
@@ -27,7 +28,7 @@ ROOMS = {
     "gift_generate": [
         {"model_families"},
         {"planning", "rendering", "workers"},
-        {"images"},
+        {"images", "adaptation"},
         {"output"},
         {"views", "pipeline", "notebook"},
         {"cli", "__init__"},
@@ -87,7 +88,8 @@ def roots(names: Iterator[str]) -> set[str]:
     [
         ("gift_generate", {"gift_train"}),
         ("gift_train", {"gift_generate"}),
-        ("gift_shared", {"gift_train", "gift_generate", "gift_mini"}),
+        ("gift_shared", {"gift_train", "gift_generate", "gift_mini", "gift_datasets"}),
+        ("gift_datasets", {"gift_train", "gift_generate", "gift_mini", "diffusers", "transformers", "open_clip"}),
         ("gift_mini", {"gift_train", "gift_generate"}),
         ("gift_generate", {"open_clip", "webdataset"}),
         ("gift_train", {"diffusers"}),
@@ -109,24 +111,37 @@ def test_the_tests_of_one_stage_do_not_import_the_other() -> None:
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("diffusers", {"diffusers_renderer", "loading", "solvers"}),
-        ("transformers", {"diffusers_renderer", "loading"}),
-        ("safetensors", {"loading"}),
-        ("huggingface_hub", {"hub"}),
+        (
+            "diffusers",
+            {"rendering/diffusers_renderer", "rendering/loading", "rendering/solvers", "adaptation/denoising", "adaptation/model"},
+        ),
+        ("transformers", {"rendering/diffusers_renderer", "rendering/loading", "adaptation/model"}),
+        ("peft", {"adaptation/model"}),
+        ("safetensors", {"rendering/loading", "rendering/lora_weights", "adaptation/record"}),
+        ("huggingface_hub", {"rendering/hub"}),
+        ("gift_datasets", {"adaptation/task_images"}),
     ],
 )
 def test_the_generator_has_few_doors_to_the_model(library: str, doors: set[str]) -> None:
-    assert importers("gift_generate", library) == {f"rendering/{name}.py" for name in doors}
+    assert importers("gift_generate", library) == {f"{name}.py" for name in doors}
 
 
-def test_the_generator_has_torch_behind_one_door_alone() -> None:
-    behind = {"approximations", "compilation", "devices", "exact_savings", "loading", "onednn", "pixels", "safety", "solvers"}
+def test_the_generator_has_torch_behind_two_doors_alone() -> None:
+    """The renderer, and the training of LoRAs, which is one room."""
+    behind = {
+        "approximations", "compilation", "devices", "exact_savings", "loading", "lora_weights", "onednn", "pixels", "safety", "solvers",
+    }  # fmt: skip
     families = {f"families/{name}" for name in ("base", "generic", "unet")}
     torch_importers = importers("gift_generate", "torch") | {"rendering/solvers.py"}  # which has torch by way of diffusers
-    assert torch_importers == {f"rendering/{name}.py" for name in ("diffusers_renderer", *behind, *families)}
+    in_rendering = {path for path in torch_importers if path.startswith("rendering/")}
+    assert in_rendering == {f"rendering/{name}.py" for name in ("diffusers_renderer", *behind, *families)}
+    assert {path.partition("/")[0] for path in torch_importers - in_rendering} == {"adaptation"}
+    outside = [path for path in modules("gift_generate") if path.parent.name != "adaptation"]
     for name in behind:
-        users = {path.name for path in modules("gift_generate") if f"gift_generate.rendering.{name}" in set(imports(path))}
+        users = {path.name for path in outside if f"gift_generate.rendering.{name}" in set(imports(path))}
         assert users - {f"{other}.py" for other in behind} == {"diffusers_renderer.py"}
+    users = {path.name for path in outside if "gift_generate.adaptation" in {name.rpartition(".")[0] for name in imports(path)}}
+    assert users == {"adapt.py"}
 
 
 def test_the_trainer_has_one_door_to_open_clip() -> None:
@@ -243,7 +258,7 @@ def test_source_roots_are_no_packages() -> None:
         assert (path / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize("package", ["gift_generate", "gift_train", "gift_shared"])
+@pytest.mark.parametrize("package", ["gift_generate", "gift_train", "gift_shared", "gift_datasets"])
 def test_files_and_functions_stay_readable(package: str) -> None:
     limits = {"file": 400, "function": 60}
     too_long = []
@@ -263,6 +278,6 @@ def is_command(node: ast.FunctionDef) -> bool:
 
 
 def test_importing_a_package_reads_no_heavy_library() -> None:
-    program = f"import gift_generate, gift_train, gift_shared, gift_mini, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+    program = f"import gift_generate, gift_train, gift_shared, gift_datasets, gift_mini, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -18,8 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 # Which folders may import what an extra declares; the base is open to all of them.
 FOLDERS = {
-    "generate": ["generate"],
-    "train": ["train", "mini_world/gift_mini"],
+    "generate": ["generate", "shared/gift_datasets"],
+    "train": ["train", "mini_world/gift_mini", "shared/gift_datasets"],
     "cluster": ["shared"],
     "notebook": ["shared"],
     "remote": ["shared"],
@@ -27,7 +27,7 @@ FOLDERS = {
 }
 # Needed without an import of ours, or imported as a part of something declared.
 NOT_IMPORTED = {
-    "generate": {"accelerate", "peft"},  # diffusers loads weights in half the memory with the one, and LoRAs with the other
+    "generate": {"accelerate"},  # diffusers loads weights in half the memory with it
     "test": {"pytest-xdist", "tensorboard", "moto", *TOOLS},
 }
 # s3fs's errors are botocore's, and tests build transformers' tokenizers: of the versions that those two ask for.
@@ -41,7 +41,7 @@ def declared(texts: list[str]) -> set[str]:
 def imported(folders: list[str]) -> set[str]:
     """Distributions whose modules the folders' files import, anywhere in them."""
     own = {path.stem for folder in ("tests", "benchmarks", "mini_world/pretrain") for path in (ROOT / folder).rglob("*.py")}
-    own |= {"gift_generate", "gift_train", "gift_shared", "gift_mini", "gift_manifests"}
+    own |= {"gift_generate", "gift_train", "gift_shared", "gift_datasets", "gift_mini", "gift_manifests"}
     providers = importlib.metadata.packages_distributions()
     found = set()
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
@@ -70,7 +70,7 @@ def test_a_stages_extra_declares_what_the_stage_imports_and_no_more(extra: str) 
 
 
 def test_what_both_stages_share_declares_what_it_imports_and_no_more() -> None:
-    assert imported(["shared"]) - BASE == declared([*EXTRAS["cluster"], *EXTRAS["notebook"], *EXTRAS["remote"]])
+    assert imported(["shared/gift_shared"]) - BASE == declared([*EXTRAS["cluster"], *EXTRAS["notebook"], *EXTRAS["remote"]])
 
 
 def test_every_package_of_the_base_is_imported_by_what_is_installed_and_in_no_extra() -> None:

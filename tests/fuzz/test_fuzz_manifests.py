@@ -12,13 +12,13 @@ from hostile import VALUES, damages, fuzz, reads_or_tells, table_changes, toml_t
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gift_datasets.parts import list_parts
+from gift_datasets.settings import data_settings
 from gift_generate.planning.plan import make_plan
 from gift_generate.planning.plan_request import PlanRequest
 from gift_shared.caption_files import read_captions
 from gift_shared.errors import ConfigError
 from gift_shared.manifests import Manifests
-from gift_train.data.datasets.settings import data_settings
-from gift_train.data.tasks import list_parts
 from gift_train.recipes.recipe import load_recipe
 from gift_train.report.paper_tables.definition import load_table
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from gift_datasets.webdataset_tars import TarImages
 from gift_shared.decoding import FILE_FORMATS, decode_rgb
 from gift_shared.errors import DataError
 from gift_shared.tar_members import plain_members
-from gift_train.data.datasets.webdataset_tars import TarImages
 from gift_train.data.reference_images import open_reference_images
 from gift_train.data.transforms import image_transforms
 

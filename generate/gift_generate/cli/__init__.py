@@ -1,8 +1,8 @@
-"""gift-generate: plan | render | submit | verify | status | show | import | push. Imports nothing heavy until a command runs."""
+"""gift-generate: plan | adapt | render | submit | verify | status | show | import | push. Imports nothing heavy until a command runs."""
 
 import typer
 
-from gift_generate.cli import import_, inspect, plan, push, render, submit
+from gift_generate.cli import adapt, import_, inspect, plan, push, render, submit
 from gift_shared.console import run_app
 from gift_shared.options import LocalCommand, with_version
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 with_version(app, "gift-generate", ("torch", "diffusers", "transformers", "accelerate"))
-for command in (plan.plan, render.render):
+for command in (plan.plan, adapt.adapt, render.render):
     app.command(cls=LocalCommand)(command)
 app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit.submit)
 for command in (inspect.verify, inspect.status, inspect.show):

@@ -40,3 +40,16 @@ def _distinct(rows: pa.Table) -> list[BatchConstants]:
     table = pa.table(columns | {"has_negative_prompt": has_any})
     distinct = table.group_by([*COLUMNS, "has_negative_prompt"], use_threads=False).aggregate([])
     return [BatchConstants(*(row[name] for name in (*COLUMNS, "has_negative_prompt"))) for row in distinct.to_pylist()]
+
+
+def plan_sources(plan_path: Path) -> list[str]:
+    """Where the plan's captions come from, in its order: values of its column `source`; none for a file that is no plan."""
+    found: dict[str, None] = {}
+    try:
+        with pq.ParquetFile(plan_path) as file:
+            if "source" in file.schema_arrow.names:
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=["source"]):
+                    found |= dict.fromkeys(map(str, batch["source"].unique().to_pylist()))
+    except NO_PARQUET:
+        return []
+    return list(found)

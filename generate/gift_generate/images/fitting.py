@@ -22,6 +22,10 @@ class FittingBatches:
         """The renderer's: what batches are cut by, split or not."""
         return self._renderer.batch_size
 
+    def adaptation_of(self, source: str) -> str:
+        """The renderer's."""
+        return self._renderer.adaptation_of(source)
+
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """As `Renderer.render`. Raises MachineError if not even one picture fits."""
         rendered: list[Rendered] = []

@@ -37,6 +37,9 @@ class BatchRenderer(Protocol):
     def batch_size(self) -> int:
         """Jobs of a batch, at most."""
 
+    def adaptation_of(self, source: str) -> str:
+        """The source whose LoRAs paint captions of this one; "" for none."""
+
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
         """The pictures of a batch whose jobs share their constants."""
 
@@ -62,10 +65,10 @@ def render_screened(
         for attempt in range(max_attempts):
             is_last = attempt == max_attempts - 1
             again = []
-            for batch in _batches(rows, positions, renderer.batch_size):
+            for batch in _batches(renderer, rows, positions):
                 known = batches.find(attempt, batch)
                 if known is None:
-                    jobs = [_job(rows[position], attempt) for position in batch]
+                    jobs = [_job(renderer, rows[position], attempt) for position in batch]
                     rendered = renderer.render(jobs)
                     judgements = [judge(one) for one in rendered]
                     on_judged(judgements)
@@ -129,26 +132,28 @@ class _Encoding:
 
 def judge_first_attempts(renderer: BatchRenderer, rows: Sequence[PlanRow]) -> Iterator[list[Judgement]]:
     """What the first attempt of each row comes out as, batch by batch; nothing is kept."""
-    for batch in _batches(rows, range(len(rows)), renderer.batch_size):
-        yield [judge(one) for one in renderer.render([_job(rows[position], 0) for position in batch])]
+    for batch in _batches(renderer, rows, range(len(rows))):
+        yield [judge(one) for one in renderer.render([_job(renderer, rows[position], 0) for position in batch])]
 
 
-def _batches(rows: Sequence[PlanRow], positions: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+def _batches(renderer: BatchRenderer, rows: Sequence[PlanRow], positions: Sequence[int]) -> Iterator[list[int]]:
     def constants(position: int) -> tuple[Any, ...]:
         row = rows[position]
-        return row["guidance_scale"], row["denoising_steps"], row["render_height"] or 0, row["render_width"] or 0
+        size = row["render_height"] or 0, row["render_width"] or 0
+        return renderer.adaptation_of(row["source"]), row["guidance_scale"], row["denoising_steps"], *size
 
     for _, group in groupby(sorted(positions, key=constants), key=constants):
         members = list(group)
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
+        for start in range(0, len(members), renderer.batch_size):
+            yield members[start : start + renderer.batch_size]
 
 
-def _job(row: PlanRow, attempt: int) -> RenderJob:
+def _job(renderer: BatchRenderer, row: PlanRow, attempt: int) -> RenderJob:
     seed = retry_seed(row["sample_seed"], attempt)
     return RenderJob(
         row["caption"], seed, row["guidance_scale"], row["denoising_steps"],
         row["negative_prompt"] or "", row["render_height"], row["render_width"],
+        renderer.adaptation_of(row["source"]),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Any text-to-image checkpoint of diffusers as a Renderer: a family says how it is asked, solvers which scheduler it is asked with."""
 
 import contextlib
-import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -16,9 +16,12 @@ from gift_generate.rendering.checkpoint import find_checkpoint
 from gift_generate.rendering.compilation import compile_pipeline
 from gift_generate.rendering.devices import find_device, is_out_of_memory
 from gift_generate.rendering.exact_savings import compute_text_once, feed_forward_in_pieces, first_layers_once
-from gift_generate.rendering.families.base import Batch, Family, Images, Size
+from gift_generate.rendering.families.base import Batch, Family, Images
 from gift_generate.rendering.families.registry import family_of
-from gift_generate.rendering.loading import infer_configuration, judge, load_pipeline, vae_sha256
+from gift_generate.rendering.image_size import image_size
+from gift_generate.rendering.loading import be_quiet, infer_configuration, judge, load_pipeline, vae_sha256
+from gift_generate.rendering.lora_weights import SourceWeights
+from gift_generate.rendering.loras import Lora, files_of
 from gift_generate.rendering.model_card import license_of
 from gift_generate.rendering.model_folder import file_sha256
 from gift_generate.rendering.model_options import ModelOptions
@@ -44,9 +47,8 @@ class DiffusersRenderer(Renderer):
     """
 
     def __init__(self, options: ModelOptions) -> None:
-        for library in (diffusers, transformers):
-            _be_quiet(library)
-        self._options = options
+        be_quiet()
+        options = self._options = replace(options, loras=files_of(options.loras or ()))
         self._device = find_device(options.device)
         if self._device.type == "cpu":
             torch.set_num_threads(options.cpu_threads)
@@ -55,7 +57,9 @@ class DiffusersRenderer(Renderer):
         self._dtype_name = options.dtype
         if options.dtype == "auto":
             self._dtype_name = family.half if self._device.type == "cuda" else "float32"
-        self._pipeline = load_pipeline(checkpoint, options, getattr(torch, self._dtype_name)).to(self._device)
+        self._pipeline = load_pipeline(checkpoint, options, getattr(torch, self._dtype_name))
+        self._by_source = SourceWeights(self._pipeline, [lora for lora in options.loras or () if lora.source is not None])
+        self._pipeline.to(self._device)
         self._pipeline.set_progress_bar_config(disable=True)
         self._family: Family = family(self._pipeline)
         _require_possible(self._family, options)
@@ -64,7 +68,7 @@ class DiffusersRenderer(Renderer):
         self._reuse = FeatureReuse(self._pipeline.unet, options.feature_interval) if options.feature_interval > 1 else None
         self._solvers = Solvers(self._family, options)
         self._generator_device = torch.device("cpu") if options.generator_device == "cpu" else self._device
-        self._size = _size(self._family, options)
+        self._size = image_size(self._family, options)
         self._batch_size = options.batch_size
         self._checkpoint = checkpoint
         self._sha256 = checkpoint.sha256()
@@ -78,7 +82,7 @@ class DiffusersRenderer(Renderer):
             "pipeline": self._checkpoint.index.class_name if self._checkpoint.index.class_name != "StableDiffusionPipeline" else None,
             "variant": self._checkpoint.variant,
             "vae_sha256": vae_sha256(options.vae) if options.vae is not None else None,
-            "loras": [{"sha256": file_sha256(lora.path), "scale": lora.scale} for lora in options.loras or ()],
+            "loras": [_lora_settings(lora) for lora in options.loras or ()],
             "negative_prompt": options.negative_prompt,
             "compiled": options.is_compiled,
             "decodes_one_by_one": options.decodes_one_by_one,
@@ -147,6 +151,10 @@ class DiffusersRenderer(Renderer):
     def _try(self, batch_size: int) -> None:
         """As much memory as any batch of this size takes: guidance on, two steps."""
         self._render([RenderJob("", 0, 7.5, TRIAL_STEPS)] * batch_size, batch_size)
+
+    def adaptation_of(self, source: str) -> str:
+        """The source itself, if a LoRA was given for it."""
+        return source if source in self._by_source.sources else ""
 
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """Captions of more tokens than the text encoder reads, start and end included; the pipeline cuts them."""
@@ -234,7 +242,9 @@ class DiffusersRenderer(Renderer):
 
     def _render(self, jobs: Sequence[RenderJob], batch_size: int) -> list[Rendered]:
         constants = _constants(jobs[0])
-        assert all(_constants(job) == constants for job in jobs)
+        assert all(_constants(job) == constants and job.adaptation == jobs[0].adaptation for job in jobs)
+        if self._by_source.use(jobs[0].adaptation):
+            self._family.forget_texts()
         num_jobs = len(jobs)
         if self._options.is_compiled:  # a graph is compiled for one size: a short batch is filled up with its last job
             jobs = [*jobs, *[jobs[-1]] * (batch_size - num_jobs)]
@@ -266,9 +276,9 @@ def _constants(job: RenderJob) -> BatchConstants:
     return BatchConstants(job.guidance_scale, job.denoising_steps, job.height, job.width)
 
 
-def _be_quiet(library: Any) -> None:
-    library.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is an error of ours, told once
-    library.utils.logging.disable_progress_bar()
+def _lora_settings(lora: Lora) -> dict[str, Any]:
+    for_one = {} if lora.source is None else {"source": lora.source}
+    return {"sha256": file_sha256(lora.path), "scale": lora.scale, **for_one}
 
 
 def _as_rendered(images: Images) -> list[Rendered]:
@@ -292,24 +302,6 @@ def _require_possible(family: Family, options: ModelOptions) -> None:
         raise ConfigError(f"--vae-slices: the image decoder of this {kind} cannot; leave it out.")
 
 
-def _size(family: Family, options: ModelOptions) -> Size:
-    """In pixels, as asked or the model's own; (0, 0) for a pipeline that takes none. Raises ConfigError if there is no telling."""
-    step = family.size_step
-    asked = (options.height, options.width)
-    if not family.takes_size:
-        if any(asked):
-            raise ConfigError(f"--height and --width: a {type(family.pipeline).__name__} takes no size; leave them out.")
-        return 0, 0
-    for side in asked:
-        if side is not None and side % step:
-            raise ConfigError(f"--height and --width must be multiples of {step} pixels with this model, found {side}.")
-    own = family.own_size
-    if own is None and not all(asked):
-        raise ConfigError(f"{options.model} does not say for which size it was made (its sample_size is null): give --height and --width.")
-    height, width = own or (0, 0)
-    return options.height or height, options.width or width
-
-
 def _speed_up(family: Family, options: ModelOptions) -> None:
     """Same values up to the last bits.
 
@@ -323,7 +315,8 @@ def _speed_up(family: Family, options: ModelOptions) -> None:
     if pipeline.device.type == "cuda" and family.is_unet:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
-        if hasattr(pipeline, "fuse_qkv_projections"):
+        # One product has weights of its own, which are not those that are exchanged for a source's.
+        if hasattr(pipeline, "fuse_qkv_projections") and all(lora.source is None for lora in options.loras or ()):
             pipeline.fuse_qkv_projections(vae=isinstance(pipeline.vae, diffusers.AutoencoderKL))
     if options.decodes_one_by_one:
         pipeline.vae.enable_slicing()

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from gift_generate.rendering.checkpoint import Checkpoint
 from gift_generate.rendering.families.base import Pipeline
 from gift_generate.rendering.families.generic import requires_more_than_text
 from gift_generate.rendering.families.registry import family_of
+from gift_generate.rendering.lora_weights import fuse
 from gift_generate.rendering.model_folder import ModelIndex, file_sha256, has_weights
-from gift_generate.rendering.model_options import Lora, ModelOptions
+from gift_generate.rendering.model_options import ModelOptions
 from gift_shared.console import some_of
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError
@@ -28,7 +30,14 @@ LOADING_ERRORS = (
 )  # fmt: skip
 WITHOUT_WEIGHT = "meta tensor"  # torch's words when one that no file filled is moved
 CHANGES_IMAGES = re.compile("Inpaint|Img2Img|ControlNet|Upscale|Depth2Img|Pix2Pix")
-LORA_LAYER = re.compile(r"\.(lora_A|lora_down|lora\.down)\b")
+
+
+def be_quiet() -> None:
+    """Have the libraries say nothing of their own: what goes wrong is an error of ours, told once."""
+    for library in (diffusers, transformers):
+        logs: Any = library.utils.logging
+        logs.set_verbosity(logging.CRITICAL)
+        logs.disable_progress_bar()
 
 
 def judge(index: ModelIndex) -> None:
@@ -67,10 +76,8 @@ def load_pipeline(checkpoint: Checkpoint, options: ModelOptions, dtype: torch.dt
     """Raises ConfigError in one line for whatever does not fit together, a weight that no file has among it."""
     try:
         pipeline = _from_file(checkpoint, options, dtype) if checkpoint.file else _from_folder(checkpoint, options, dtype)
-        for number, lora in enumerate(options.loras or ()):
-            _add_lora(pipeline, lora, f"lora_{number}")
-        if options.loras:
-            _fuse(pipeline, options.loras)
+        if for_all := [lora for lora in options.loras or () if lora.source is None]:
+            fuse(pipeline, for_all)
     except LOADING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise  # a full disk or missing rights
@@ -182,34 +189,3 @@ def vae_sha256(path: Path) -> str:
         return file_sha256(path)
     files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors"))
     return hashlib.sha256("".join(f"{file.name} {file_sha256(file)}\n" for file in files).encode()).hexdigest()
-
-
-def _add_lora(pipeline: Pipeline, lora: Lora, adapter: str) -> None:
-    """Raises ConfigError unless every layer of the file found its place."""
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise ConfigError(f"--lora: a {type(pipeline).__name__} takes none.")
-    try:
-        answer = pipeline.lora_state_dict(str(lora.path.parent), weight_name=lora.path.name, local_files_only=True)
-        weights = answer[0] if isinstance(answer, tuple) else answer
-        pipeline.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=adapter, local_files_only=True)
-    except LOADING_ERRORS as error:
-        if "PEFT" in str(error):
-            raise ConfigError("--lora needs peft: pip install 'gift-cl[generate]'.") from error
-        raise ConfigError(f"--lora {lora.path} does not fit this model: {_said(error)}") from error
-    told = sum(LORA_LAYER.search(name) is not None for name in weights)
-    taken = sum(
-        adapter in getattr(layer, "lora_A", ()) or adapter in getattr(layer, "lora_embedding_A", ())
-        for part in pipeline.components.values()
-        if isinstance(part, torch.nn.Module)
-        for layer in part.modules()
-    )
-    if not told or taken < told:
-        raise ConfigError(f"--lora {lora.path} does not fit this model: {taken} of its {told} layers have a place in it.")
-
-
-def _fuse(pipeline: Pipeline, loras: list[Lora]) -> None:
-    """Add them to the weights, in the order given: then a step costs what it did, and nothing is left to be switched."""
-    names = [f"lora_{number}" for number in range(len(loras))]
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    pipeline.fuse_lora(adapter_names=names)
-    pipeline.unload_lora_weights()

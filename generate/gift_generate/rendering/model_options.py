@@ -1,6 +1,5 @@
 """Which model renders and how it runs: the options of the command and the object that renderers read. Imports nothing heavy."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gift_generate.rendering.batch_size import parse_batch_size
+from gift_generate.rendering.loras import Lora, parse_lora
 from gift_shared.errors import ConfigError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -15,33 +15,6 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 GENERATOR_DEVICES = ("cpu", "device")
 SWITCH = ("on", "off")
 SINGLE_FILE_SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank changes of a model's weights, in one file, and how much of them is added."""
-
-    path: Path
-    scale: float
-
-    def __str__(self) -> str:
-        return f"{self.path}={self.scale:g}"
-
-
-def parse_lora(argument: str) -> Lora:
-    """`style.safetensors` (scale 1) or `style.safetensors=0.8`. Raises ConfigError."""
-    path, separator, scale = argument.rpartition("=")
-    if not separator:
-        path, scale = argument, "1"
-    try:
-        value = float(scale)
-    except ValueError:
-        value = math.nan
-    if not path or not math.isfinite(value):
-        raise ConfigError(f"--lora {argument!r}: expected FILE or FILE=SCALE with a number for the scale.")
-    if Path(path).suffix != SINGLE_FILE_SUFFIX or not Path(path).is_file():
-        raise ConfigError(f"--lora {path}: expected a {SINGLE_FILE_SUFFIX} file, and there is none of that name.")
-    return Lora(Path(path), value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +38,12 @@ class ModelOptions:
     vae: Annotated[Path | None, typer.Option(help="Another image decoder: its folder in diffusers format, or a .safetensors file.")] = None
     loras: Annotated[
         list[Lora] | None,
-        typer.Option("--lora", parser=parse_lora, metavar="<list[str]>", help="FILE[=SCALE]: a .safetensors LoRA; repeatable."),
+        typer.Option(
+            "--lora",
+            parser=parse_lora,
+            metavar="<list[str]>",
+            help="FILE[=SCALE], a .safetensors LoRA, TASK=FILE[=SCALE] for that task's captions, or a folder of adapt; repeatable.",
+        ),
     ] = None
     negative_prompt: Annotated[str, typer.Option(help="What guided images shall not show, where the plan has none of its own.")] = ""
     safety_checker: Annotated[str, typer.Option(help="on: the model's, if it has one. off: it costs host time and judges nothing.")] = "on"

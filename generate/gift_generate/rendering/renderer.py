@@ -28,6 +28,7 @@ class RenderJob(NamedTuple):
     negative_prompt: str = ""  # "": the renderer's own, if it was given one
     height: int | None = None  # pixels; None: the renderer's own
     width: int | None = None
+    adaptation: str = ""  # the source whose own LoRAs paint it, see Renderer.adaptation_of
 
 
 class BatchConstants(NamedTuple):
@@ -57,6 +58,10 @@ class Renderer(Reproducible):
     def batch_size(self) -> int:
         """Jobs handed over at once, at most. Where it is left to the machine, the first reading finds it out."""
 
+    def adaptation_of(self, source: str) -> str:
+        """The source whose LoRAs paint captions of this one, "" for none. Rows of different ones never share a batch."""
+        return ""
+
     def overlong(self, captions: Iterable[str]) -> list[str]:
         """The captions that the text encoder will cut; none where no text encoder takes part."""
         return []
@@ -70,4 +75,4 @@ class Renderer(Reproducible):
 
     @abstractmethod
     def render(self, jobs: Sequence[RenderJob]) -> list[Rendered]:
-        """Render a batch whose jobs share guidance scale, steps and size. Raises OutOfMemory if it is too large for the device."""
+        """Render a batch whose jobs share guidance, steps, size and adaptation. Raises OutOfMemory if it is too large for the device."""

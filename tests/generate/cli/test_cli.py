@@ -19,6 +19,11 @@ FLAGS = {
         "--minutes-per-shard",
         "--manifests", "--images-per-second", "--measured",
     },
+    "adapt": {
+        "--out", "--task", "--order", "--data-root", "--manifests", "--model", "--revision", "--variant", "--model-config", "--rank",
+        "--text-encoder", "--steps", "--batch-size", "--learning-rate", "--caption-dropout", "--seed", "--height", "--width", "--device",
+        "--mixed-precision", "--threads", "--gradient-checkpointing", "--checkpoint-every",
+    },
     "render": {
         "--out", "--plan", "--model", "--device", "--dtype", "--batch-size", "--threads", "--scheduler", "--height", "--width",
         "--generator-device",

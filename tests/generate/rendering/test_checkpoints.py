@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from gift_generate.model_families import FAMILIES
 from gift_generate.rendering.diffusers_renderer import DiffusersRenderer
-from gift_generate.rendering.model_options import ModelOptions, parse_lora
+from gift_generate.rendering.loras import parse_lora
+from gift_generate.rendering.model_options import ModelOptions
 from gift_generate.rendering.renderer import BatchConstants, RenderJob
 from gift_shared.errors import ConfigError
 

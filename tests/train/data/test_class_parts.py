@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gift_datasets import parts as parts_room
+from gift_datasets.few_shot import FewShot, write_few_shot
 from gift_shared.class_split import SplitRule, split_classes
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import Part, TaskManifest
-from gift_train.data import tasks as tasks_room
-from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.tasks import load_task, load_tasks, load_tests
 from gift_train.data.transforms import image_transforms
 
@@ -94,8 +94,8 @@ def test_each_step_has_the_images_of_its_classes_under_labels_of_its_own(root, k
 
 def test_a_dataset_is_opened_once_for_all_steps_and_its_counts_are_of_the_whole(root, monkeypatch):
     opened = []
-    open_image_folder = tasks_room.open_image_folder
-    monkeypatch.setattr(tasks_room, "open_image_folder", lambda *given: opened.append(given[2]) or open_image_folder(*given))
+    open_image_folder = parts_room.open_image_folder
+    monkeypatch.setattr(parts_room, "open_image_folder", lambda *given: opened.append(given[2]) or open_image_folder(*given))
     load_tasks(steps(zoo(train=30, test=15)), root, TRANSFORMS)
     assert opened == ["zoo/train", "zoo/test"]
     with pytest.raises(DataError, match=r"zoo: found 30 train images.* the manifest's \[counts\] says 31"):

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from gift_datasets.parts import open_parts
+from gift_datasets.settings import data_settings
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import Manifests, TaskManifest
-from gift_train.data.datasets.settings import data_settings
 from gift_train.data.pack import PackSettings, pack_dataset
 from gift_train.data.reference_images import open_reference_images
-from gift_train.data.tasks import load_task, load_test, open_parts
+from gift_train.data.tasks import load_task, load_test
 from gift_train.data.transforms import image_transforms
 
 TRANSFORMS = image_transforms(8)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gift_datasets.few_shot import FewShot, few_shot, write_few_shot
+from gift_datasets.images import ImageSource
 from gift_shared.decoding import Decoded
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.image_files import PassedOver
 from gift_shared.manifests import Manifests, TaskManifest
-from gift_train.data.datasets.images import ImageSource
-from gift_train.data.few_shot import FewShot, few_shot, write_few_shot
 
 CLASSES = ("owl", "fox", "newt")
 RULE = [9, 28, 29, 43, 53, 59]  # two of each class of `source` by seed 42

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from gift_train.data.datasets.webdataset_tars import TarImages
+from gift_datasets.webdataset_tars import TarImages
 from gift_train.data.reference_images import open_reference_images
 from gift_train.data.transforms import image_transforms
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from gift_datasets.parts import open_parts, split_indices
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_train.data.check import check_dataset
-from gift_train.data.tasks import load_task, load_test, open_parts, split_indices
+from gift_train.data.tasks import load_task, load_test
 from gift_train.data.transforms import image_transforms
 
 TRANSFORMS = image_transforms(16)
@@ -263,7 +264,7 @@ def test_missing_truncated_and_other_tars_are_told(tars):
 )
 def test_a_tar_pattern_that_cannot_be_meant_is_told_by_load_and_check(tars, pattern, message, monkeypatch):
     if "1000 " in message:
-        monkeypatch.setattr("gift_train.data.datasets.webdataset_tars.MOST_TARS", 1000)  # a million names take a while
+        monkeypatch.setattr("gift_datasets.webdataset_tars.MOST_TARS", 1000)  # a million names take a while
     described = manifest(TARS | {"train": pattern})
     with pytest.raises(ManifestError, match=message):
         load_task(described, tars, TRANSFORMS)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from gift_datasets.parts import open_parts, split_indices
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import Manifests
-from gift_train.data.tasks import load_task, load_test, open_parts, split_indices
+from gift_train.data.tasks import load_task, load_test
 from gift_train.data.transforms import image_transforms
 
 TRANSFORMS = image_transforms(8)

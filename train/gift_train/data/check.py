@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gift_datasets.images import ImageSource
+from gift_datasets.parts import check_count, list_parts, open_parts, parts_of
+from gift_datasets.settings import DataSettings, data_settings
+from gift_datasets.webdataset_tars import tar_names
 from gift_shared.decoding import UNDECODABLE
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.manifests import TaskManifest
 from gift_shared.progress import with_progress
 from gift_train.data import contents
-from gift_train.data.datasets.images import ImageSource
-from gift_train.data.datasets.settings import DataSettings, data_settings
-from gift_train.data.datasets.webdataset_tars import tar_names
-from gift_train.data.tasks import check_count, list_parts, open_parts, parts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def place(name: str, settings: DataSettings, data_root: Path) -> Path:
 
 def fetch_dataset(manifest: TaskManifest, data_root: Path) -> None:
     """Let torchvision download a dataset under the data root, then check it. Raises DataError where it cannot be had that way."""
-    from gift_train.data.datasets.torchvision_class import torchvision_class
+    from gift_datasets.torchvision_class import torchvision_class
 
     settings = data_settings(manifest)
     if settings.kind != "torchvision" or not settings.download:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gift_datasets.images import ImageSource
+from gift_datasets.parts import passed_over
 from gift_shared.decoding import TURNED, is_turned
 from gift_shared.progress import with_progress
-from gift_train.data.datasets.images import ImageSource
-from gift_train.data.tasks import passed_over
 
 CONSTANT = "of one colour"
 MOST_NAMES_TOLD = 3

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gift_datasets.images import SUFFIX_OF_FORMAT, ImageSource
+from gift_datasets.parts import open_parts, parts_of
+from gift_datasets.settings import data_settings
 from gift_shared.atomic import atomic_path, write_json, write_text
 from gift_shared.documents import read_json_object
 from gift_shared.errors import ConfigError, DataError
 from gift_shared.manifests import Manifests, TaskManifest
 from gift_shared.progress import Progress
-from gift_train.data.datasets.images import SUFFIX_OF_FORMAT, ImageSource
-from gift_train.data.datasets.settings import data_settings
-from gift_train.data.tasks import open_parts, parts_of
 
 SETTINGS_FILE = "pack.json"
 MANIFEST_FOLDER = "manifests"

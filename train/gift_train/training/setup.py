@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 from torch.utils.data import Dataset
 
+from gift_datasets.few_shot import FewShot, write_few_shot
+from gift_datasets.images import Selected
 from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderManifest
@@ -25,8 +27,6 @@ from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
 from gift_train.clip.model_config import OPENAI_PREPROCESSING
 from gift_train.clip.model_folder import CONFIG_FILE
-from gift_train.data.datasets.images import Selected
-from gift_train.data.few_shot import FewShot, write_few_shot
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,

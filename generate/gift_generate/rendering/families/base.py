@@ -82,6 +82,10 @@ class Family(ABC):
     def images(self, batch: Batch) -> Images:
         """Make a batch. A picture follows from its own caption, negative prompt and generator."""
 
+    def forget_texts(self) -> None:
+        """Encode texts anew from here on: the weights that did have changed."""
+        return
+
     @property
     def reader(self) -> tuple[Any, int] | None:
         """The tokenizer that reads most of a caption, and how many tokens of it; None if there is no telling."""
@@ -94,6 +98,10 @@ class EncodingFamily(Family):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__(pipeline)
         self._encoded: dict[str, Encoded] = {}
+
+    def forget_texts(self) -> None:
+        """Empty the cache."""
+        self._encoded.clear()
 
     @abstractmethod
     def encode(self, text: str) -> Encoded:

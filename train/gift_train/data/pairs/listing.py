@@ -13,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gift_datasets.images import ImageSource, digest_of, file_listing, files_identity
+from gift_datasets.webdataset_tars import tar_names
 from gift_shared.console import some_of
 from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, Decoded, decode
 from gift_shared.delimited_rows import open_text
@@ -21,8 +23,6 @@ from gift_shared.errors import DataError
 from gift_shared.image_files import FoundImages, find_images, is_stray
 from gift_shared.schema import INDEX_FILE, SHARD_FOLDER
 from gift_shared.tar_members import read_range
-from gift_train.data.datasets.images import ImageSource, digest_of, file_listing, files_identity
-from gift_train.data.datasets.webdataset_tars import tar_names
 from gift_train.data.pairs.caption_tables import TABLE_SUFFIXES, NamedPair, read_pairs
 from gift_train.data.pairs.tars import read_tar
 from gift_train.data.places import Place, Places

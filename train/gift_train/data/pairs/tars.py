@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gift_datasets.webdataset_tars import key_and_suffix
 from gift_shared.console import some_of
 from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError
 from gift_shared.image_files import is_stray_member
 from gift_shared.tar_members import plain_members
-from gift_train.data.datasets.webdataset_tars import key_and_suffix
 from gift_train.data.pairs.caption_tables import captions_of
 from gift_train.data.places import Place
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gift_datasets.images import ImageSource, digest_of, file_bytes, file_listing, files_identity
+from gift_datasets.settings import DataSettings
 from gift_shared.decoding import FILE_FORMATS, UNDECODABLE, Decoded, as_rgb, decode
 from gift_shared.errors import DataError, ManifestError, unknown_name
 from gift_shared.image_files import find_strays, is_stray
 from gift_shared.manifests import TaskManifest
-from gift_train.data.datasets.images import ImageSource, digest_of, file_bytes, file_listing, files_identity
-from gift_train.data.datasets.settings import DataSettings
 
 OUR_ARGUMENTS = ("self", "root", "download", "transform", "transforms", "target_transform", "loader")
 # These list their files in the order of the file system. A seeded split needs a repeatable one.

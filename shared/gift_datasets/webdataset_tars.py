@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stubs lack the error
 
+from gift_datasets.images import ImageSource, file_listing, files_identity
 from gift_shared.decoding import FILE_FORMATS, FILE_SUFFIXES, Decoded, decode
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.image_files import PassedOver, is_stray_member
 from gift_shared.manifests import TaskManifest
 from gift_shared.tar_members import plain_members
-from gift_train.data.datasets.images import ImageSource, file_listing, files_identity
 
 LABEL_SUFFIX = ".cls"
 MOST_NAMES_TOLD = 3

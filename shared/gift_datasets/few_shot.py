@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gift_datasets.images import ImageSource, Selected
 from gift_shared.atomic import write_json
 from gift_shared.errors import DataError
 from gift_shared.keys import hashed_seed
 from gift_shared.manifests import TaskManifest
-from gift_train.data.datasets.images import ImageSource, Selected
 
 
 @dataclass(frozen=True)

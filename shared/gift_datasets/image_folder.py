@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gift_datasets.images import FileImages
+from gift_datasets.settings import DataSettings
 from gift_shared.decoding import FILE_SUFFIXES
 from gift_shared.errors import DataError, ManifestError
 from gift_shared.image_files import PassedOver, find_images, folder_id, is_stray, same_folder
 from gift_shared.keys import composed, slug
 from gift_shared.manifests import TaskManifest
-from gift_train.data.datasets.images import FileImages
-from gift_train.data.datasets.settings import DataSettings
 
 
 def open_image_folder(manifest: TaskManifest, data_root: Path, place: str, settings: DataSettings) -> FileImages:
