@@ -41,7 +41,7 @@ ROOMS = {
         {"recipes"},
         {"records"},
         {"training"},
-        {"parity", "report", "export", "notebook"},
+        {"parity", "report", "export", "notebook", "scoring"},
         {"cli", "__init__"},
     ],
 }

@@ -38,7 +38,7 @@ IMAGE_NAME = rf"^{KEY_PATTERN.pattern}\.(jpg|png|webp)$"
 
 
 class RowFile:
-    """Rows of a plan or an index in a file, read some at a time: the memory it takes does not grow with the file.
+    """Rows of a plan, an index or scores in a file, read some at a time: the memory it takes does not grow with the file.
 
     Rows are checked as they are read. `columns`, wherever it may be given, are names of those that are wanted, all if None.
     The file stays open and so stays what it was, should another take its name. Threads may share it. Close it, or use it as a context.
@@ -47,11 +47,17 @@ class RowFile:
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, error_class: type[GiftError], noun: str, fault_of: Callable[[pa.Table], str | None]
+        self,
+        path: Path,
+        schema: pa.Schema,
+        error_class: type[GiftError],
+        noun: str,
+        fault_of: Callable[[pa.Table], str | None],
+        maker: str = "gift-generate render",
     ) -> None:
         self.path = path
         self.schema = schema
-        self._error_class, self._noun, self._fault_of = error_class, noun, fault_of
+        self._error_class, self._noun, self._fault_of, self._maker = error_class, noun, fault_of, maker
         self._reading = threading.Lock()
         self._kept: tuple[int, pa.Table] | None = None  # the group read last: shards that follow each other lie in one
         if not path.is_file():
@@ -156,7 +162,7 @@ class RowFile:
                 raise self._error_class(f"{self.path}: column {field.name!r} lacks values. Make the {self._noun} again.")
         fault = self._fault_of(table)
         if fault is not None:
-            raise self._error_class(f"{self.path}: {fault}. Make the {self._noun} again with gift-generate render.")
+            raise self._error_class(f"{self.path}: {fault}. Make the {self._noun} again with {self._maker}.")
         return table.select([field.name for field in fields]).cast(pa.schema(fields))
 
     def _empty(self, columns: Sequence[str] | None) -> pa.Table:
@@ -168,17 +174,17 @@ class RowFile:
 
 def write_plan(path: Path, rows: pa.Table, metadata: dict[str, str]) -> None:
     """Write a plan; `metadata` records the arguments it was made from."""
-    _write(path, [rows], PLAN_SCHEMA, metadata)
+    write_rows(path, [rows], PLAN_SCHEMA, metadata)
 
 
 def write_index(path: Path, rows: pa.Table, metadata: dict[str, str]) -> None:
     """Write the index of one shard or of a whole output folder."""
-    _write(path, [rows], INDEX_SCHEMA, metadata)
+    write_rows(path, [rows], INDEX_SCHEMA, metadata)
 
 
 def write_index_parts(path: Path, parts: Iterable[pa.Table], metadata: dict[str, str]) -> None:
     """`write_index` of rows that come some at a time, and never are in memory together; the file is the same."""
-    _write(path, parts, INDEX_SCHEMA, metadata)
+    write_rows(path, parts, INDEX_SCHEMA, metadata)
 
 
 def open_plan(path: Path) -> RowFile:
@@ -223,7 +229,8 @@ def key_fault(column: str, names: pa.Array | pa.ChunkedArray) -> str | None:
     return f"{column} {unsafe[0].as_py()!r} must match {KEY_PATTERN.pattern}" if len(unsafe) else None
 
 
-def _write(path: Path, parts: Iterable[pa.Table], schema: pa.Schema, metadata: dict[str, str]) -> None:
+def write_rows(path: Path, parts: Iterable[pa.Table], schema: pa.Schema, metadata: dict[str, str]) -> None:
+    """Write a file of any of our schemas, its rows some at a time; whole or not at all."""
     encoded = {key.encode(): value.encode() for key, value in metadata.items()}
     encoded[VERSION_KEY] = str(SCHEMA_VERSION).encode()
     versioned = schema.with_metadata(encoded)

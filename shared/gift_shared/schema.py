@@ -11,6 +11,7 @@ OUT/workers/<id>.jsonl      what that worker did, an event a line
 OUT/claims/<id>.json        who works on that shard now
 OUT/spool/<work>/           finished batches of shards that are not finished
 OUT/retries/<number>.json   settings under which rows of finished shards were made again
+OUT/scores/<name>.parquet   columns beside the index: how well a CLIP finds that each picture shows its caption
 """
 
 from enum import StrEnum
@@ -32,6 +33,7 @@ WORKER_FOLDER = "workers"
 CLAIM_FOLDER = "claims"
 SPOOL_FOLDER = "spool"
 RETRY_FOLDER = "retries"
+SCORE_FOLDER = "scores"
 
 
 class SampleStatus(StrEnum):
@@ -87,5 +89,13 @@ INDEX_SCHEMA = pa.schema(
         pa.field("byte_offset", pa.int64()),  # of the image's bytes in the tar
         pa.field("byte_size", pa.int64()),
         pa.field("sha256", pa.string()),  # of the image's bytes
+    ]
+)
+
+SCORES_SCHEMA = pa.schema(
+    [
+        pa.field("sample_key", pa.string(), nullable=False),  # the index's, row for row
+        pa.field("similarity", pa.float32()),  # cosine of the image and its own caption, -1 to 1; null where there is no image
+        pa.field("rank", pa.int32()),  # of the own caption among the plan's, 1 = best; null likewise
     ]
 )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -50,7 +50,7 @@ class RemoteFolder:
     def __init__(self, url: str, cache: FileCache | None = None, patience: Patience | None = None) -> None:
         self.files = _remote_files(url, patience)
         self.cache = cache or FileCache()
-        self._index: Path | None = None
+        self._tables: dict[str, Path] = {}  # copies of Parquet files, by their places in the folder
         self._held: dict[str, frozenset[str]] = {}  # shards by purpose
 
     def __str__(self) -> str:
@@ -61,19 +61,28 @@ class RemoteFolder:
         self.files.pin(recorded)
 
     def index(self) -> Path:
-        """A copy of the index: one version as long as this object lives, fetched anew if the server has another than the copy."""
-        if self._index is None or not self._index.is_file():
-            facts = self.files.facts(INDEX_FILE)
-            version = hashlib.sha256((facts.version or str(time.time_ns())).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-            copy = self.cache.path(self.files.url_of(f"{version}-{INDEX_FILE}"))
-            with self.cache.alone_with(copy, self.files.pause):
-                if copy.is_file() and not _is_parquet(copy):
-                    copy.unlink()
-                if not copy.is_file():
-                    self._until_sound(INDEX_FILE, lambda: self._copy(INDEX_FILE, copy, _require_parquet))
-            self._index = copy
-        self.cache.used(self._index)
-        return self._index
+        """A copy of the index, see `table`."""
+        return self.table(INDEX_FILE)
+
+    def table(self, relative: str) -> Path:
+        """A copy of a Parquet file: one version as long as this object lives, fetched anew if the server has another than the copy."""
+        copy = self._tables.get(relative)
+        if copy is None or not copy.is_file():
+            copy = self._tables[relative] = self._sound_table(relative)
+        self.cache.used(copy)
+        return copy
+
+    def _sound_table(self, relative: str) -> Path:
+        facts = self.files.facts(relative)
+        version = hashlib.sha256((facts.version or str(time.time_ns())).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        place = PurePosixPath(relative)
+        copy = self.cache.path(self.files.url_of(str(place.with_name(f"{version}-{place.name}"))))
+        with self.cache.alone_with(copy, self.files.pause):
+            if copy.is_file() and not _is_parquet(copy):
+                copy.unlink()
+            if not copy.is_file():
+                self._until_sound(relative, lambda: self._copy(relative, copy, _require_parquet))
+        return copy
 
     def tar(self, shard: str) -> Path:
         """Where the copy of a shard's tar lies; `fetch` sees to it that it does."""
@@ -118,19 +127,19 @@ class RemoteFolder:
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether the cache can hold tars of so many bytes at once, beside the index."""
-        return self._with_index(num_bytes) <= self.cache.most_bytes
+        return self._with_tables(num_bytes) <= self.cache.most_bytes
 
     def require_room(self, num_bytes: int) -> None:
         """Raises ShardError if the cache has no room for tars of so many bytes."""
         if not self.has_room(num_bytes):
-            needed = self._with_index(num_bytes) / GB
+            needed = self._with_tables(num_bytes) / GB
             raise ShardError(
                 f"{self}: tars that are read together and the index have {needed:.3g} GB, the shard cache holds"
                 f" {self.cache.most_bytes / GB:.3g}. Give --shard-cache-gb {needed * 1.05:.2g} or more, or copy the folder here."
             )
 
-    def _with_index(self, num_bytes: int) -> int:
-        return num_bytes + (self._index.stat().st_size if self._index is not None and self._index.is_file() else 0)
+    def _with_tables(self, num_bytes: int) -> int:
+        return num_bytes + sum(copy.stat().st_size for copy in self._tables.values() if copy.is_file())
 
     def holds(self, shards: Collection[str]) -> bool:
         """Whether all of these are kept already."""
@@ -184,7 +193,7 @@ class RemoteFolder:
 
     def _copy(self, relative: str, copy: Path, check: "Check", on_bytes: Callable[[int], Any] | None = None) -> None:
         size = self.files.facts(relative).size
-        kept = {self.tar(shard) for held in self._held.values() for shard in held} | ({self._index} if self._index else set())
+        kept = {self.tar(shard) for held in self._held.values() for shard in held} | set(self._tables.values())
         for is_last in (False, True):
             try:
                 self._fill(relative, copy, size, kept, check, on_bytes)

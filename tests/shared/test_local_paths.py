@@ -16,6 +16,7 @@ PROGRAMS = {"gift-generate": generate, "gift-train": train}
 NEEDED = {  # what else a command must be given before its paths are looked at
     "submit": ("--", "render"), "table": ("1",), "validate": ("x",), "import": ("x", "--order", "mini"),
     "watch": ("x",), "report": ("x",), "parity": ("x",), "push": ("owner/name",), "export": ("x",),
+    "score": ("--clip", "mini"),
 }  # fmt: skip
 
 

@@ -1,8 +1,11 @@
-"""gift-generate: plan | adapt | render | submit | verify | status | show | import | push. Imports nothing heavy until a command runs."""
+"""gift-generate: plan | adapt | render | submit | verify | status | show | score | import | push.
+
+Imports nothing heavy until a command runs.
+"""
 
 import typer
 
-from gift_generate.cli import adapt, import_, inspect, plan, push, render, submit
+from gift_generate.cli import adapt, import_, inspect, plan, push, render, score, submit
 from gift_shared.console import run_app
 from gift_shared.options import LocalCommand, with_version
 
@@ -20,6 +23,7 @@ for command in (plan.plan, adapt.adapt, render.render):
 app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit.submit)
 for command in (inspect.verify, inspect.status, inspect.show):
     app.command(cls=LocalCommand)(command)
+app.command(cls=LocalCommand)(score.score)
 app.command(cls=LocalCommand, name="import")(import_.import_)
 app.command(cls=LocalCommand)(push.push)
 

@@ -54,11 +54,17 @@ def show(
     only: Annotated[str | None, typer.Option(help="Show one task, or one class.")] = None,
     pictures: Annotated[int, typer.Option(help="Pictures per task or class.")] = 8,
     groups: Annotated[int, typer.Option(help="Tasks or classes on the sheet, at most.")] = 40,
+    sort_by: Annotated[
+        str, typer.Option(help="plan, or from best to worst by scores of gift-generate score: similarity, rank. Of a contact sheet.")
+    ] = "plan",
+    scores: Annotated[str | None, typer.Option(help="Which scores, where the folder has several.")] = None,
 ) -> None:
     """Draw a contact sheet of a few pictures (--to), or write pages with all of them (--html)."""
     if (to is None) == (html is None):
         raise ConfigError("Give either --to FILE.png for a contact sheet or --html FOLDER for pages with every picture.")
     if html is not None:
+        if sort_by != "plan" or scores is not None:
+            raise ConfigError("--sort-by and --scores are of a contact sheet: give --to and not --html.")
         from gift_generate.views.gallery import write_gallery
 
         num_pictures, num_pages = write_gallery(out, html)
@@ -68,7 +74,8 @@ def show(
 
     assert to is not None
     require_png_name("--to", to)
-    sheet, num_left_out = draw_sheet(out, SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only))
+    request = SheetRequest(by=by, pictures_per_group=pictures, most_groups=groups, only=only, sort_by=sort_by, scores=scores)
+    sheet, num_left_out = draw_sheet(out, request)
     write_sheet(sheet, to)
     left_out = f"; {num_left_out} more had no room, --groups or --only show them" if num_left_out else ""
     typer.echo(f"{to}: {sheet.width} x {sheet.height} pixels{left_out}")

@@ -11,9 +11,12 @@ from gift_shared.cards import CARD_FILE
 from gift_shared.console import some_of
 from gift_shared.errors import ShardError
 from gift_shared.hub_upload import Destination, Tell, Upload, Uploaded, upload
-from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE, RETRY_FOLDER, SHARD_FOLDER
+from gift_shared.schema import INDEX_FILE, PLAN_FILE, RENDER_FILE, RETRY_FOLDER, SCORE_FOLDER, SHARD_FOLDER
 
-PUBLISHED = (PLAN_FILE, RENDER_FILE, INDEX_FILE, f"{SHARD_FOLDER}/*.tar", f"{SHARD_FOLDER}/*.parquet", f"{RETRY_FOLDER}/*.json")
+PUBLISHED = (
+    PLAN_FILE, RENDER_FILE, INDEX_FILE,
+    f"{SHARD_FOLDER}/*.tar", f"{SHARD_FOLDER}/*.parquet", f"{RETRY_FOLDER}/*.json", f"{SCORE_FOLDER}/*.parquet",
+)  # fmt: skip
 
 
 def push(out: Path, to: Destination, tell: Tell) -> Uploaded:

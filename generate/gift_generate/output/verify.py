@@ -1,4 +1,4 @@
-"""Checks every byte claim of an output folder: plan, index, shards, members, digests, captions. Repairs nothing."""
+"""Checks every byte claim of an output folder: plan, index, scores, shards, members, digests, captions. Repairs nothing."""
 
 import hashlib
 import io
@@ -19,6 +19,7 @@ from gift_shared.decoding import SHARD_FORMATS, UNDECODABLE
 from gift_shared.errors import GiftError, first_line
 from gift_shared.parquet_files import RowFile, open_index, read_index
 from gift_shared.schema import INDEX_FILE, PLAN_SCHEMA, SHARD_FOLDER, TAR_BYTES, TAR_SHA256, SampleStatus
+from gift_shared.scores import score_faults
 from gift_shared.shards import IMAGE_SUFFIXES, shard_rows, shard_tar
 from gift_shared.tar_members import tar_headers
 
@@ -81,8 +82,10 @@ class _IndexCheck:
             yield f"{self._path} exists though not all shards do"
         elif not self._agrees:
             yield f"{self._path} differs from the rows of its shards; delete it and run gift-generate render again"
-        elif self._index is not None and (fault := card_fault(self._path.parent)) is not None:
-            yield fault
+        elif self._index is not None:
+            if (fault := card_fault(self._path.parent)) is not None:
+                yield fault
+            yield from score_faults(self._path.parent)
 
 
 def _shard_faults(output: OutputFolder, shard: Shard) -> tuple[pa.Table | None, list[str]]:

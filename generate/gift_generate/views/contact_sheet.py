@@ -1,7 +1,8 @@
 """A contact sheet: a few pictures per task or per class with their captions beneath, as one PNG to look at."""
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +17,13 @@ from gift_shared.atomic import atomic_path
 from gift_shared.decoding import decode_rgb
 from gift_shared.errors import ConfigError, ShardError, unknown_name
 from gift_shared.schema import SampleStatus
+from gift_shared.scores import open_scores
 from gift_shared.shards import read_image_bytes
 
 T = TypeVar("T")
 GROUPINGS = ("task", "class")
+SORTINGS = ("plan", "similarity", "rank")
+SCORED = ("similarity", "rank")  # columns of scores
 NAMING = ["task", "source", "class_name"]  # columns that groups are named by
 PICTURE = 144  # side of a picture on the sheet, pixels
 MARGIN = 10
@@ -31,12 +35,33 @@ INK, PAPER, HEADING = (30, 30, 30), (255, 255, 255), (70, 70, 70)
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRequest:
-    """What goes on the sheet. `only` keeps one task, or one class, as `by` says."""
+    """What goes on the sheet. `only` keeps one task, or one class, as `by` says.
+
+    sort_by: `plan`, pictures at even distances as they were planned; `similarity` or `rank`, from the best picture of a group to its worst,
+    at even distances, by the folder's scores, which `scores` names where there are several.
+    """
 
     by: str = "task"
     pictures_per_group: int = 8
     most_groups: int = 40
     only: str | None = None
+    sort_by: str = "plan"
+    scores: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in GROUPINGS:
+            raise ConfigError(unknown_name("grouping", self.by, GROUPINGS))
+        if self.sort_by not in SORTINGS:
+            raise ConfigError("--sort-by: " + unknown_name("sorting", self.sort_by, SORTINGS))
+        if self.scores is not None and self.sort_by == "plan":
+            raise ConfigError("--scores goes with --sort-by similarity or rank.")
+        if self.pictures_per_group < 1 or self.most_groups < 1:
+            raise ConfigError("A sheet needs at least one picture a group and one group.")
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether scores are needed."""
+        return self.sort_by != "plan"
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,7 @@ class Tile:
 def draw_sheet(out: Path, request: SheetRequest) -> tuple[Image.Image, int]:
     """The sheet, and how many groups found no room on it. Raises ShardError if there is no image to show yet."""
     groups, num_groups = _groups(out, request)
-    tiles = {name: [Tile(framed(_image(out, row)), row["caption"]) for row in rows] for name, rows in groups.items()}
+    tiles = {name: [Tile(framed(_image(out, row)), _told(row)) for row in rows] for name, rows in groups.items()}
     return draw_tiles(tiles), num_groups - len(groups)
 
 
@@ -90,39 +115,70 @@ def _groups(out: Path, request: SheetRequest) -> tuple[dict[str, list[dict[str, 
 
     Rows are gone through twice, to count and to choose: those of a large folder have no room in memory.
     """
-    if request.by not in GROUPINGS:
-        raise ConfigError(unknown_name("grouping", request.by, GROUPINGS))
-    if request.pictures_per_group < 1 or request.most_groups < 1:
-        raise ConfigError("A sheet needs at least one picture a group and one group.")
-    output, counts, class_names = open_output(out), Counter[str](), dict[str, str | None]()
-    for _, rows in output.complete_rows():
-        for row in _usable(rows).select(NAMING).to_pylist():
+    output, class_names = open_output(out), dict[str, str | None]()
+    keys: dict[str, array[float]] = {}  # by group, what each of its pictures is sorted by
+    for rows in _usable_rows(output, request):
+        for row in rows.select([*NAMING, *SCORED] if request.is_scored else NAMING).to_pylist():
             name = _group_name(row, request.by)
-            counts[name] += 1
+            keys.setdefault(name, array("d")).append(_sort_key(row, request.sort_by) if request.is_scored else 0.0)
             class_names.setdefault(name, row["class_name"])
-    if not counts:
+    if not keys:
         raise ShardError(f"{out} holds no usable image to show yet. `gift-generate status --out {out}` tells how far it is.")
-    names = list(counts)
+    names = list(keys)
     if request.only is not None:
-        names = [name for name in counts if request.only in (name, class_names[name])]
+        names = [name for name in keys if request.only in (name, class_names[name])]
         if not names:
-            raise ConfigError(unknown_name(request.by, request.only, counts))
-    wanted = {name: set(spread(range(counts[name]), request.pictures_per_group)) for name in names[: request.most_groups]}
-    return _chosen(output, request.by, wanted), len(names)
+            raise ConfigError(unknown_name(request.by, request.only, keys))
+    wanted = {name: _wanted(keys[name], request) for name in names[: request.most_groups]}
+    return _chosen(output, request, wanted), len(names)
 
 
-def _chosen(output: OutputFolder, by: str, wanted: Mapping[str, set[int]]) -> dict[str, list[dict[str, Any]]]:
-    """Of each group the rows whose numbers among its own are wanted."""
-    chosen: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+def _wanted(keys: Sequence[float], request: SheetRequest) -> list[int]:
+    """The numbers of the pictures of a group that are shown, in the order shown."""
+    if not request.is_scored:
+        return spread(range(len(keys)), request.pictures_per_group)
+    best_first = sorted(range(len(keys)), key=keys.__getitem__)
+    count = min(request.pictures_per_group, len(keys))
+    return [best_first[position * (len(keys) - 1) // max(count - 1, 1)] for position in range(count)]
+
+
+def _chosen(output: OutputFolder, request: SheetRequest, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each group the rows whose numbers among its own are wanted, in that order."""
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in wanted}
     seen: Counter[str] = Counter()
-    for _, rows in output.complete_rows():
-        usable = _usable(rows)
-        for place, row in enumerate(usable.select(NAMING).to_pylist()):
-            name = _group_name(row, by)
-            if seen[name] in wanted.get(name, ()):
-                chosen[name] += usable.slice(place, 1).to_pylist()
+    sets = {name: set(numbers) for name, numbers in wanted.items()}
+    for rows in _usable_rows(output, request):
+        for place, row in enumerate(rows.select(NAMING).to_pylist()):
+            name = _group_name(row, request.by)
+            if seen[name] in sets.get(name, ()):
+                found[name][seen[name]] = rows.slice(place, 1).to_pylist()[0]
             seen[name] += 1
-    return chosen
+    return {name: [found[name][number] for number in numbers] for name, numbers in wanted.items()}
+
+
+def _usable_rows(output: OutputFolder, request: SheetRequest) -> Iterator[pa.Table]:
+    """Rows with an image, of one shard after the other; with their scores if pictures are sorted by them."""
+    if not request.is_scored:
+        for _, rows in output.complete_rows():
+            yield _usable(rows)
+        return
+    with open_scores(output.path, request.scores) as scores:
+        for shard, rows in output.complete_rows():
+            judged = scores.slice(shard.first_row, shard.num_rows)
+            for column in SCORED:
+                rows = rows.append_column(column, judged[column])
+            yield _usable(rows.filter(pc.and_(*(pc.is_valid(judged[column]) for column in SCORED))))
+
+
+def _sort_key(row: Mapping[str, Any], sort_by: str) -> float:
+    """Small for a good picture. Of equal ranks the more similar one is better: a cosine moves it by less than one rank."""
+    by_similarity = -float(row["similarity"])
+    return by_similarity if sort_by == "similarity" else row["rank"] + by_similarity / 4
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """What stands beneath a picture: its caption, and first its scores if it was chosen by them."""
+    return f"{row['similarity']:.3f}, rank {row['rank']}: {row['caption']}" if "similarity" in row else str(row["caption"])
 
 
 def _usable(rows: pa.Table) -> pa.Table:

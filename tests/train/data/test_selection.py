@@ -13,7 +13,7 @@ from gift_shared.errors import ConfigError, DataError, ShardError
 from gift_shared.manifests import OrderManifest
 from gift_shared.parquet_files import open_output_index, write_index
 from gift_shared.schema import INDEX_SCHEMA
-from gift_train.data import selection
+from gift_train.data import candidates
 from gift_train.data.selection import ReplaySelection, ReplayShortage, count_replay, select_places, select_replay
 
 ORDER = OrderManifest(name="o", display_name="O", pretraining_source="words", tasks=("red", "green", "blue"), recipes="mini")
@@ -182,7 +182,7 @@ def test_how_many_are_sorted_first_changes_nothing(tmp_path, monkeypatch, num_im
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReplayShortage)
         whole = select(out, ORDER, 2, rule(num_images))
-        monkeypatch.setattr(selection, "FIRST_LOOK", 1)
+        monkeypatch.setattr(candidates, "FIRST_LOOK", 1)
         assert select(out, ORDER, 2, rule(num_images)).equals(whole)
 
 

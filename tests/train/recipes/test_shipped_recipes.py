@@ -69,6 +69,8 @@ def test_no_two_recipes_of_a_benchmark_share_a_title():
         ("gift_images_500", "gift", {"replay.num_images": 500}),
         ("gift_images_2000", "gift", {"replay.num_images": 2000}),
         ("gift_images_5000", "gift", {"replay.num_images": 5000}),
+        ("gift_max_rank_1", "gift", {"replay.max_rank": 1}),
+        ("gift_top_share_0.5", "gift", {"replay.top_share": 0.5}),
     ],
 )
 def test_an_ablation_changes_what_its_row_says_and_nothing_else(benchmark, name, base, expected):

@@ -16,6 +16,7 @@ from gift_train.cli.parity import parity
 from gift_train.cli.recipes import methods, validate
 from gift_train.cli.report import report, watch
 from gift_train.cli.run import run
+from gift_train.cli.score import score
 from gift_train.cli.submit import submit
 from gift_train.cli.table import table
 
@@ -32,7 +33,7 @@ app.add_typer(data_app)
 for command in (run, evaluate, report, table, export):
     app.command(cls=LocalCommand)(command)
 app.command(cls=LocalCommand, context_settings={"allow_interspersed_args": False})(submit)
-for command in (watch, methods, validate, parity):
+for command in (watch, methods, validate, score, parity):
     app.command(cls=LocalCommand)(command)
 
 

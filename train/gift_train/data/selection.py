@@ -1,242 +1,98 @@
-"""Which synthetic pictures a task replays: a rule and a seed decide, from a per-task plan or from a pool. Pure table work.
+"""Which synthetic pictures a task replays: a rule, a seed and scores decide, from a per-task plan or from a pool. Pure table work."""
 
-An index may have more rows than a process has room for, and every process of a run selects: so the columns that decide are gone through
-once, of a row no more is kept than a few bytes, and only rows that were chosen are read whole (docs/scale.md).
-"""
-
+import logging
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gift_shared.errors import ConfigError, DataError, unknown_name
-from gift_shared.keys import hashed_seed
+from gift_shared.errors import DataError
 from gift_shared.manifests import OrderManifest
 from gift_shared.parquet_files import RowFile, open_output_index
-from gift_shared.schema import SampleStatus
 from gift_shared.storage import Folder
+from gift_train.data.candidates import candidates
+from gift_train.data.replay_rule import ReplaySelection as ReplaySelection
+from gift_train.data.score_rules import Screen, screen
 
-CAPTION_RULES = ("all", "pretraining-only")
-POOL_TASK = "pool"  # the task column of every row of a pool
-FIRST_LOOK = 65_536  # places of a random order of millions that are sorted first: what a task replays is most often among them
+_log = logging.getLogger(__name__)
 
 
 class ReplayShortage(UserWarning):
     """Fewer pictures than the recipe asks for; training goes on with what there is, as the authors' did (METHODS 3.1)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplaySelection:
-    """How many pictures a task replays and whose captions they may carry.
-
-    captions: "all" = pre-training source and earlier tasks; "pretraining-only" = the pre-training source alone.
-    seed: decides the draw from a pool; a per-task plan was drawn when it was planned.
-    """
-
-    num_images: int
-    captions: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.num_images < 1:
-            raise ConfigError(f"[replay] num_images must be at least 1, found {self.num_images}.")
-        if self.captions not in CAPTION_RULES:
-            raise ConfigError("[replay] " + unknown_name("captions", self.captions, CAPTION_RULES))
-
-
 def select_replay(shards: Folder, order: OrderManifest, rule: ReplaySelection) -> dict[str, pa.Table]:
     """For every task of the order the rows (INDEX_SCHEMA, all with an image) that it replays, in the order used.
 
-    Raises as select_places, and ShardError if `shards` is not a finished output folder.
+    Tells how many pictures each rule over scores leaves. Raises as select_places, ShardError if `shards` is not a finished output folder,
+    and ConfigError or ShardError if it has not the scores that are selected by.
     """
     with open_output_index(shards) as index:
-        chosen = select_places(index, str(shards), order, rule, order.tasks)
-        rows = index.take(np.concatenate(list(chosen.values())).tolist())
+        chosen = _chosen(index, str(shards), order, rule, order.tasks, screen(shards, index, rule.by_score))
+        rows = index.take(np.concatenate([one.places for one in chosen.values()]).tolist())
+    if rule.by_score:
+        told = "; ".join(f"{task}: {one.left_in_words}" for task, one in chosen.items())
+        _log.warning("Pictures that may be replayed, by scores of %s. %s.", shards, told)
     selected, start = {}, 0
-    for task, places in chosen.items():
-        selected[task] = rows.slice(start, len(places))
-        start += len(places)
+    for task, one in chosen.items():
+        selected[task] = rows.slice(start, len(one.places))
+        start += len(one.places)
     return selected
 
 
 def count_replay(shards: Folder, order: OrderManifest, rule: ReplaySelection) -> dict[str, int]:
     """How many rows `select_replay` gives for each task. Raises as it does."""
     with open_output_index(shards) as index:
-        return {task: len(places) for task, places in select_places(index, str(shards), order, rule, order.tasks).items()}
+        chosen = _chosen(index, str(shards), order, rule, order.tasks, screen(shards, index, rule.by_score))
+        return {task: len(one.places) for task, one in chosen.items()}
 
 
 def select_places(
     index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection, tasks: Sequence[str]
 ) -> dict[str, NDArray[np.int64]]:
-    """For each of these tasks of the order the numbers of the rows of `index` that it replays, in the order used.
+    """For each of these tasks of the order the numbers of the rows of `index` that it replays, in the order used. Scores are not asked.
 
     index: of an output folder; `where` names it in messages. Warns with ReplayShortage if there are fewer than asked for.
     Raises DataError when none is left.
     """
-    is_pool = next((batch["task"][0].as_py() == POOL_TASK for batch in index.batches(["task"]) if len(batch)), False)
-    kind: type[_Candidates] = _Pool if is_pool else _PerTask
-    candidates = kind(index, where, order, rule)
-    return {task: _require_any(candidates.places(task), where, task, rule) for task in tasks}
+    return {task: one.places for task, one in _chosen(index, where, order, rule, tasks, Screen()).items()}
 
 
-def _require_any(chosen: NDArray[np.int64], where: str, task: str, rule: ReplaySelection) -> NDArray[np.int64]:
-    missing = rule.num_images - len(chosen)
-    if missing:
-        found = f"{where} holds {len(chosen)} usable pictures for task {task!r} (captions: {rule.captions}), {rule.num_images} are wanted"
-        if not len(chosen):
-            raise DataError(f"{found}: none is left. Render a plan that covers the task, or relax the selection.")
-        warnings.warn(f"{found}: {missing} are missing; training goes on with {len(chosen)}.", ReplayShortage, stacklevel=3)
+@dataclass(frozen=True)
+class _Chosen:
+    """Of a task: rows by their numbers; how many were usable, and how many of these each rule over scores left."""
+
+    places: NDArray[np.int64]
+    left: dict[str, int]
+
+    @property
+    def left_in_words(self) -> str:
+        """E.g. `300 usable, max_rank = 1 leaves 212, top_share = 0.5 leaves 120`."""
+        usable, *rules = self.left.items()
+        return ", ".join([f"{usable[1]} {usable[0]}", *(f"{rule} leaves {count}" for rule, count in rules)])
+
+
+def _chosen(
+    index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection, tasks: Sequence[str], scores: Screen
+) -> dict[str, _Chosen]:
+    there, steps = candidates(index, where, order, rule, scores), ("usable", *scores.kept)
+    chosen = {task: _Chosen(there.places(task), dict(zip(steps, there.left(task), strict=True))) for task in tasks}
+    for task, one in chosen.items():
+        _require_any(one, where, task, rule)
     return chosen
 
 
-class _Candidates(ABC):
-    """What is kept of the rows of an index, to choose from."""
-
-    @abstractmethod
-    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None: ...
-
-    @abstractmethod
-    def places(self, task: str) -> NDArray[np.int64]:
-        """Numbers of the rows that a task replays, in the order used."""
-
-
-class _PerTask(_Candidates):
-    """Per-task plans: the task's first n usable rows by index. No more than these are kept of any task."""
-
-    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None:
-        self._where = where
-        none = np.empty(0, dtype=np.int64)
-        self._first: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}  # by task: index and number of rows
-        start = 0
-        for rows in index.batches(["task", "index", "source", "status"]):
-            usable = pc.equal(rows["status"], SampleStatus.OK)
-            if rule.captions == "pretraining-only":
-                usable = pc.and_(usable, pc.equal(rows["source"], order.pretraining_source))
-            for task in pc.unique(rows["task"]).to_pylist():
-                found = np.flatnonzero(_numpy(pc.and_(usable, pc.equal(rows["task"], task))))
-                indices, places = self._first.get(task, (none, none))
-                indices = np.concatenate([indices, _numpy(rows["index"])[found]])
-                places = np.concatenate([places, found + start])
-                by_index = np.argsort(indices, kind="stable")[: rule.num_images]
-                self._first[task] = indices[by_index], places[by_index]
-            start += len(rows)
-
-    def places(self, task: str) -> NDArray[np.int64]:
-        """Raises DataError if the plan was made for other tasks."""
-        if task not in self._first:
-            raise DataError(
-                f"{self._where} was planned for other tasks: no row for {task!r}, only for {', '.join(sorted(self._first)) or 'none'}."
-            )
-        return self._first[task][1]
-
-
-class _Pool(_Candidates):
-    """Draw class names uniformly with replacement, then for each draw a picture of that class that is not used yet.
-
-    A class name is one entry of the pool of captions (METHODS 3.1), whatever its number of pictures. A class that has none
-    left is drawn again, so the asked number is reached as long as any class has one. Repeatable from (seed, task name).
-
-    Kept of a row: its number and its entry, if it has a class name of the order and a picture.
-    """
-
-    def __init__(self, index: RowFile, where: str, order: OrderManifest, rule: ReplaySelection) -> None:
-        self._where, self._order, self._rule = where, order, rule
-        self._known = (order.pretraining_source, *order.seen(len(order.tasks)))
-        entries, places = np.empty(index.num_rows, dtype=np.int32), np.empty(index.num_rows, dtype=np.uint32)
-        numbers: dict[int, int] = {}  # of each entry, by its code: source and label
-        start = count = 0
-        for rows in index.batches(["source", "class_index", "status"]):
-            source = pc.index_in(rows["source"], value_set=pa.array(self._known))
-            labels = pc.fill_null(rows["class_index"], -1)
-            eligible = np.flatnonzero(_numpy(pc.and_(pc.is_valid(source), pc.greater_equal(labels, 0))))
-            codes = (_numpy(pc.fill_null(source, 0))[eligible].astype(np.int64) << 32) | _numpy(labels)[eligible]
-            distinct, ranks = np.unique(codes, return_inverse=True)
-            own = np.array([numbers.setdefault(code, len(numbers)) for code in distinct.tolist()], dtype=np.int32)
-            usable = _numpy(pc.equal(rows["status"], SampleStatus.OK))[eligible]
-            end = count + int(np.count_nonzero(usable))
-            entries[count:end], places[count:end] = own[ranks[usable]], eligible[usable] + start
-            count = end
-            start += len(rows)
-        self._codes = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
-        self._entries, self._places = entries[:count], places[:count]
-
-    def places(self, task: str) -> NDArray[np.int64]:
-        """Raises DataError if there is no picture of a source whose captions the task may replay."""
-        seen = self._order.seen(self._order.tasks.index(task)) if self._rule.captions == "all" else {}
-        taken = {name: self._of_source(name, labels) for name, labels in ({self._order.pretraining_source: None} | seen).items()}
-        absent = [name for name, entries in taken.items() if not entries.any()]
-        if absent:
-            raise DataError(
-                f"{self._where} is a pool without pictures of {', '.join(absent)}, which task {task!r} replays. Plan and render them."
-            )
-        return self._drawn(task, np.logical_or.reduce(list(taken.values())))
-
-    def _of_source(self, name: str, labels: Sequence[int] | None) -> NDArray[np.bool_]:
-        """Which entries are of a source, and of these labels unless None."""
-        of_source: NDArray[np.bool_] = self._codes >> 32 == self._known.index(name)
-        return of_source if labels is None else of_source & np.isin(self._codes & 0xFFFFFFFF, labels)
-
-    def _drawn(self, task: str, taken: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Row numbers, of these entries alone."""
-        ranks = np.full(len(self._codes), -1, dtype=np.int32)
-        ranks[np.flatnonzero(taken)[np.argsort(self._codes[taken])]] = np.arange(np.count_nonzero(taken), dtype=np.int32)
-        of_row = ranks[self._entries]
-        eligible = np.flatnonzero(of_row >= 0).astype(np.uint32)
-        generator = np.random.default_rng(hashed_seed(self._rule.seed, f"replay/{task}"))
-        drawn = _draw(of_row[eligible], int(np.count_nonzero(taken)), self._rule.num_images, generator)
-        return self._places[eligible[drawn]].astype(np.int64)
-
-
-def _draw(entries: NDArray[np.int32], num_entries: int, num_images: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """entries: [N], the pool entry of each usable picture. Returns at most num_images positions in it."""
-    shuffled = generator.permutation(len(entries))
-    counts = np.bincount(entries, minlength=num_entries)
-    wanted = min(num_images, len(entries))
-    drawn = np.empty(0, dtype=np.int64)
-    while True:
-        nth = _occurrence(drawn)
-        kept = np.flatnonzero(nth < counts[drawn]) if len(drawn) else drawn
-        if len(kept) >= wanted:
-            kept = kept[:wanted]
-            return _nth_of_entry(shuffled, entries, num_entries, drawn[kept], nth[kept])
-        left = np.flatnonzero(np.bincount(drawn, minlength=num_entries) < counts)  # drawing a spent entry again changes nothing
-        drawn = np.concatenate([drawn, generator.choice(left, size=wanted - len(kept))])
-
-
-def _nth_of_entry(
-    shuffled: NDArray[np.int64], entries: NDArray[np.int32], num_entries: int, wanted: NDArray[np.int64], nth: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Which position comes as the nth of its entry in the shuffled order, for each wanted entry. All of them must be there.
-
-    So few are wanted of a large pool that they stand near its front: no more is sorted than it takes.
-    """
-    length = FIRST_LOOK
-    while True:
-        front = shuffled[:length]
-        entries_in_front = entries[front]
-        counts = np.bincount(entries_in_front, minlength=num_entries)
-        if np.all(nth < counts[wanted]):
-            by_entry = front[np.argsort(entries_in_front, kind="stable")]  # grouped by entry, each group in random order
-            starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-            return by_entry[starts[wanted] + nth]
-        length *= 4
-
-
-def _occurrence(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each value how many equal ones stand before it: [3, 5, 3] -> [0, 0, 1]."""
-    order = np.argsort(values, kind="stable")
-    first = np.concatenate([[True], values[order][1:] != values[order][:-1]]) if len(values) else np.empty(0, dtype=bool)
-    positions = np.arange(len(values))
-    nth = np.empty(len(values), dtype=np.int64)
-    nth[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
-    return nth
-
-
-def _numpy(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    values: NDArray[np.int64] = column.to_numpy()
-    return values
+def _require_any(chosen: _Chosen, where: str, task: str, rule: ReplaySelection) -> None:
+    missing = rule.num_images - len(chosen.places)
+    if missing:
+        of_them = f"; {chosen.left_in_words}" if rule.by_score else ""
+        found = (
+            f"{where} holds {len(chosen.places)} usable pictures for task {task!r} (captions: {rule.captions}{of_them}),"
+            f" {rule.num_images} are wanted"
+        )
+        if not len(chosen.places):
+            raise DataError(f"{found}: none is left. Render a plan that covers the task, or relax the selection.")
+        warnings.warn(f"{found}: {missing} are missing; training goes on with {len(chosen.places)}.", ReplayShortage, stacklevel=4)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from gift_shared.documents import is_file_name, read_toml
 from gift_shared.errors import ConfigError, unknown_name
+from gift_train.data.replay_rule import ReplaySelection
+from gift_train.data.score_rules import ScoreRules
 from gift_train.data.sources import ReplaySource
 from gift_train.methods.registry import method_class
 from gift_train.recipes.typed_table import parse_table
@@ -42,10 +44,25 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRule:
-    """Which synthetic images a task replays: how many, and whose captions they may carry."""
+    """Which synthetic images a task replays: how many, whose captions they may carry, and how well they must show them (see ScoreRules)."""
 
     num_images: int
     captions: Literal["all", "pretraining-only"]
+    max_rank: int | None = None
+    top_share: float | None = None
+    scores: str | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.by_score  # refuses what cannot be
+
+    @property
+    def by_score(self) -> ScoreRules:
+        """The rules over scores."""
+        return ScoreRules(max_rank=self.max_rank, top_share=self.top_share, scores=self.scores)
+
+    def selection(self, seed: int) -> ReplaySelection:
+        """The rule of a run with this seed."""
+        return ReplaySelection(num_images=self.num_images, captions=self.captions, seed=seed, by_score=self.by_score)
 
 
 @dataclass(frozen=True, kw_only=True)

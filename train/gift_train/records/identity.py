@@ -12,6 +12,8 @@ INDIFFERENT_KEYS = ("title", "log_every", "checkpoint_every", "checkpoint_minute
 # Where something lies tells nothing if the record holds the digest of what lies there.
 _PATHS = {
     "shards.path": "shards.index_sha256",
+    "shards.scores.clip": "shards.scores.sha256",
+    "shards.scores.weights": "shards.scores.sha256",
     "method_code.path": "method_code.sha256",
     "reference_captions.path": "reference_captions.sha256",
     "reference_images": "reference_images_sha256",
@@ -23,6 +25,7 @@ _DIGESTS = {
     "also_manifests_sha256": "the manifests of --also-evaluate (class names, templates, data, counts)",
     "initial_weights": "the initial weights or their configuration (--model, --pretrained)",
     "reference_images_sha256": "the images of --reference-images",
+    "shards.scores.sha256": "the scores by which pictures are selected (gift-generate score)",
     "task_steps": "the training images of its tasks, of which epochs are counted,",
 }
 # What came to be recorded later, and what all runs before did.

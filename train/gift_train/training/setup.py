@@ -1,7 +1,6 @@
 """Everything checked before a run: names, files, counts, folders, and that all ranks read the same. No work is spent here."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from gift_shared.errors import ConfigError, unknown_name
 from gift_shared.file_cache import FileCache
 from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderManifest
 from gift_shared.parquet_files import write_index
+from gift_shared.scores import file_sha256
 from gift_shared.shards import require_images
 from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
 from gift_train.clip.compiler import require_compiler
@@ -36,7 +36,8 @@ from gift_train.data.reference_images import (
     reference_texts,
     require_reference_images,
 )
-from gift_train.data.selection import ReplaySelection, select_replay
+from gift_train.data.score_rules import score_record
+from gift_train.data.selection import select_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource
 from gift_train.data.tasks import Task, load_tasks
 from gift_train.data.transforms import ImageTransforms, image_transforms
@@ -319,8 +320,7 @@ def _select_replay(plan: RunPlan, method: Method, preemption: PreemptionCheck) -
     if plan.shards is None:
         raise ConfigError(f"Method {plan.recipe.method!r} replays synthetic images: give their output folder with --shards.")
     assert plan.recipe.replay is not None
-    rule = ReplaySelection(num_images=plan.recipe.replay.num_images, captions=plan.recipe.replay.captions, seed=plan.options.seed)
-    rows = select_replay(plan.shards, plan.order, rule)
+    rows = select_replay(plan.shards, plan.order, plan.recipe.replay.selection(plan.options.seed))
     require_images(plan.shards, rows.values(), lambda: preemption.check_alone("its shards, then all of the run"))
     return rows
 
@@ -355,10 +355,12 @@ def _configuration(options: RunOptions, student: Backbone) -> str:
 
 def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> dict[str, Any]:
     """What makes two runs the same run; the rest of run.json is circumstance."""
-    options, recipe, shards = plan.options, plan.recipe, None
+    options, recipe = plan.options, plan.recipe
+    shards: dict[str, Any] | None = None
     if plan.shards is not None and _uses_shards(plan, method):
-        index_sha256 = hashlib.sha256(index_file(plan.shards).read_bytes()).hexdigest()
-        shards = {"path": str(plan.shards), "index_sha256": index_sha256}
+        shards = {"path": str(plan.shards), "index_sha256": file_sha256(index_file(plan.shards))}
+        if recipe.replay is not None and recipe.replay.by_score:
+            shards["scores"] = score_record(plan.shards, recipe.replay.by_score)
     return {
         "recipe_name": Path(options.recipe_argument).name.removesuffix(".toml"),
         "recipe": recipe.as_table(),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
@@ -13,12 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from gift_shared.caption_files import captions_sha256
-from gift_shared.errors import DataError, GiftError
+from gift_shared.errors import ConfigError, DataError, GiftError, ShardError
 from gift_shared.manifests import OrderManifest
 from gift_shared.schema import INDEX_FILE
 from gift_shared.storage import Folder, index_file
 from gift_train.clip.description import decided_by_flag
-from gift_train.data.selection import ReplaySelection, ReplayShortage, count_replay
+from gift_train.data.score_rules import score_record
+from gift_train.data.selection import ReplayShortage, count_replay
 from gift_train.data.sources import NoTaskSource, ReplaySource, TextSource
 from gift_train.methods.base import Method
 from gift_train.methods.method_files import method_code
@@ -175,7 +177,7 @@ def replay_shortage(needed: NeededRun, setting: TableSetting) -> tuple[int, int]
     if needed.run is not None:
         sizes = [pq.read_metadata(path).num_rows for path in sorted((needed.folder / "replay").glob("*.parquet"))]
     elif needed.row.shards in setting.shards:
-        rule = ReplaySelection(num_images=asked, captions=needed.recipe.replay.captions, seed=needed.seed)
+        rule = needed.recipe.replay.selection(needed.seed)
         folder = setting.shards[needed.row.shards]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReplayShortage)  # the table tells it in its own words
@@ -230,6 +232,9 @@ def _wanted(recipe: Recipe, seed: int, row: TableRow, setting: TableSetting) -> 
         wanted["method_code"] = {"sha256": code.sha256}
     if _needs_shards(recipe) and row.shards in setting.shards:
         wanted["shards"] = {"index_sha256": setting.index_digests[row.shards]}
+        if recipe.replay is not None and recipe.replay.by_score:
+            with suppress(ShardError, ConfigError):  # no scores there: told when the run is made
+                wanted["shards"]["scores"] = {"sha256": score_record(setting.shards[row.shards], recipe.replay.by_score)["sha256"]}
     images = setting.images_for(recipe.method)
     if _needs_reference_images(recipe) and images is not None:
         wanted["reference_images"] = str(images)
