@@ -82,7 +82,7 @@ def test_a_signal_that_comes_before_the_run_is_set_up_is_not_lost(quick_run, mon
         return method_class(name)
 
     with monkeypatch.context() as patched:
-        patched.setattr("gift_train.training.setup.method_class", signal_and_look_up)  # what the command does first
+        patched.setattr("gift_train.training.plan.method_class", signal_and_look_up)  # what the command does first
         left = quick_run("finetune", tmp_path / "run")
     assert left.code == 75
     assert "Stopped by SIGUSR1: evaluation, zero-shot. Nothing is lost" in left.err

@@ -61,7 +61,7 @@ def _runs(context: typer.Context, words: Sequence[str]) -> list[tuple[Path, list
     """Run folder and words after `gift-train` of every run that a command asks for, checked as far as it goes without a model."""
     given = parse_words(context, words, ["run", "table"])
     if words[0] == "run":
-        from gift_train.training.setup import plan_run
+        from gift_train.training.plan import plan_run
 
         options = from_parameters(RunOptions, given)
         plan_run(options)

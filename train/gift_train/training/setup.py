@@ -1,7 +1,6 @@
 """Everything checked before a run: names, files, counts, folders, and that all ranks read the same. No work is spent here."""
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,13 @@ from torch.utils.data import Dataset
 
 from gift_datasets.few_shot import FewShot, write_few_shot
 from gift_datasets.images import Selected
-from gift_shared.errors import ConfigError, unknown_name
-from gift_shared.file_cache import FileCache
-from gift_shared.manifests import LABEL_SPACES, LabelSpace, Manifests, OrderManifest
+from gift_shared.errors import ConfigError
 from gift_shared.parquet_files import write_index
-from gift_shared.scores import file_sha256
 from gift_shared.shards import require_images
-from gift_shared.storage import Folder, RemoteFolder, index_file, open_folder
+from gift_shared.storage import RemoteFolder
 from gift_train.clip.compiler import require_compiler
-from gift_train.clip.description import MINI, decided_by_flag
 from gift_train.clip.load import load_backbone
 from gift_train.clip.model import Backbone, fingerprint
-from gift_train.clip.model_config import OPENAI_PREPROCESSING
-from gift_train.clip.model_folder import CONFIG_FILE
 from gift_train.data.loader import Loading, resolved_loading
 from gift_train.data.reference_images import (
     ReferenceImages,
@@ -36,55 +29,29 @@ from gift_train.data.reference_images import (
     reference_texts,
     require_reference_images,
 )
-from gift_train.data.score_rules import score_record
 from gift_train.data.selection import select_replay
-from gift_train.data.sources import NoTaskSource, ReplaySource
+from gift_train.data.sources import ReplaySource
 from gift_train.data.tasks import Task, load_tasks
 from gift_train.data.transforms import ImageTransforms, image_transforms
 from gift_train.distributed import Ranks
-from gift_train.evaluation.beside import Beside, BesideListing, list_beside
+from gift_train.evaluation.beside import Beside, list_beside
 from gift_train.evaluation.spellings import warn_of_spellings
 from gift_train.methods.base import Method
 from gift_train.methods.consolidation import Weights
-from gift_train.methods.method_files import is_plain_clip, load_method_files, method_code
+from gift_train.methods.method_files import is_plain_clip
 from gift_train.methods.registry import method_class
-from gift_train.options import RunOptions, is_quick_gelu, label_spaces
-from gift_train.recipes.recipe import Recipe, load_recipe
-from gift_train.records.checkpoint import checksum, seed_everything
+from gift_train.options import RunOptions, is_quick_gelu
+from gift_train.recipes.recipe import Recipe
+from gift_train.records.checkpoint import seed_everything
 from gift_train.records.files import RUN_FILE, read_record
-from gift_train.records.identity import manifests_digest, tasks_digest
 from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
-from gift_train.records.trackers import check_trackers
+from gift_train.training.identity import code_record, identity_beside, run_identity, weights_digest
+from gift_train.training.plan import RunPlan, plan_run, uses_shards
 from gift_train.training.preemption import PreemptionCheck
 from gift_train.training.step_losses import Losses, compiled_losses
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunPlan:
-    """What a run is told to do, its names looked up and its recipe checked. Nothing of it needs a model or an image."""
-
-    options: RunOptions
-    manifests: Manifests
-    order: OrderManifest
-    recipe: Recipe
-    shards: Folder | None
-
-    @property
-    def label_spaces(self) -> tuple[LabelSpace, ...]:
-        """Those that every evaluation answers: the order's own, and those asked for beside it."""
-        own, asked = self.order.label_space, label_spaces(self.options.label_space)
-        return (own, *(space for space in LABEL_SPACES if space in asked and space != own))
-
-    def steps_of(self, num_images: int) -> int:
-        """N of a task that has so many training images. Epochs of a method that trains no weights end with an epoch's last batch.
-
-        Of others one more batch follows, with rate 0; there, it would count.
-        """
-        steps, looks_only = self.recipe.steps_of(num_images), not method_class(self.recipe.method).trains_weights
-        return steps - 1 if looks_only and self.recipe.epochs is not None else steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +89,7 @@ class RunSetup:
             evaluation_batch_size=recipe.evaluation_batch_size,
             order=os.path.abspath(order) if Path(order).is_file() else order,
             tokens=fingerprint(student),
-            method_code=_code_record(recipe.method),
+            method_code=code_record(recipe.method),
             is_plain_clip=is_plain_clip(method_class(recipe.method)),
         )
 
@@ -136,23 +103,6 @@ class Run:
     student: Backbone
     folder: RunFolder
     compiled: Losses | None
-
-
-def plan_run(options: RunOptions) -> RunPlan:
-    """Look up what the options name. Raises GiftError of the kind that fits; a misspelt method is told as such."""
-    load_method_files(options.method_files)
-    if options.method is not None:
-        method_class(options.method)
-    check_trackers(options.tracker or ())
-    manifests = Manifests(tuple(options.manifests or ()))
-    order = manifests.order(options.order)
-    recipe = load_recipe(options.recipe_argument, order.recipes, options.recipe_overrides)
-    known = manifests.names("tasks")
-    for dataset in recipe.learning_rates:
-        if dataset not in known:
-            raise ConfigError("[learning_rates] " + unknown_name("dataset", dataset, known))
-    shards = None if options.shards is None else open_folder(options.shards, FileCache(options.shard_cache, options.shard_cache_gb))
-    return RunPlan(options=options, manifests=manifests, order=order, recipe=recipe, shards=shards)
 
 
 def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> Run:
@@ -169,12 +119,12 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
     pretraining = plan.manifests.task(plan.order.pretraining_source)
     texts = reference_texts(method.text_source(), options.reference_captions, pretraining)
     beside = list_beside(options, plan.manifests, plan.order.tasks)
-    identity = _identity(plan, method, texts) | _identity_beside(beside)
+    identity = run_identity(plan, method, texts) | identity_beside(beside)
     if ranks.is_main:
         check_place(options.out, identity)
     student = _load_student(plan, method, ranks)
     loading = resolved_loading(options.num_workers, options.worker_start_method, student.device, ranks.num_cores)
-    identity["initial_weights"] = _weights_digest(options, student)
+    identity["initial_weights"] = weights_digest(options, student)
     transforms = image_transforms(student.image_settings[0], student.resize_settings)
     identity["transform"] = transforms.evaluation.name
     tasks = _load_tasks(plan, transforms)
@@ -302,13 +252,9 @@ def _require_one_identity(found: Sequence[Mapping[str, Any]]) -> None:
                 raise ConfigError(f"{key} is {value!r} for process {rank}, {found[0][key]!r} for process 0. Give all the same files.")
 
 
-def _uses_shards(plan: RunPlan, method: Method) -> bool:
-    return plan.recipe.replay is not None or method.no_task_source() == NoTaskSource.SYNTHETIC
-
-
 def _pin_shards(plan: RunPlan, method: Method) -> None:
     """A run that goes on reads the shards it began with, also where a branch of the hub has moved since."""
-    if isinstance(plan.shards, RemoteFolder) and _uses_shards(plan, method):
+    if isinstance(plan.shards, RemoteFolder) and uses_shards(plan, method):
         out = plan.options.out
         begun = read_record(out).get("shards") if (out / RUN_FILE).is_file() else None
         plan.shards.pin(None if begun is None else begun["path"])
@@ -332,70 +278,6 @@ def _warn_of_long_texts(
     found = list(dict.fromkeys(text for manifest in manifests for text in (*manifest.prompts, *manifest.first_template_captions)))
     found += [caption for rows in replay_rows.values() for caption in rows["caption"].unique().to_pylist()]
     student.warn_of_long(found + ([] if texts is None else list(texts.sentences)))
-
-
-def _weights_digest(options: RunOptions, student: Backbone) -> str | None:
-    """Of the weights that were loaded, None for random ones, which the seed decides; and of what files say of them beside their shapes."""
-    if options.pretrained == "random":
-        return None
-    return checksum(_configuration(options, student), student.network.state_dict())
-
-
-def _configuration(options: RunOptions, student: Backbone) -> str:
-    """What decides features beside the weights, where neither a name nor a tag does. Older runs noted that of folders alone."""
-    described = Path(options.model, CONFIG_FILE)
-    if described.is_file():
-        return described.read_text(encoding="utf-8")
-    preprocess_cfg, is_file = student.config["preprocess_cfg"], options.pretrained is not None and Path(options.pretrained).is_file()
-    is_usual = all(preprocess_cfg[key] == OPENAI_PREPROCESSING[key] for key in ("mean", "std"))
-    if (options.pretrained is None and options.model != MINI) or (is_file and not is_usual):
-        return json.dumps(student.config, sort_keys=True)
-    return ""
-
-
-def _identity(plan: RunPlan, method: Method, texts: ReferenceTexts | None) -> dict[str, Any]:
-    """What makes two runs the same run; the rest of run.json is circumstance."""
-    options, recipe = plan.options, plan.recipe
-    shards: dict[str, Any] | None = None
-    if plan.shards is not None and _uses_shards(plan, method):
-        shards = {"path": str(plan.shards), "index_sha256": file_sha256(index_file(plan.shards))}
-        if recipe.replay is not None and recipe.replay.by_score:
-            shards["scores"] = score_record(plan.shards, recipe.replay.by_score)
-    return {
-        "recipe_name": Path(options.recipe_argument).name.removesuffix(".toml"),
-        "recipe": recipe.as_table(),
-        "method_code": _code_record(recipe.method),
-        "overrides": options.recipe_overrides,
-        "order": plan.order.name,
-        "datasets": list(plan.order.tasks),
-        "shots": plan.order.shots,
-        "label_spaces": list(plan.label_spaces),
-        "seed": options.seed,
-        "model": options.model,
-        "pretrained": options.pretrained,
-        # Told by nothing that is loaded: a flag alone decides it. Where a file says so too, its digest does.
-        "quick_gelu": decided_by_flag(options.model, options.pretrained, options.quick_gelu),
-        "shards": shards,
-        "reference_images": None if options.reference_images is None else str(options.reference_images),
-        "reference_captions": None if texts is None else texts.record,
-        "manifests_sha256": manifests_digest(plan.manifests, plan.order),
-    }
-
-
-def _code_record(method: str) -> dict[str, str] | None:
-    """Of a method that is not ours."""
-    code = method_code(method)
-    return None if code is None else dataclasses.asdict(code)
-
-
-def _identity_beside(listing: BesideListing) -> dict[str, Any]:
-    """Nothing for a run that evaluates its tasks alone, as the records of before have it."""
-    identity: dict[str, Any] = {}
-    if listing.manifests:
-        identity |= {"also_evaluate": list(listing.manifests), "also_manifests_sha256": tasks_digest(listing.manifests.values())}
-    if listing.pairs:
-        identity |= {"retrieval": {pairs.name: pairs.digest() for pairs in listing.pairs}}
-    return identity
 
 
 def _plain(value: Any) -> Any:
