@@ -53,7 +53,7 @@ class GiftPlus(Gift):
             super().__post_init__()
             if self.task_distill_weight <= 0:
                 raise ConfigError(
-                    f"task_distill_weight must be positive, found {self.task_distill_weight}. Without it this is method gift."
+                    f"task_distill_weight must be positive, found {self.task_distill_weight}. Without it this is gift."
                 )
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
