@@ -30,11 +30,11 @@ from gift_train.clip.model import Backbone, Precision
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayCollate
 from gift_train.distributed import SINGLE
-from gift_train.methods.base import LossTerms, Method, TaskContext
+from gift_train.methods.base import LossTerms, TaskContext
 from gift_train.methods.gift import Gift
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
-from gift_train.training.step_losses import Losses
+from gift_train.training.step_losses import compiled_losses
 
 PAPER_IMAGES, PAPER_STEPS = 1000, 1001  # synthetic images and steps of a task (METHODS 1.7)
 LEARNING_RATE = 1e-5
@@ -262,7 +262,7 @@ class OurStep:
         parameters = method.trainable(student)
         settings = OptimizerSettings(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0)
         optimizer = build_optimizer(parameters, settings)
-        compiled = compiled_losses(method, student) if case.compiles_step else None
+        compiled = compiled_losses(method, student, SINGLE) if case.compiles_step else None
         self.training = Training(
             method=method, student=student, parameters=parameters, optimizer=optimizer, schedule=SCHEDULE, compiled=compiled
         )
@@ -276,13 +276,6 @@ class OurStep:
         step = len(self.losses)
         self.training.optimizer.param_groups[0]["lr"] = SCHEDULE.learning_rate(step)
         return training_step(self.training, *self.batches[step % len(self.batches)])
-
-
-def compiled_losses(method: Method, student: Backbone) -> Losses:
-    """Those of --compile-step. Imports torch's compiler."""
-    from gift_train.training.compiled_losses import CompiledLosses
-
-    return CompiledLosses(method, student, SINGLE)
 
 
 def largest_gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:

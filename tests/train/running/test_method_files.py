@@ -139,6 +139,7 @@ def test_a_table_of_ones_own_knows_it(gift_train, world, half, tmp_path):
         (HALF.replace('"half"', '"half life"'), "A method's name is a word of letters, digits and underscores, found 'half life'."),
         (HALF.replace("class Half(Method)", "class Half"), "The method 'half' must be a subclass of gift_train.methods.base.Method"),
         (HALF.replace("    summary", "    about"), "The method 'half' needs a `summary`"),
+        (HALF.replace("task_loss(self", "replay_terms(self"), "The method 'half' has replay_terms, but no replay_inputs"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_one_line(gift_train, half, text, told):

@@ -104,10 +104,12 @@ def test_losses_in_bf16_are_compiled_as_the_towers_pass(compile_by, caplog):
         if is_compiled:
             compile_by("eager")
             training = compiled(training)
-        found[is_compiled] = steps(training, 2)
+        found[is_compiled] = {name: tensor for name, tensor in steps(training, 1).items() if name.startswith("0/")}
     assert not notes(caplog)
-    assert found[True]["0/term cross_entropy"].dtype == torch.float32
-    assert_same(found[True], found[False], 2e-3)
+    assert found[True].keys() == found[False].keys()
+    for name, tensor in found[True].items():
+        assert tensor.dtype == torch.float32
+        assert (tensor - found[False][name]).norm() <= 0.02 * found[False][name].norm() + 1e-4, name
 
 
 def test_many_batches_of_different_captions_are_one_graph_or_two(compile_by):

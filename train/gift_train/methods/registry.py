@@ -32,6 +32,10 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
             raise ConfigError(f"The method {name!r} must be a subclass of gift_train.methods.base.Method, found {chosen!r}.")
         if not isinstance(getattr(chosen, "summary", None), str) or not is_dataclass(chosen.Config):
             raise ConfigError(f"The method {name!r} needs a `summary`, one line of text, and a Config that is a dataclass.")
+        if chosen.replay_terms is not Method.replay_terms and chosen.replay_inputs is Method.replay_inputs:
+            raise ConfigError(
+                f"The method {name!r} has replay_terms, but no replay_inputs that they are made of: they would never be asked."
+            )
         is_ours = name in _own_modules() and not is_own(chosen)
         if is_ours or (name in _REGISTRY and _REGISTRY[name].__module__ != chosen.__module__):
             raise ConfigError(f"There is a method {name!r} already. Register yours under another name.")

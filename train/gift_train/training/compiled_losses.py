@@ -22,13 +22,12 @@ from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from gift_train.clip.compiler import told_by_compiler
-from gift_train.clip.model import COMPILED_KINDS, Backbone
+from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.distributed import Ranks
 from gift_train.methods.base import LossTerms, Method
 from gift_train.methods.texts import Texts
-from gift_train.training.step_losses import PlainLosses
 
 MOST_OF_ONE_SHAPE = 4  # graphs: beyond them a loss depends on numbers that are no tensors and change, and every step may compile
 
@@ -42,9 +41,8 @@ class CompiledLosses:
     """A method's losses as graphs. One for a whole run, whose tasks share what is compiled."""
 
     def __init__(self, method: Method, student: Backbone, ranks: Ranks) -> None:
-        """Compiles nothing yet: that happens at the first batch of each shape."""
+        """Compiles nothing yet: that happens at the first batch of each shape. `Backbone.compile_blocks` allows for enough of them."""
         self._method, self._student = method, student
-        self._plain = PlainLosses(method, student)
         self._is_on_gpu = student.device.type == "cuda"
         self._task = _Graph("task loss", _task_terms, self._is_on_gpu)
         self._replay = _Graph("replay loss", _replay_terms, self._is_on_gpu)
@@ -62,15 +60,15 @@ class CompiledLosses:
 
     def task(self, batch: TaskBatch) -> LossTerms:
         if not self._takes(self._task, len(batch.labels)):
-            return self._plain.task(batch)
+            return self._method.task_loss(self._student, batch)
         inputs = self._method.task_inputs(self._student, batch)
-        return self._terms(self._task, inputs) or self._plain.task(batch)
+        return self._terms(self._task, inputs) or self._method.task_loss(self._student, batch)
 
     def replay(self, batch: ReplayBatch) -> LossTerms:
         if not self._takes(self._replay, len(batch.sample_keys)):
-            return self._plain.replay(batch)
+            return self._method.replay_loss(self._student, batch)
         inputs = self._method.replay_inputs(self._student, batch)
-        return self._terms(self._replay, inputs) or self._plain.replay(batch)
+        return self._terms(self._replay, inputs) or self._method.replay_loss(self._student, batch)
 
     def _takes(self, graph: _Graph, num_images: int) -> bool:
         return graph.takes(num_images, self._reasons[graph] or self._student.why_not_whole())
@@ -94,7 +92,7 @@ class _Graph:
     def __init__(self, name: str, terms: Terms, is_on_gpu: bool) -> None:
         self._name = name
         mode = "reduce-overhead" if is_on_gpu else None  # CUDA graphs
-        self._compiled: Terms | None = torch.compile(terms, fullgraph=True, dynamic=False, mode=mode, recompile_limit=COMPILED_KINDS)
+        self._compiled: Terms | None = torch.compile(terms, fullgraph=True, dynamic=False, mode=mode)
         self._largest = 0
         self._made: Counter[tuple[torch.Size, ...]] = Counter()
 
@@ -148,7 +146,7 @@ def _replay_terms(method: Method, student: Backbone, inputs: Any) -> dict[str, T
     return {name: terms[name] for name in terms}
 
 
-@torch.compiler.assume_constant_result  # so it is called while a graph is made, and is not in it
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # so it is called while a graph is made, and is not in it
 def _note_trace() -> None:
     _traced.append(None)
 

@@ -56,7 +56,7 @@ from gift_train.records.reading import Reading
 from gift_train.records.run_folder import RunFolder, check_place
 from gift_train.records.trackers import check_trackers
 from gift_train.training.preemption import PreemptionCheck
-from gift_train.training.step_losses import Losses
+from gift_train.training.step_losses import Losses, compiled_losses
 
 _log = logging.getLogger(__name__)
 
@@ -194,8 +194,8 @@ def prepare(options: RunOptions, preemption: PreemptionCheck, ranks: Ranks) -> R
         ranks=ranks,
         preemption=preemption,
     )
-    folder, compiled = _open_folder(setup, identity), _compiled_losses(options, method, student, ranks)
-    return Run(setup=setup, method=method, student=student, folder=folder, compiled=compiled)
+    compiled = compiled_losses(method, student, ranks) if options.compiles_step and method.trains else None
+    return Run(setup=setup, method=method, student=student, folder=_open_folder(setup, identity), compiled=compiled)
 
 
 def require_same_run(run: Run) -> None:
@@ -223,14 +223,6 @@ def _load_student(plan: RunPlan, method: Method, ranks: Ranks) -> Backbone:
         student.recompute_blocks()
     student.micro_batch_size = options.micro_batch_size
     return student
-
-
-def _compiled_losses(options: RunOptions, method: Method, student: Backbone, ranks: Ranks) -> Losses | None:
-    if not options.compiles_step or not method.trains:
-        return None
-    from gift_train.training.compiled_losses import CompiledLosses  # imports torch's compiler
-
-    return CompiledLosses(method, student, ranks)
 
 
 def _load_tasks(plan: RunPlan, transforms: ImageTransforms) -> dict[str, Task]:

@@ -6,6 +6,7 @@ from typing import Protocol
 from gift_train.clip.model import Backbone
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
+from gift_train.distributed import Ranks
 from gift_train.methods.base import LossTerms, Method
 
 
@@ -20,6 +21,13 @@ class Losses(Protocol):
 
     def replay(self, batch: ReplayBatch) -> LossTerms:
         """See `Method.replay_loss`."""
+
+
+def compiled_losses(method: Method, student: Backbone, ranks: Ranks) -> Losses:
+    """A method's losses as compiled graphs, for all tasks of a run. Imports torch's compiler, which takes seconds."""
+    from gift_train.training.compiled_losses import CompiledLosses
+
+    return CompiledLosses(method, student, ranks)
 
 
 @dataclass(frozen=True)
