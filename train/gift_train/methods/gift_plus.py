@@ -52,9 +52,7 @@ class GiftPlus(Gift):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.task_distill_weight <= 0:
-                raise ConfigError(
-                    f"task_distill_weight must be positive, found {self.task_distill_weight}. Without it this is gift."
-                )
+                raise ConfigError(f"task_distill_weight must be positive, found {self.task_distill_weight}. Without it this is gift.")
 
     def begin_task(self, context: TaskContext, student: Backbone) -> None:
         super().begin_task(context, student)

@@ -146,11 +146,9 @@ def _replay_terms(method: Method, student: Backbone, inputs: Any) -> dict[str, T
     return {name: terms[name] for name in terms}
 
 
-def _note() -> None:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # so it is called while a graph is made, and is not in it
+def _note_trace() -> None:
     _traced.append(None)
-
-
-_note_trace: Callable[[], None] = torch.compiler.assume_constant_result(_note)  # so it is called while a graph is made, and is not in it
 
 
 def num_graphs() -> int:
