@@ -30,7 +30,7 @@ from gift_train.clip.model import Backbone, Precision
 from gift_train.data.batches import TaskBatch, place_replay, place_task
 from gift_train.data.replay import ReplayCollate
 from gift_train.distributed import SINGLE
-from gift_train.methods.base import LossTerms, TaskContext
+from gift_train.methods.base import LossTerms, Method, TaskContext
 from gift_train.methods.gift import Gift
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.loop import Schedule, Training, build_optimizer, training_step
