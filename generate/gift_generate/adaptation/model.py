@@ -8,7 +8,7 @@ import diffusers
 import torch
 import transformers
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -128,11 +128,9 @@ class AdaptedModel:
 
     def save(self, path: Path) -> None:
         """Write the LoRA as `load_lora_weights` of diffusers takes it, whole or not at all."""
-        weights = {
-            f"{name}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(getattr(self._pipeline, name)))
-            for name in self._parts
-        }
         writer: Any = diffusers.StableDiffusionPipeline
+        renamed: Any = convert_state_dict_to_diffusers  # it has no types
+        weights = {f"{name}_lora_layers": renamed(get_peft_model_state_dict(getattr(self._pipeline, name))) for name in self._parts}
         with atomic_path(path) as temporary, full_disk_told(path):
             writer.save_lora_weights(temporary.parent, weight_name=temporary.name, **weights)
 
@@ -171,12 +169,13 @@ def _require_trainable(family: StableDiffusion, options: AdaptOptions) -> None:
             f"--model {options.model} is distilled ({made_for_few_steps.because}), which training on noise of any strength would undo: "
             "train the model that it was distilled from."
         )
+    num_latents = pipeline.vae.config.get("latent_channels")
     if not isinstance(pipeline.vae, diffusers.AutoencoderKL):
         raise ConfigError(f"--model {options.model}: its {type(pipeline.vae).__name__} makes no latents to train on.")
-    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+    if pipeline.unet.config.in_channels != num_latents:
         raise ConfigError(
             f"--model {options.model}: its U-Net takes {pipeline.unet.config.in_channels} channels and its image encoder gives "
-            f"{pipeline.vae.config.latent_channels}, so it is no plain text-to-image model."
+            f"{num_latents}, so it is no plain text-to-image model."
         )
     if not isinstance(pipeline.text_encoder, transformers.CLIPTextModel):
         raise ConfigError(f"--model {options.model}: its text encoder is a {type(pipeline.text_encoder).__name__} and no CLIPTextModel.")
