@@ -7,6 +7,7 @@ import torch
 from gift_shared.errors import ConfigError
 from gift_train.clip.model import Backbone
 from gift_train.methods.gnsp import Gnsp, null_space_projection
+from gift_train.methods.method_files import is_plain_clip
 
 CONFIG = Gnsp.Config(distill_weight=1.0, temperature=2.0, alignment_weight=0.75, tail_share=0.15)
 
@@ -29,3 +30,7 @@ def test_a_tower_without_a_class_token_is_refused_before_weights_are_read():
     text = open_clip.CLIPTextCfg(context_length=8, vocab_size=20, width=64, heads=1, layers=1)
     with pytest.raises(ConfigError, match="this model's image tower, ModifiedResNet, is none"):
         Gnsp(CONFIG).check_model(Backbone(open_clip.CLIP(16, resnet, text), None))
+
+
+def test_what_it_hands_on_is_a_plain_clip_that_can_be_exported():
+    assert is_plain_clip(Gnsp)

@@ -51,6 +51,7 @@ class TaskContext:
     initial_weights: Weights  # the pretrained model's, theta_0
     replay_pass: Callable[[], Iterator[ReplayBatch]] | None
     task_images: Callable[[int], Iterator[TaskBatch]]
+    is_last_task: bool = False  # no other follows, for which something would have to be kept
     own_images: ImageStream | None = None  # the task's training images, for what a method trains beside the student
     no_task_images: ImageStream | None = None  # see NoTaskSource
     ranks: Ranks = SINGLE  # the processes that share the task's batches

@@ -57,7 +57,6 @@ class Gnsp(Method):
         self.loss = contrastive_loss("softmax")
         self.grams: dict[str, Tensor] = {}  # M by weight, on the CPU; empty before the first task is done
         self.projections: dict[str, Tensor] = {}
-        self.num_tasks = 0
 
     def check_model(self, student: Backbone) -> None:
         if not student.reads_a_class_token:
@@ -65,9 +64,6 @@ class Gnsp(Method):
                 "gnsp projects in open_clip's own vision transformers that read a class token (ViT-B-16, ...), and this model's image"
                 f" tower, {type(student.network.visual).__name__}, is none."
             )
-
-    def prepare(self, student: Backbone, num_tasks: int) -> None:
-        self.num_tasks = num_tasks
 
     def trainable(self, student: Backbone) -> dict[str, torch.nn.Parameter]:
         """All in the first task, the projected weights later."""
@@ -113,7 +109,7 @@ class Gnsp(Method):
         for parameter in student.parameters().values():
             parameter.requires_grad_(True)
         self.projections = {}
-        if self.context.task_index + 1 == self.num_tasks:
+        if self.context.is_last_task:
             return
         for name, gram in self._grams(student).items():
             normalised = (gram / gram.norm()).cpu()

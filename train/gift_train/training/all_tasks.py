@@ -43,6 +43,10 @@ class AllTasks(TaskSetup):
         return f"{self.recipe.method}, {len(self._tasks)} tasks at once"
 
     @property
+    def is_last(self) -> bool:
+        return True
+
+    @property
     def num_updates(self) -> int:
         return sum(self.run.num_updates)
 

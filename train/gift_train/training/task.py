@@ -81,6 +81,11 @@ class TaskSetup:
         return self.run.replay_rows.get(self.name)
 
     @property
+    def is_last(self) -> bool:
+        """Whether no other task follows."""
+        return self.index + 1 == len(self.run.num_updates)
+
+    @property
     def num_updates(self) -> int:
         return self.run.num_updates[self.index]
 
@@ -178,6 +183,7 @@ class TaskSetup:
         return TaskContext(
             task_name=self.name,
             task_index=self.index,
+            is_last_task=self.is_last,
             num_steps=self.num_updates,
             label_smoothing=self.recipe.label_smoothing,
             class_tokens=class_tokens,
