@@ -38,7 +38,11 @@ FLAGS = {
     },
     "verify": {"--out"},
     "status": {"--out", "--json", "--watch"},
-    "show": {"--out", "--to", "--html", "--by", "--only", "--pictures", "--groups"},
+    "show": {"--out", "--to", "--html", "--by", "--only", "--pictures", "--groups", "--sort-by", "--scores"},
+    "score": {
+        "--out", "--clip", "--pretrained", "--quick-gelu", "--name", "--device", "--precision", "--batch-size",
+        "--num-workers", "--rank", "--world-size",
+    },
     "import": {
         "folder", "--out", "--order", "--seed", "--guidance-scale", "--steps", "--images-per-task", "--images-per-shard", "--manifests",
     },
