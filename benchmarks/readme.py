@@ -1,6 +1,6 @@
 """All that README and docs/speed.md claim of a CPU's speed, measured again: `python -m benchmarks.readme [--runs 3]`, or `make bench`.
 
-    python -m benchmarks.readme                 # some 18 minutes on two quiet cores; the same command goes on with what is missing
+    python -m benchmarks.readme                 # over half an hour on two quiet cores; the same command goes on with what is missing
     python -m benchmarks.readme --quick         # that every part runs; measures nothing
     python -m benchmarks.readme --check         # whether the pages say what the results say; no measurement
 
