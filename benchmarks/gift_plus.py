@@ -36,7 +36,7 @@ def main() -> None:
 def compared(model: str, num_classes: int, batch_size: int, device: str, rounds: int) -> list[Finding]:
     """Both with their share of the teacher's pass over the synthetic images."""
     case = Case(model=model, num_classes=num_classes, batch_size=batch_size, device=device)
-    data, gift = Batches(case), paper_gift(case)
+    data, gift = Batches(case), paper_gift()
     ours = GiftPlus(GiftPlus.Config(**asdict(gift.config), task_distill_weight=1.0))
     steps = {"gift": OurStep(case, data, method=gift), "gift_plus": OurStep(case, data, method=ours)}
     taken = {name: [time + steps[name].teacher_seconds for time in times] for name, times in times_each(steps, rounds=rounds).items()}

@@ -20,7 +20,7 @@ from live_bytes import LiveBytes
 from measure import Finding, report, seconds_each
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from training_step import LEARNING_RATE, SCHEDULE, Batches, Case, OurStep
+from training_step import LEARNING_RATE, SCHEDULE, Batches, Case, OurStep, paper_gift
 
 from gift_shared.manifests import Manifests
 from gift_train.clip.model import Backbone, Precision
@@ -28,7 +28,6 @@ from gift_train.clip.prefix_tree import SplitTree, build_prefix_tree, split_tree
 from gift_train.data.batches import TaskBatch
 from gift_train.data.replay import ReplayBatch
 from gift_train.methods.base import TaskContext
-from gift_train.methods.gift import Gift
 from gift_train.recipes.recipe import OptimizerSettings
 from gift_train.training.loop import Training, build_optimizer, training_step
 
@@ -120,17 +119,7 @@ def gift_training(
     names = tuple(map(str, range(BATCH_SIZE)))
     images = torch.empty(BATCH_SIZE, 3, side, side)
     replay = ReplayBatch(images=images, captions=names, tokens=captions, caption_ids=caption_ids, sample_keys=names)
-    method = Gift(
-        Gift.Config(
-            distillation="contrastive",
-            distill_weight=1.0,
-            temperature=2.0,
-            teacher="last",
-            alignment_weight=0.25,
-            weight_consolidation="adaptive" if consolidates else "none",
-            consolidation_weight=1.0 if consolidates else None,
-        )
-    )
+    method = paper_gift(consolidates=consolidates)
     context = TaskContext(
         task_name="benchmark",
         task_index=0,

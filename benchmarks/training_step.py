@@ -235,7 +235,7 @@ class OurStep:
         self.batches = [
             (place_task(task, student), place_replay(replay, student)) for task, replay in zip(data.task, data.replay, strict=True)
         ]
-        method = paper_gift(case) if method is None else method
+        method = paper_gift(consolidates=case.consolidates) if method is None else method
         context = TaskContext(
             task_name="benchmark",
             task_index=0,
@@ -273,7 +273,7 @@ class OurStep:
         return training_step(self.training, *self.batches[step % len(self.batches)])
 
 
-def paper_gift(case: Case) -> Gift:
+def paper_gift(*, consolidates: bool = True) -> Gift:
     """With the paper's settings, or without its consolidation."""
     return Gift(
         Gift.Config(
@@ -282,8 +282,8 @@ def paper_gift(case: Case) -> Gift:
             temperature=2.0,
             teacher="last",
             alignment_weight=0.25,
-            weight_consolidation="adaptive" if case.consolidates else "none",
-            consolidation_weight=1.0 if case.consolidates else None,
+            weight_consolidation="adaptive" if consolidates else "none",
+            consolidation_weight=1.0 if consolidates else None,
         )
     )
 
